@@ -10,7 +10,7 @@ import (
 // scratch directory, mount, loop device, process or control group.
 func (e *env) checkClean() {
 	e.t.Helper()
-	ctx := testCtx(e.t)
+	ctx := testContext(e.t)
 	if list, err := e.store.Attachments(ctx); err != nil || len(list) > 0 {
 		e.t.Errorf("attachments: %+v, %v", list, err)
 	}
@@ -36,7 +36,7 @@ func (e *env) checkClean() {
 		}
 	}
 	// Those of readers may go a moment after their sandbox.
-	await(e.t, "no loop devices", func() bool { return len(loops(e.home)) == 0 })
+	waitUntil(e.t, "no loop devices", func() bool { return len(loopDevicesOf(e.home)) == 0 })
 	b, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil || strings.Contains(string(b), e.home) {
 		e.t.Errorf("mounts are left: %v\n%s", err, b)

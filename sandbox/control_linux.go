@@ -21,11 +21,13 @@ import (
 // Other processes reach a supervisor by a unix socket in the sandbox's directory,
 // which only the owner of the home can enter: one request and one answer in JSON.
 
+// controlRequest is what another process asks of a supervisor.
 type controlRequest struct {
 	Op      string        `json:"op"` // pause, resume, stop
 	Timeout time.Duration `json:"timeout,omitempty"`
 }
 
+// controlAnswer says how a request ended; without an error it is done.
 type controlAnswer struct {
 	Error *wireError `json:"error,omitempty"`
 }
@@ -44,6 +46,7 @@ func (m *Manager) controlSocketAddr(id string) (*net.UnixAddr, *os.File, error) 
 	return &net.UnixAddr{Net: "unix", Name: fmt.Sprintf("/proc/self/fd/%d/%s", d.Fd(), controlFile)}, d, nil
 }
 
+// controlServer answers the requests to one supervisor.
 type controlServer struct {
 	l    *net.UnixListener
 	wait sync.WaitGroup

@@ -40,14 +40,14 @@ func TestDelegated(t *testing.T) {
 		}
 		t.Logf("%s", out)
 	case "mount":
-		delegate(t)
+		delegateToUser(t)
 	default:
 		delegated(t)
 	}
 }
 
-// delegate runs the test as a user in a control group that is the user's.
-func delegate(t *testing.T) {
+// delegateToUser runs the test as a user in a control group that is the user's.
+func delegateToUser(t *testing.T) {
 	if err := unix.Mount("cgroup2", cgroupRoot, "cgroup2", 0, ""); err != nil {
 		t.Skip("the kernel mounts no control groups of version 2 here: ", err)
 	}
@@ -71,7 +71,7 @@ func delegate(t *testing.T) {
 		t.Skip("the kernel lets no control group be made here: ", err)
 	}
 	defer func() {
-		if err := removeCgroupTree(testCtx(t), []string{filepath.Join(group, processesGroup), group}); err != nil {
+		if err := removeCgroupTree(testContext(t), []string{filepath.Join(group, processesGroup), group}); err != nil {
 			t.Error(err)
 		}
 	}()
@@ -116,47 +116,47 @@ func delegated(t *testing.T) {
 
 func delegatedPause(t *testing.T) {
 	eachRootless(t, func(t *testing.T, e *env, runtime string) {
-		c := shell(t, "while :; do echo x >> /v/f; sleep 0.01; done", "v:/v")
+		c := shellConfig(t, "while :; do echo x >> /v/f; sleep 0.01; done", "v:/v")
 		c.Runtime, c.Name = runtime, "paused"
 		other := c
 		other.Name, other.Mounts = "other", nil // beside it, in a group of its own
 		other.Args = []string{"sleep", "300"}
-		i, err := e.m.Start(testCtx(t), c)
+		i, err := e.m.Start(testContext(t), c)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := e.m.Start(testCtx(t), other); err != nil {
+		if _, err := e.m.Start(testContext(t), other); err != nil {
 			t.Fatal(err)
 		}
 		size := func() int64 {
-			st, _ := os.Stat(filepath.Join(e.path("v"), "f"))
+			st, _ := os.Stat(filepath.Join(e.volumePath("v"), "f"))
 			if st == nil {
 				return 0
 			}
 			return st.Size()
 		}
-		await(t, "it writes", func() bool { return size() > 0 })
+		waitUntil(t, "it writes", func() bool { return size() > 0 })
 		group := filepath.Join(findUsableCgroups().delegated, groupPrefix+i.ID)
 		if len(readFields(filepath.Join(group, "cgroup.procs"))) == 0 {
 			t.Error("no process is in its control group")
 		}
-		if err := e.m.Pause(testCtx(t), "paused"); err != nil {
+		if err := e.m.Pause(testContext(t), "paused"); err != nil {
 			t.Fatal(err)
 		}
 		was := size()
 		if b := readFields(filepath.Join(group, "cgroup.events")); !strings.Contains(strings.Join(b, " "), "frozen 1") || size() != was {
 			t.Errorf("%v, wrote %d bytes more", b, size()-was)
 		}
-		if err := e.m.Resume(testCtx(t), "paused"); err != nil {
+		if err := e.m.Resume(testContext(t), "paused"); err != nil {
 			t.Fatal(err)
 		}
-		await(t, "it goes on", func() bool { return size() > was })
+		waitUntil(t, "it goes on", func() bool { return size() > was })
 		// One that is paused can be stopped.
-		if err := e.m.Pause(testCtx(t), "paused"); err != nil {
+		if err := e.m.Pause(testContext(t), "paused"); err != nil {
 			t.Fatal(err)
 		}
 		for _, name := range []string{"paused", "other"} {
-			if err := e.m.Stop(testCtx(t), name, 5*time.Second); err != nil {
+			if err := e.m.Stop(testContext(t), name, 5*time.Second); err != nil {
 				t.Error(err)
 			}
 		}
@@ -181,13 +181,13 @@ func delegatedLimits(t *testing.T) {
 			"cpu":    {Config{CPUs: 0.5}, have.cpu, "cpu.max", "50000 100000"},
 		} {
 			tt.c.Args, tt.c.Runtime, tt.c.Name = []string{"sleep", "300"}, runtime, controller
-			tt.c.Mounts = shell(t, "", "made:/v").Mounts
-			i, err := e.m.Start(testCtx(t), tt.c)
+			tt.c.Mounts = shellConfig(t, "", "made:/v").Mounts
+			i, err := e.m.Start(testContext(t), tt.c)
 			if !tt.has {
 				if !errors.Is(err, vole.ErrUnsupported) || !strings.Contains(err.Error(), controller) || !strings.Contains(err.Error(), "Delegate=") {
 					t.Errorf("%s: %v", controller, err)
 				}
-				if _, err := e.store.Get(testCtx(t), "made"); !errors.Is(err, vole.ErrNotFound) {
+				if _, err := e.store.Get(testContext(t), "made"); !errors.Is(err, vole.ErrNotFound) {
 					t.Errorf("%s: the volume was made: %v", controller, err)
 				}
 				continue
@@ -200,7 +200,7 @@ func delegatedLimits(t *testing.T) {
 			if got != tt.want {
 				t.Errorf("%s is %q, want %q", tt.file, got, tt.want)
 			}
-			if err := e.m.Stop(testCtx(t), controller, time.Second); err != nil {
+			if err := e.m.Stop(testContext(t), controller, time.Second); err != nil {
 				t.Error(err)
 			}
 		}
@@ -243,16 +243,16 @@ func delegatedControllers(t *testing.T) {
 // delegatedKill kills the supervisor of a paused sandbox.
 func delegatedKill(t *testing.T) {
 	eachRootless(t, func(t *testing.T, e *env, runtime string) {
-		c := shell(t, "sleep 300 & sleep 300")
+		c := shellConfig(t, "sleep 300 & sleep 300")
 		c.Runtime, c.Name = runtime, "killed"
-		i, err := e.m.Start(testCtx(t), c)
+		i, err := e.m.Start(testContext(t), c)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := errors.Join(e.m.Pause(testCtx(t), "killed"), syscall.Kill(i.PID, syscall.SIGKILL)); err != nil {
+		if err := errors.Join(e.m.Pause(testContext(t), "killed"), syscall.Kill(i.PID, syscall.SIGKILL)); err != nil {
 			t.Fatal(err)
 		}
-		await(t, "crash", func() bool { return e.m.Reap(context.Background()) == nil && e.status("killed") == StatusCrashed })
+		waitUntil(t, "crash", func() bool { return e.m.Reap(context.Background()) == nil && e.statusOf("killed") == StatusCrashed })
 		e.checkClean()
 	})
 }

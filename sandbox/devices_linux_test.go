@@ -36,7 +36,7 @@ func checkDevices(t *testing.T, e *env, runtime, user string) {
 	}
 	try := func(opts, script string) {
 		t.Helper()
-		c := shell(t, script, "v:/v"+opts)
+		c := shellConfig(t, script, "v:/v"+opts)
 		c.Runtime, c.User = runtime, user
 		if o, err := e.run(c, ""); err != nil || o.ExitCode != 0 {
 			t.Errorf("user %q, %s: %+v, %v", user, opts, o, err)
@@ -51,18 +51,18 @@ func checkDevices(t *testing.T, e *env, runtime, user string) {
 
 func TestDeviceNodes(t *testing.T) {
 	eachRuntime(t, func(t *testing.T, e *env, runtime string) {
-		e.create("v", vole.Spec{})
-		makeZeroDevice(t, filepath.Join(e.path("v"), "zero"))
+		e.createVolume("v", vole.Spec{})
+		makeZeroDevice(t, filepath.Join(e.volumePath("v"), "zero"))
 		for _, user := range []string{"", "1000"} {
 			checkDevices(t, e, runtime, user)
 		}
 		// A mount beneath another, of a subdirectory.
-		e.create("w", vole.Spec{})
-		if err := os.Mkdir(filepath.Join(e.path("w"), "sub"), 0o755); err != nil {
+		e.createVolume("w", vole.Spec{})
+		if err := os.Mkdir(filepath.Join(e.volumePath("w"), "sub"), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		makeZeroDevice(t, filepath.Join(e.path("w"), "sub", "zero"))
-		c := shell(t, "! head -c 1 /v/in/zero 2>/dev/null", "v:/v:dev", "w:/v/in:subpath=sub")
+		makeZeroDevice(t, filepath.Join(e.volumePath("w"), "sub", "zero"))
+		c := shellConfig(t, "! head -c 1 /v/in/zero 2>/dev/null", "v:/v:dev", "w:/v/in:subpath=sub")
 		c.Runtime = runtime
 		if o, err := e.run(c, ""); err != nil || o.ExitCode != 0 {
 			t.Errorf("%+v, %v", o, err)
@@ -73,8 +73,8 @@ func TestDeviceNodes(t *testing.T) {
 // rootlessDevices finds nodes that root has made.
 func rootlessDevices(t *testing.T) {
 	eachRootless(t, func(t *testing.T, e *env, runtime string) {
-		e.create("v", vole.Spec{})
-		err := os.Rename(filepath.Join(os.Getenv(rootlessEnv), "zero-"+runtime), filepath.Join(e.path("v"), "zero"))
+		e.createVolume("v", vole.Spec{})
+		err := os.Rename(filepath.Join(os.Getenv(rootlessEnv), "zero-"+runtime), filepath.Join(e.volumePath("v"), "zero"))
 		if errors.Is(err, os.ErrNotExist) {
 			t.Skip("root made no device node")
 		}
@@ -88,9 +88,9 @@ func rootlessDevices(t *testing.T) {
 // The file system of a disk is mounted without devices, too.
 func TestDeviceNodesOnDisk(t *testing.T) {
 	e := diskEnv(t)
-	e.sh("true", "d:/v:kind=disk,size=32M")
+	e.runShell("true", "d:/v:kind=disk,size=32M")
 	for opts, want := range map[string]bool{"": true, ":dev": false, ":ro": true} {
-		if got := e.sh("grep ' /v ' /proc/self/mountinfo", "d:/v"+opts); strings.Contains(got, "nodev") != want {
+		if got := e.runShell("grep ' /v ' /proc/self/mountinfo", "d:/v"+opts); strings.Contains(got, "nodev") != want {
 			t.Errorf("%q: %s", opts, got)
 		}
 	}

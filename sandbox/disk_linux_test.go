@@ -41,13 +41,13 @@ func needLoop(t *testing.T) {
 	dev.Close()
 }
 
-// image is where a disk volume's image is on the host.
-func (e *env) image(name string) string {
-	return filepath.Join(filepath.Dir(e.path(name)), "disk.raw")
+// diskImagePath is where a disk volume's image is on the host.
+func (e *env) diskImagePath(name string) string {
+	return filepath.Join(filepath.Dir(e.volumePath(name)), "disk.raw")
 }
 
-// loops lists the loop devices of a home.
-func loops(home string) []string {
+// loopDevicesOf lists the loop devices of a home.
+func loopDevicesOf(home string) []string {
 	var found []string
 	list, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
 	for _, p := range list {
@@ -58,15 +58,15 @@ func loops(home string) []string {
 	return found
 }
 
-// sound checks the file system of a volume that nobody uses.
-func (e *env) sound(name string) {
+// checkDiskSound checks the file system of a volume that nobody uses.
+func (e *env) checkDiskSound(name string) {
 	e.t.Helper()
-	f, err := os.Open(e.image(name))
+	f, err := os.Open(e.diskImagePath(name))
 	if err != nil {
 		e.t.Fatal(err)
 	}
 	defer f.Close()
-	err = ext4.Check(testCtx(e.t), f, ext4.CheckOptions{}, func(p ext4.Problem) error {
+	err = ext4.Check(testContext(e.t), f, ext4.CheckOptions{}, func(p ext4.Problem) error {
 		e.t.Errorf("%s: %v", name, p)
 		return nil
 	})
@@ -80,7 +80,7 @@ func TestDisk(t *testing.T) {
 	eachRuntime(t, func(t *testing.T, e *env, runtime string) {
 		run := func(script string, mounts ...string) string {
 			t.Helper()
-			c := shell(t, script, mounts...)
+			c := shellConfig(t, script, mounts...)
 			c.Runtime = runtime
 			o, err := e.run(c, "")
 			if err != nil || o.ExitCode != 0 {
@@ -92,7 +92,7 @@ func TestDisk(t *testing.T) {
 		if got := run("cat /v/a/b/f; stat -c %u:%g /v/a; ! touch /v/x 2>/dev/null", "v:/v:ro"); got != "deep\n12:34\n" {
 			t.Errorf("%q", got)
 		}
-		v, err := e.store.Get(testCtx(t), "v")
+		v, err := e.store.Get(testContext(t), "v")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -107,16 +107,16 @@ func TestDisk(t *testing.T) {
 		run("cat /v/made/here/n", "v:/v:mode=existing")
 		run("cp /bin/true /v; ! /v/true 2>/dev/null", "v:/v:noexec,nosuid,nodev")
 		e.checkClean()
-		e.sound("v")
+		e.checkDiskSound("v")
 	})
 }
 
 func TestDiskModes(t *testing.T) {
 	e := diskEnv(t)
-	e.sh("true", "v:/v:mode=create,"+diskMount)
-	e.sh("true", "v:/v:"+diskMount)
-	e.sh("true", "odd:/v:kind=disk,size=33333333")
-	e.sh("true", "odd:/v:kind=disk,size=33333333") // is rounded up each time
+	e.runShell("true", "v:/v:mode=create,"+diskMount)
+	e.runShell("true", "v:/v:"+diskMount)
+	e.runShell("true", "odd:/v:kind=disk,size=33333333")
+	e.runShell("true", "odd:/v:kind=disk,size=33333333") // is rounded up each time
 	for mount, kind := range map[string]error{
 		"v:/v:kind=disk,size=64M":        vole.ErrExists,
 		"v:/v:kind=dir":                  vole.ErrExists,
@@ -125,7 +125,7 @@ func TestDiskModes(t *testing.T) {
 		"new:/v:kind=disk,size=1M":       vole.ErrInvalid,
 		"new:/v:kind=disk,mode=existing": vole.ErrNotFound,
 	} {
-		if _, err := e.run(shell(t, "true", mount), ""); !errors.Is(err, kind) {
+		if _, err := e.run(shellConfig(t, "true", mount), ""); !errors.Is(err, kind) {
 			t.Errorf("%s: %v, want %v", mount, err, kind)
 		}
 	}
@@ -134,12 +134,12 @@ func TestDiskModes(t *testing.T) {
 
 func TestDiskSubpathEscapes(t *testing.T) {
 	e := diskEnv(t)
-	e.sh("ln -s /etc /v/abs; ln -s ../.. /v/up; ln -s loop /v/loop; touch /v/f; ln -s ../nosuch /v/dangling", "v:/v:"+diskMount)
+	e.runShell("ln -s /etc /v/abs; ln -s ../.. /v/up; ln -s loop /v/loop; touch /v/f; ln -s ../nosuch /v/dangling", "v:/v:"+diskMount)
 	for sub, kind := range map[string]error{
 		"abs": vole.ErrPathEscape, "up": vole.ErrPathEscape, "up/x": vole.ErrPathEscape, "dangling": vole.ErrPathEscape,
 		"loop": vole.ErrLoop, "f": vole.ErrNotDir,
 	} {
-		if _, err := e.run(shell(t, "ls /v", "v:/v:subpath="+sub), ""); !errors.Is(err, kind) {
+		if _, err := e.run(shellConfig(t, "ls /v", "v:/v:subpath="+sub), ""); !errors.Is(err, kind) {
 			t.Errorf("%s: %v, want %v", sub, err, kind)
 		}
 	}
@@ -150,14 +150,14 @@ func TestDiskSubpathEscapes(t *testing.T) {
 func TestDiskRollBack(t *testing.T) {
 	e := diskEnv(t)
 	for name, c := range map[string]Config{
-		"a later volume":  shell(t, "true", "new:/a:"+diskMount, "gone:/c:mode=existing"),
-		"a later subpath": shell(t, "true", "new:/a:"+diskMount, "new:/b:ro,subpath=nosuch"),
-		"the command":     {Args: []string{"nosuch"}, Mounts: shell(t, "", "new:/a:"+diskMount, "new:/b/c:subpath=x/y").Mounts},
+		"a later volume":  shellConfig(t, "true", "new:/a:"+diskMount, "gone:/c:mode=existing"),
+		"a later subpath": shellConfig(t, "true", "new:/a:"+diskMount, "new:/b:ro,subpath=nosuch"),
+		"the command":     {Args: []string{"nosuch"}, Mounts: shellConfig(t, "", "new:/a:"+diskMount, "new:/b/c:subpath=x/y").Mounts},
 	} {
 		if _, err := e.run(c, ""); err == nil {
 			t.Errorf("%s: no error", name)
 		}
-		if _, err := e.store.Get(testCtx(t), "new"); !errors.Is(err, vole.ErrNotFound) {
+		if _, err := e.store.Get(testContext(t), "new"); !errors.Is(err, vole.ErrNotFound) {
 			t.Errorf("%s: the new volume is left: %v", name, err)
 		}
 		e.checkClean()
@@ -167,10 +167,10 @@ func TestDiskRollBack(t *testing.T) {
 // One writer or many readers, and nobody else meanwhile.
 func TestDiskIsHeld(t *testing.T) {
 	e := diskEnv(t)
-	ctx := testCtx(t)
+	ctx := testContext(t)
 	start := func(name, mount string) {
 		t.Helper()
-		c := shell(t, "sleep 60", mount)
+		c := shellConfig(t, "sleep 60", mount)
 		c.Name = name
 		if _, err := e.m.Start(ctx, c); err != nil {
 			t.Fatal(err)
@@ -188,7 +188,7 @@ func TestDiskIsHeld(t *testing.T) {
 		return err
 	}
 	start("writer", "v:/v:"+diskMount)
-	_, err := e.run(shell(t, "true", "v:/v:ro"), "")
+	_, err := e.run(shellConfig(t, "true", "v:/v:ro"), "")
 	for what, err := range map[string]error{"a reader": err, "files": files(true), "removal": e.store.Remove(ctx, "v")} {
 		if !errors.Is(err, vole.ErrInUse) || !strings.Contains(err.Error(), "sandbox writer") {
 			t.Errorf("beside a writer: %s: %v", what, err)
@@ -199,7 +199,7 @@ func TestDiskIsHeld(t *testing.T) {
 	}
 	start("r1", "v:/v:ro")
 	start("r2", "v:/v:ro")
-	_, err = e.run(shell(t, "true", "v:/v"), "")
+	_, err = e.run(shellConfig(t, "true", "v:/v"), "")
 	for what, err := range map[string]error{"a writer": err, "changes": files(false), "removal": e.store.Remove(ctx, "v")} {
 		if !errors.Is(err, vole.ErrInUse) || !strings.Contains(err.Error(), "sandbox r1") {
 			t.Errorf("beside readers: %s: %v", what, err)
@@ -224,13 +224,13 @@ func TestDiskKill(t *testing.T) {
 	for victim := range victims {
 		t.Run(victim, func(t *testing.T) {
 			e := diskEnv(t)
-			c := shell(t, "echo kept > /v/kept; sync /v; touch /up/up; while :; do echo x >> /v/f; done", "v:/v:"+diskMount, "up:/up")
+			c := shellConfig(t, "echo kept > /v/kept; sync /v; touch /up/up; while :; do echo x >> /v/f; done", "v:/v:"+diskMount, "up:/up")
 			c.Name = "victim"
-			i, err := e.m.Start(testCtx(t), c)
+			i, err := e.m.Start(testContext(t), c)
 			if err != nil {
 				t.Fatal(err)
 			}
-			await(t, "the command", func() bool { _, err := os.Stat(e.path("up") + "/up"); return err == nil })
+			waitUntil(t, "the command", func() bool { _, err := os.Stat(e.volumePath("up") + "/up"); return err == nil })
 			pid := victims[victim](i.PID)
 			if pid <= 1 {
 				t.Fatal("victim not found")
@@ -238,19 +238,19 @@ func TestDiskKill(t *testing.T) {
 			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 				t.Fatal(err)
 			}
-			await(t, "unmounted", func() bool { return len(loops(e.home)) == 0 })
-			await(t, "end", func() bool {
-				if err := e.m.Reap(testCtx(t)); err != nil {
+			waitUntil(t, "unmounted", func() bool { return len(loopDevicesOf(e.home)) == 0 })
+			waitUntil(t, "end", func() bool {
+				if err := e.m.Reap(testContext(t)); err != nil {
 					t.Fatal(err)
 				}
-				return !e.status("victim").Live()
+				return !e.statusOf("victim").Live()
 			})
-			e.sound("v")
-			if got := e.sh("cat /v/kept", "v:/v:ro"); got != "kept\n" {
+			e.checkDiskSound("v")
+			if got := e.runShell("cat /v/kept", "v:/v:ro"); got != "kept\n" {
 				t.Errorf("%q", got)
 			}
 			e.checkClean()
-			if err := e.store.Remove(testCtx(t), "v"); err != nil {
+			if err := e.store.Remove(testContext(t), "v"); err != nil {
 				t.Error(err)
 			}
 		})
@@ -260,29 +260,29 @@ func TestDiskKill(t *testing.T) {
 // A log that a crash left is replayed before an image is mounted for reading only.
 func TestDiskDirtyLog(t *testing.T) {
 	e := diskEnv(t)
-	e.sh("echo f > /v/f", "v:/v:"+diskMount)
-	c := shell(t, "mkdir /v/logged; sync /v; touch /up/up; sleep 60", "v:/v", "up:/up")
+	e.runShell("echo f > /v/f", "v:/v:"+diskMount)
+	c := shellConfig(t, "mkdir /v/logged; sync /v; touch /up/up; sleep 60", "v:/v", "up:/up")
 	c.Name = "box"
-	if _, err := e.m.Start(testCtx(t), c); err != nil {
+	if _, err := e.m.Start(testContext(t), c); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "the command", func() bool { _, err := os.Stat(e.path("up") + "/up"); return err == nil })
-	crashed := copyImage(t, e.image("v")) // as a power cut would leave it
-	if err := e.m.Stop(testCtx(t), "box", 0); err != nil {
+	waitUntil(t, "the command", func() bool { _, err := os.Stat(e.volumePath("up") + "/up"); return err == nil })
+	crashed := copyImage(t, e.diskImagePath("v")) // as a power cut would leave it
+	if err := e.m.Stop(testContext(t), "box", 0); err != nil {
 		t.Fatal(err)
 	}
-	v := e.create("w", vole.Spec{Kind: vole.KindDisk, Capacity: 32 * vole.MiB})
-	a, err := v.Attach(testCtx(t), vole.AttachOptions{Holder: "test", HostPath: true})
+	v := e.createVolume("w", vole.Spec{Kind: vole.KindDisk, Capacity: 32 * vole.MiB})
+	a, err := v.Attach(testContext(t), vole.AttachOptions{Holder: "test", HostPath: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(os.WriteFile(a.Path(), crashed, 0o600), a.Detach(testCtx(t))); err != nil {
+	if err := errors.Join(os.WriteFile(a.Path(), crashed, 0o600), a.Detach(testContext(t))); err != nil {
 		t.Fatal(err)
 	}
-	if !isLogDirty(e.image("w")) {
+	if !isLogDirty(e.diskImagePath("w")) {
 		t.Fatal("the copy of a mounted image is not dirty")
 	}
-	if got := e.sh("cat /w/f; ls -d /w/logged", "w:/w:ro"); got != "f\n/w/logged\n" {
+	if got := e.runShell("cat /w/f; ls -d /w/logged", "w:/w:ro"); got != "f\n/w/logged\n" {
 		t.Errorf("%q", got)
 	}
 	e.checkClean()
@@ -305,18 +305,18 @@ func copyImage(t *testing.T, name string) []byte {
 // An image that the kernel cannot mount says so, and leaves nothing.
 func TestDiskDamaged(t *testing.T) {
 	e := diskEnv(t)
-	v := e.create("v", vole.Spec{Kind: vole.KindDisk, Capacity: 32 * vole.MiB})
-	a, err := v.Attach(testCtx(t), vole.AttachOptions{Holder: "test", HostPath: true})
+	v := e.createVolume("v", vole.Spec{Kind: vole.KindDisk, Capacity: 32 * vole.MiB})
+	a, err := v.Attach(testContext(t), vole.AttachOptions{Holder: "test", HostPath: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(os.WriteFile(a.Path(), make([]byte, 32<<20), 0o600), a.Detach(testCtx(t))); err != nil {
+	if err := errors.Join(os.WriteFile(a.Path(), make([]byte, 32<<20), 0o600), a.Detach(testContext(t))); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := e.run(shell(t, "true", "v:/v"), ""); !errors.Is(err, vole.ErrCorrupt) {
+	if _, err := e.run(shellConfig(t, "true", "v:/v"), ""); !errors.Is(err, vole.ErrCorrupt) {
 		t.Errorf("%v", err)
 	}
-	if len(loops(e.home)) > 0 {
+	if len(loopDevicesOf(e.home)) > 0 {
 		t.Error("a loop device is left")
 	}
 	e.checkClean()

@@ -30,26 +30,26 @@ var magicPaths = []string{
 // Like the other checks here, it also runs as a user without root (TestRootless).
 func checkWorkdirs(t *testing.T, e *env, runtime string) {
 	t.Helper()
-	e.create("v", vole.Spec{})
+	e.createVolume("v", vole.Spec{})
 	for i, p := range magicPaths {
 		link := "l" + strconv.Itoa(i)
 		for _, err := range []error{
-			os.Symlink(p, filepath.Join(e.path("v"), link)),
-			os.Symlink("../../v/./"+link, filepath.Join(e.path("v"), "again"+link)),
+			os.Symlink(p, filepath.Join(e.volumePath("v"), link)),
+			os.Symlink("../../v/./"+link, filepath.Join(e.volumePath("v"), "again"+link)),
 		} {
 			if err != nil {
 				t.Fatal(err)
 			}
 		}
 		for _, dir := range []string{p, "/v/again" + link} {
-			c := shell(t, "touch /v/ran", "v:/v")
+			c := shellConfig(t, "touch /v/ran", "v:/v")
 			c.Runtime, c.Cwd = runtime, dir
 			if _, err := e.run(c, ""); !errors.Is(err, vole.ErrInvalid) {
 				t.Errorf("working directory %s (%s): %v", dir, p, err)
 			}
 		}
 	}
-	if _, err := os.Lstat(filepath.Join(e.path("v"), "ran")); err == nil {
+	if _, err := os.Lstat(filepath.Join(e.volumePath("v"), "ran")); err == nil {
 		t.Error("a command ran")
 	}
 }
@@ -61,20 +61,20 @@ func TestWorkdirInProc(t *testing.T) {
 // checkImageWorkdirs has an image name them, or a link of its own that leads there.
 func checkImageWorkdirs(t *testing.T, e *env, runtime string) {
 	t.Helper()
-	e.create("v", vole.Spec{})
+	e.createVolume("v", vole.Spec{})
 	root := t.TempDir()
 	makeRootfs(t, root, "sh", "touch")
 	if err := os.Symlink("/proc/1/cwd", filepath.Join(root, "src")); err != nil {
 		t.Fatal(err)
 	}
 	for _, dir := range []string{"/proc/1/cwd", "/proc/1/root", "proc/self/fd/5", "/src", "/src/x"} {
-		c := shell(t, "touch /v/ran", "v:/v")
+		c := shellConfig(t, "touch /v/ran", "v:/v")
 		c.Runtime, c.Image = runtime, imageOf(t, root, dir)
 		if _, err := e.run(c, ""); !errors.Is(err, vole.ErrInvalid) {
 			t.Errorf("an image's working directory %s: %v", dir, err)
 		}
 	}
-	if _, err := os.Lstat(filepath.Join(e.path("v"), "ran")); err == nil {
+	if _, err := os.Lstat(filepath.Join(e.volumePath("v"), "ran")); err == nil {
 		t.Error("a command ran")
 	}
 }
@@ -113,20 +113,20 @@ func TestImageWorkdirInProc(t *testing.T) {
 // Links to places in the sandbox are followed, as are those that leave its root upwards.
 func TestWorkdir(t *testing.T) {
 	eachRuntime(t, func(t *testing.T, e *env, runtime string) {
-		e.create("v", vole.Spec{})
+		e.createVolume("v", vole.Spec{})
 		for name, target := range map[string]string{"usr": "/usr/lib", "up": "../../../../../../usr", "in": "sub/dir", "gone": "made/here"} {
-			if err := os.Symlink(target, filepath.Join(e.path("v"), name)); err != nil {
+			if err := os.Symlink(target, filepath.Join(e.volumePath("v"), name)); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if err := errors.Join(os.MkdirAll(filepath.Join(e.path("v"), "sub/dir"), 0o755), os.WriteFile(filepath.Join(e.path("v"), "f"), nil, 0o644)); err != nil {
+		if err := errors.Join(os.MkdirAll(filepath.Join(e.volumePath("v"), "sub/dir"), 0o755), os.WriteFile(filepath.Join(e.volumePath("v"), "f"), nil, 0o644)); err != nil {
 			t.Fatal(err)
 		}
 		for dir, want := range map[string]string{
 			"/v/usr": "/usr/lib", "/v/up": "/usr", "/v/in": "/v/sub/dir", "/v/gone": "/v/made/here", "/v/new/dir": "/v/new/dir",
 			"/tmp/x": "/tmp/x", "/dev/shm": "/dev/shm", "/dev": "/dev", "/": "/", "": "/",
 		} {
-			c := shell(t, "pwd -P", "v:/v")
+			c := shellConfig(t, "pwd -P", "v:/v")
 			c.Runtime, c.Cwd = runtime, dir
 			if o, err := e.run(c, ""); err != nil || o.out != want+"\n" {
 				t.Errorf("%s: %+v, %v; want %s", dir, o, err, want)
@@ -136,7 +136,7 @@ func TestWorkdir(t *testing.T) {
 			"/v/f": vole.ErrNotDir, "/v/f/x": vole.ErrNotDir, "/usr/nosuch": vole.ErrNotExist,
 			"/dev/fd": vole.ErrInvalid, "/dev/fd/5": vole.ErrInvalid, "/dev/stdin": vole.ErrInvalid, "/dev/shm/x": vole.ErrInvalid,
 		} {
-			c := shell(t, "true", "v:/v")
+			c := shellConfig(t, "true", "v:/v")
 			c.Runtime, c.Cwd = runtime, dir
 			if _, err := e.run(c, ""); !errors.Is(err, kind) {
 				t.Errorf("%s: %v, want %v", dir, err, kind)
@@ -173,23 +173,23 @@ func checkSwappedWorkdir(t *testing.T, e *env, runtime string) {
 	if runtime == "runsc" {
 		t.Skip("it enters directories of its own kernel only")
 	}
-	e.create("v", vole.Spec{})
-	src := filepath.Join(e.path("v"), "src")
+	e.createVolume("v", vole.Spec{})
+	src := filepath.Join(e.volumePath("v"), "src")
 	targets := append([]string{"/usr", "/v/other", "/nosuch", "/dev/fd", "/proc/self/fd/3/..", "/proc/self/fd/7", "/proc/self/cwd"}, magicPaths...)
-	if err := os.Mkdir(filepath.Join(e.path("v"), "other"), 0o755); err != nil {
+	if err := os.Mkdir(filepath.Join(e.volumePath("v"), "other"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	for _, target := range targets {
 		if err := errors.Join(os.RemoveAll(src), os.Mkdir(src, 0o755)); err != nil {
 			t.Fatal(err)
 		}
-		c := shell(t, "touch /v/ran; pwd -P; ls -a . ../..", "v:/v")
+		c := shellConfig(t, "touch /v/ran; pwd -P; ls -a . ../..", "v:/v")
 		c.Runtime, c.Cwd = slowRuntime(t, e, runtime, fmt.Sprintf("rmdir %s && ln -s %s %s", src, target, src)), "/v/src"
 		o, err := e.run(c, "")
 		if st, lerr := os.Lstat(src); lerr != nil || st.Mode()&os.ModeSymlink == 0 {
 			t.Fatalf("nothing was swapped: %v, %v", st, lerr)
 		}
-		if _, ran := os.Lstat(filepath.Join(e.path("v"), "ran")); err == nil || ran == nil {
+		if _, ran := os.Lstat(filepath.Join(e.volumePath("v"), "ran")); err == nil || ran == nil {
 			t.Fatalf("swapped for %s: %v\n%s", target, err, o.out)
 		}
 	}
@@ -207,13 +207,13 @@ func checkReaper(t *testing.T, e *env, runtime string) {
 	if runtime == "runsc" {
 		t.Skip("process 1 of its sandboxes is of its own kernel")
 	}
-	c := shell(t, "sleep 60", "v:/v")
+	c := shellConfig(t, "sleep 60", "v:/v")
 	c.Runtime, c.Name = runtime, "looked-at"
-	i, err := e.m.Start(testCtx(t), c)
+	i, err := e.m.Start(testContext(t), c)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { e.m.Stop(testCtx(t), "looked-at", 0) })
+	t.Cleanup(func() { e.m.Stop(testContext(t), "looked-at", 0) })
 	proc := fmt.Sprintf("/proc/%d", reaperOf(t, i.PID))
 	for _, dir := range []string{"cwd", "root", "cwd/..", "root/../..", "cwd/../../proc"} {
 		if list, err := os.ReadDir(proc + "/" + dir); len(list) > 0 || err == nil && strings.HasSuffix(dir, "proc") {
@@ -271,8 +271,8 @@ func TestReaperIsEmpty(t *testing.T) {
 // checkMagicCommands has programs lie behind the links of /proc.
 func checkMagicCommands(t *testing.T, e *env, runtime string) {
 	t.Helper()
-	e.create("v", vole.Spec{})
-	if err := os.Symlink("/proc/1/root/bin/sh", filepath.Join(e.path("v"), "sh")); err != nil {
+	e.createVolume("v", vole.Spec{})
+	if err := os.Symlink("/proc/1/root/bin/sh", filepath.Join(e.volumePath("v"), "sh")); err != nil {
 		t.Fatal(err)
 	}
 	scripts := map[string]string{
@@ -282,15 +282,15 @@ func checkMagicCommands(t *testing.T, e *env, runtime string) {
 	names := []string{"/proc/1/root/bin/sh", "/proc/self/exe", "/v/sh", "../../proc/1/exe", "/dev/fd/3"}
 	for name, text := range scripts {
 		names = append(names, "/v/"+name)
-		if err := os.WriteFile(filepath.Join(e.path("v"), name), []byte(text), 0o755); err != nil {
+		if err := os.WriteFile(filepath.Join(e.volumePath("v"), name), []byte(text), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := os.Symlink("/proc/self/exe", filepath.Join(e.path("v"), "a\u0085b")); err != nil {
+	if err := os.Symlink("/proc/self/exe", filepath.Join(e.volumePath("v"), "a\u0085b")); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range names {
-		c := shell(t, "true", "v:/v")
+		c := shellConfig(t, "true", "v:/v")
 		c.Args, c.Runtime, c.Cwd = []string{name, "-c", "touch /v/ran"}, runtime, "/v"
 		_, err := e.run(c, "")
 		if x := (*ExecError)(nil); !errors.As(err, &x) || x.ExitCode != ExitNotExecutable {
@@ -298,7 +298,7 @@ func checkMagicCommands(t *testing.T, e *env, runtime string) {
 		}
 	}
 	for _, list := range []string{"/proc/1/root/bin:/proc/self/fd:/v", "proc/1/root/bin:../proc/1/root/bin"} {
-		c := shell(t, "true", "v:/v")
+		c := shellConfig(t, "true", "v:/v")
 		c.Args, c.Runtime, c.Env = []string{"sh", "-c", "true"}, runtime, []string{"PATH=" + list}
 		_, err := e.run(c, "")
 		if x := (*ExecError)(nil); !errors.As(err, &x) || x.ExitCode != ExitNotExecutable {
@@ -328,16 +328,16 @@ func TestCommandInProc(t *testing.T) {
 // checkRedirectedMounts has a link in one volume stand where another is to be mounted.
 func checkRedirectedMounts(t *testing.T, e *env, runtime string) {
 	t.Helper()
-	e.create("a", vole.Spec{})
-	e.create("b", vole.Spec{})
+	e.createVolume("a", vole.Spec{})
+	e.createVolume("b", vole.Spec{})
 	targets := []string{"/usr", "/tmp", "sub", "../other", "/dev", "nosuch", "/proc/1/cwd", "/proc/self/fd/5"}
 	for i, target := range targets {
 		link := "l" + strconv.Itoa(i)
-		if err := os.Symlink(target, filepath.Join(e.path("a"), link)); err != nil {
+		if err := os.Symlink(target, filepath.Join(e.volumePath("a"), link)); err != nil {
 			t.Fatal(err)
 		}
 		for _, at := range []string{"/a/" + link, "/a/" + link + "/x"} {
-			c := shell(t, "touch /a/ran", "a:/a", "b:"+at)
+			c := shellConfig(t, "touch /a/ran", "a:/a", "b:"+at)
 			c.Runtime = runtime
 			if _, err := e.run(c, ""); !errors.Is(err, vole.ErrInvalid) {
 				t.Errorf("mount on %s, a link to %s: %v", at, target, err)
@@ -345,7 +345,7 @@ func checkRedirectedMounts(t *testing.T, e *env, runtime string) {
 		}
 	}
 	for _, name := range []string{"ran", "nosuch"} {
-		if _, err := os.Lstat(filepath.Join(e.path("a"), name)); err == nil {
+		if _, err := os.Lstat(filepath.Join(e.volumePath("a"), name)); err == nil {
 			t.Errorf("%s was made", name)
 		}
 	}
@@ -359,15 +359,15 @@ func TestMountIsNotRedirected(t *testing.T) {
 // that a sandbox sees, with a mount in one and a process in the other.
 func checkMovedMounts(t *testing.T, e *env, runtime string) {
 	t.Helper()
-	e.create("a", vole.Spec{})
-	e.create("b", vole.Spec{})
-	a := e.path("a")
+	e.createVolume("a", vole.Spec{})
+	e.createVolume("b", vole.Spec{})
+	a := e.volumePath("a")
 	for _, dir := range []string{"sub/p/b", "sub/d/e", "elsewhere"} {
 		if err := os.MkdirAll(filepath.Join(a, dir), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	c := shell(t, `out() { for up in .. ../.. ../../..; do ls -d $up/elsewhere $up/sub; done; } 2>/dev/null
+	c := shellConfig(t, `out() { for up in .. ../.. ../../..; do ls -d $up/elsewhere $up/sub; done; } 2>/dev/null
 		cd /a/p/b || exit
 		(cd /a/d/e && touch /a/ready && until test -e /a/moved; do sleep 0.01; done; out) &
 		until test -e /a/moved; do sleep 0.01; done
@@ -413,7 +413,7 @@ func TestMountsThroughLinksOfTheRoot(t *testing.T) {
 			}
 		}
 		for at, real := range map[string]string{"/in": "/etc/in", "/dangling": "/no/such/yet", "/in/x": "/etc/in/x"} {
-			c := shell(t, "touch "+real+"/f && cat "+at+"/f", "v:"+at)
+			c := shellConfig(t, "touch "+real+"/f && cat "+at+"/f", "v:"+at)
 			c.Runtime, c.Rootfs = runtime, dir
 			if o, err := e.run(c, ""); err != nil || o.ExitCode != 0 {
 				t.Errorf("%s: %+v, %v", at, o, err)
@@ -423,7 +423,7 @@ func TestMountsThroughLinksOfTheRoot(t *testing.T) {
 			"/dev1": vole.ErrInvalid, "/dev1/x": vole.ErrInvalid, "/dev2": vole.ErrInvalid, "/proc1": vole.ErrInvalid, "/psys": vole.ErrInvalid, "/loop/x": vole.ErrLoop,
 			"/kept": vole.ErrNotDir, "/kept/x": vole.ErrNotDir, "/etc/file": vole.ErrNotDir,
 		} {
-			c := shell(t, "true", "v:"+at)
+			c := shellConfig(t, "true", "v:"+at)
 			c.Runtime, c.Rootfs = runtime, dir
 			if _, err := e.run(c, ""); !errors.Is(err, kind) {
 				t.Errorf("%s: %v, want %v", at, err, kind)
@@ -455,18 +455,18 @@ func checkOddRoots(t *testing.T, e *env, runtime string) {
 		if err := errors.Join(os.RemoveAll(p), make(p)); err != nil {
 			t.Fatal(err)
 		}
-		c := shell(t, "true")
+		c := shellConfig(t, "true")
 		c.Runtime, c.Rootfs = runtime, dir
 		if _, err := e.run(c, ""); !errors.Is(err, vole.ErrInvalid) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	// A volume can bring them, too, after the user was looked up.
-	e.create("etc", vole.Spec{})
-	if err := unix.Mkfifo(filepath.Join(e.path("etc"), "passwd"), 0o644); err != nil {
+	e.createVolume("etc", vole.Spec{})
+	if err := unix.Mkfifo(filepath.Join(e.volumePath("etc"), "passwd"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	c := shell(t, "true", "etc:/etc")
+	c := shellConfig(t, "true", "etc:/etc")
 	c.Runtime = runtime
 	if _, err := e.run(c, ""); !errors.Is(err, vole.ErrInvalid) {
 		t.Errorf("a fifo in a volume: %v", err)
@@ -476,12 +476,12 @@ func checkOddRoots(t *testing.T, e *env, runtime string) {
 // A working directory that was made is no reason to keep a volume that was made in vain.
 func TestRollBackOfWorkdir(t *testing.T) {
 	e := anyEnv(t)
-	c := shell(t, "true", "v:/v")
+	c := shellConfig(t, "true", "v:/v")
 	c.Args, c.Cwd = []string{"nosuch"}, "/v/a/b"
 	if _, err := e.run(c, ""); err == nil {
 		t.Error("it ran")
 	}
-	if _, err := e.store.Get(testCtx(t), "v"); !errors.Is(err, vole.ErrNotFound) {
+	if _, err := e.store.Get(testContext(t), "v"); !errors.Is(err, vole.ErrNotFound) {
 		t.Errorf("the volume is left: %v", err)
 	}
 }

@@ -29,13 +29,13 @@ func TestPullIsInterrupted(t *testing.T) {
 	defer s.Close()
 	defer close(gone)
 	signals := make(chan os.Signal, 1)
-	c := shell(t, "true", "v:/v")
+	c := shellConfig(t, "true", "v:/v")
 	c.Image = strings.TrimPrefix(s.URL, "http://") + "/x:1"
 	go func() { <-asked; signals <- syscall.SIGINT }()
-	if _, err := e.m.Run(testCtx(t), c, IO{Signals: signals}); !errors.Is(err, context.Canceled) {
+	if _, err := e.m.Run(testContext(t), c, IO{Signals: signals}); !errors.Is(err, context.Canceled) {
 		t.Errorf("%v, want Canceled", err)
 	}
-	if _, err := e.store.Get(testCtx(t), "v"); !errors.Is(err, vole.ErrNotFound) {
+	if _, err := e.store.Get(testContext(t), "v"); !errors.Is(err, vole.ErrNotFound) {
 		t.Errorf("the volume was made: %v", err)
 	}
 	e.checkClean()

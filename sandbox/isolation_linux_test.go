@@ -25,18 +25,18 @@ func TestNoFilesLeak(t *testing.T) {
 	defer leak.Close()
 	eachRuntime(t, func(t *testing.T, e *env, runtime string) {
 		for _, detached := range []bool{false, true} {
-			c := shell(t, "for f in /proc/self/fd/*; do readlink $f; done > /v/fds; readlink /proc/self/fd/9 >> /v/fds; true", "v:/v")
+			c := shellConfig(t, "for f in /proc/self/fd/*; do readlink $f; done > /v/fds; readlink /proc/self/fd/9 >> /v/fds; true", "v:/v")
 			c.Runtime = runtime
 			if detached {
-				i, err := e.m.Start(testCtx(t), c)
+				i, err := e.m.Start(testContext(t), c)
 				if err != nil {
 					t.Fatal(err)
 				}
-				await(t, "end", func() bool { return !e.status(i.ID).Live() })
+				waitUntil(t, "end", func() bool { return !e.statusOf(i.ID).Live() })
 			} else if o, err := e.run(c, "x"); err != nil || o.ExitCode != 0 {
 				t.Fatalf("%+v, %v", o, err)
 			}
-			b, err := os.ReadFile(filepath.Join(e.path("v"), "fds"))
+			b, err := os.ReadFile(filepath.Join(e.volumePath("v"), "fds"))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -66,8 +66,8 @@ var hostAttacks = []string{
 func TestHostIsHidden(t *testing.T) {
 	eachRuntime(t, func(t *testing.T, e *env, runtime string) {
 		secret := "secret-" + strings.ReplaceAll(runtime, "/", "")
-		e.create("other", vole.Spec{})
-		if err := os.WriteFile(filepath.Join(e.path("other"), secret), []byte(secret), 0o644); err != nil {
+		e.createVolume("other", vole.Spec{})
+		if err := os.WriteFile(filepath.Join(e.volumePath("other"), secret), []byte(secret), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		var script strings.Builder
@@ -78,7 +78,7 @@ func TestHostIsHidden(t *testing.T) {
 			}
 			fmt.Fprintf(&script, "if ( %s ) >/dev/null 2>&1; then echo 'attack %d works'; fi\n", a, i)
 		}
-		c := shell(t, script.String(), "mine:/mine")
+		c := shellConfig(t, script.String(), "mine:/mine")
 		c.Runtime = runtime
 		o, err := e.run(c, "")
 		if err != nil || o.out != "" {
@@ -89,7 +89,7 @@ func TestHostIsHidden(t *testing.T) {
 				t.Errorf("it works: %s", hostAttacks[n])
 			}
 		}
-		c = shell(t, "find / -name '*"+secret+"*' -not -path '/proc/*' 2>/dev/null; grep -c . /proc/1/mountinfo >/dev/null 2>&1; grep -l "+e.home+" /proc/*/cmdline /proc/*/mountinfo 2>/dev/null | grep -v self; true", "mine:/mine:ro")
+		c = shellConfig(t, "find / -name '*"+secret+"*' -not -path '/proc/*' 2>/dev/null; grep -c . /proc/1/mountinfo >/dev/null 2>&1; grep -l "+e.home+" /proc/*/cmdline /proc/*/mountinfo 2>/dev/null | grep -v self; true", "mine:/mine:ro")
 		c.Runtime = runtime
 		if o, err := e.run(c, ""); err != nil || strings.Contains(o.out, secret) {
 			t.Errorf("%+v, %v", o, err)
@@ -136,7 +136,7 @@ func TestSecretsInShownDirectories(t *testing.T) {
 			}
 			e := openEnv(t, home)
 			script := fmt.Sprintf("cd %s; cat open; cat private closed/f deep/private nobody; ls -A deep deep/home; echo; chmod 777 . ; touch new", dir)
-			c := shell(t, script, "v:/v")
+			c := shellConfig(t, script, "v:/v")
 			c.Runtime = runtime
 			o, err := e.run(c, "")
 			if err != nil || strings.Contains(o.out, "private\n") && !strings.Contains(o.out, "deep:\nhome\nprivate\n") || !strings.HasPrefix(o.out, "open\n") ||
@@ -205,7 +205,7 @@ func TestCopyOfEntries(t *testing.T) {
 func TestNetwork(t *testing.T) {
 	eachRuntime(t, func(t *testing.T, e *env, runtime string) {
 		interfaces := func(n Network) []string {
-			c := shell(t, "tail -n +3 /proc/net/dev | cut -d: -f1")
+			c := shellConfig(t, "tail -n +3 /proc/net/dev | cut -d: -f1")
 			c.Runtime, c.Network = runtime, n
 			o, err := e.run(c, "")
 			if err != nil {
@@ -237,7 +237,7 @@ func TestPrivileges(t *testing.T) {
 			if _, err := findRuntimeBinary(name); err != nil {
 				t.Skip(err)
 			}
-			c := shell(t, "grep -E '^(NoNewPrivs|Seccomp|CapBnd|CapPrm|CapAmb):' /proc/self/status | tr -d '\\t\\n'")
+			c := shellConfig(t, "grep -E '^(NoNewPrivs|Seccomp|CapBnd|CapPrm|CapAmb):' /proc/self/status | tr -d '\\t\\n'")
 			c.Runtime = name
 			if o, err := e.run(c, ""); err != nil || o.out != "CapPrm:00000000000405fbCapBnd:00000000000405fbCapAmb:0000000000000000NoNewPrivs:1Seccomp:2" {
 				t.Errorf("root: %+v, %v", o, err)
@@ -303,17 +303,17 @@ func TestRootfs(t *testing.T) {
 	eachRuntime(t, func(t *testing.T, e *env, runtime string) {
 		dir := t.TempDir()
 		makeRootfs(t, dir, "sh", "cat", "id", "rm", "ls")
-		before := listing(t, dir)
-		c := shell(t, "cat /kept; echo changed > /kept; rm /etc/group; cat /kept; echo v > /data/x; ls -d /usr/share /home 2>/dev/null", "v:/data")
+		before := listEntries(t, dir)
+		c := shellConfig(t, "cat /kept; echo changed > /kept; rm /etc/group; cat /kept; echo v > /data/x; ls -d /usr/share /home 2>/dev/null", "v:/data")
 		c.Runtime, c.Rootfs = runtime, dir
 		o, err := e.run(c, "")
 		if err != nil || o.out != "as it was\nchanged\n" {
 			t.Errorf("%+v, %v", o, err)
 		}
-		if after := listing(t, dir); after != before {
+		if after := listEntries(t, dir); after != before {
 			t.Errorf("the directory changed from\n%s to\n%s", before, after)
 		}
-		c = shell(t, "id; echo $HOME")
+		c = shellConfig(t, "id; echo $HOME")
 		c.Runtime, c.Rootfs, c.User = runtime, dir, "ann"
 		if o, err := e.run(c, ""); err != nil || !strings.HasPrefix(o.out, "uid=7(ann) gid=8(staff) groups=8(staff),9(more)") {
 			t.Errorf("%+v, %v", o, err)
@@ -334,7 +334,7 @@ func TestRootfs(t *testing.T) {
 	})
 }
 
-func listing(t *testing.T, dir string) string {
+func listEntries(t *testing.T, dir string) string {
 	t.Helper()
 	out, err := exec.Command("find", dir, "-printf", "%p %y %m %s %T@ %l\n").Output()
 	if err != nil {
@@ -351,7 +351,7 @@ func TestImage(t *testing.T) {
 		if out, err := exec.Command("tar", "-C", dir, "-czf", file, ".").CombinedOutput(); err != nil {
 			t.Fatal(err, string(out))
 		}
-		c := shell(t, "cat /kept; echo changed > /kept; cat /kept; echo v > /data/x; id -u", "v:/data")
+		c := shellConfig(t, "cat /kept; echo changed > /kept; cat /kept; echo v > /data/x; id -u", "v:/data")
 		c.Runtime, c.Image = runtime, file
 		for range 2 {
 			if o, err := e.run(c, ""); err != nil || o.out != "as it was\nchanged\n0\n" {

@@ -20,9 +20,9 @@ import (
 	"github.com/volehq/vole/internal/proc"
 )
 
-func (e *env) status(ref string) Status {
+func (e *env) statusOf(ref string) Status {
 	e.t.Helper()
-	i, err := e.m.Get(testCtx(e.t), ref)
+	i, err := e.m.Get(testContext(e.t), ref)
 	if err != nil {
 		e.t.Fatal(err)
 	}
@@ -31,9 +31,9 @@ func (e *env) status(ref string) Status {
 
 func TestDetachedLife(t *testing.T) {
 	eachRuntime(t, func(t *testing.T, e *env, runtime string) {
-		c := shell(t, "i=0; while :; do i=$((i+1)); echo $i > /v/count; sleep 0.02; done", "v:/v")
+		c := shellConfig(t, "i=0; while :; do i=$((i+1)); echo $i > /v/count; sleep 0.02; done", "v:/v")
 		c.Runtime, c.Name = runtime, "box"
-		ctx := testCtx(t)
+		ctx := testContext(t)
 		i, err := e.m.Start(ctx, c)
 		if err != nil {
 			t.Fatal(err)
@@ -65,9 +65,9 @@ func TestDetachedLife(t *testing.T) {
 // pauseAndResume pauses a running sandbox that counts in its volume, and resumes it.
 func pauseAndResume(t *testing.T, e *env, i Info) {
 	t.Helper()
-	ctx := testCtx(t)
+	ctx := testContext(t)
 	count := func() string {
-		b, _ := os.ReadFile(filepath.Join(e.path("v"), "count"))
+		b, _ := os.ReadFile(filepath.Join(e.volumePath("v"), "count"))
 		return string(b)
 	}
 	moves := func() bool {
@@ -75,7 +75,7 @@ func pauseAndResume(t *testing.T, e *env, i Info) {
 		time.Sleep(300 * time.Millisecond)
 		return count() != was
 	}
-	await(t, "count", func() bool { return count() != "" })
+	waitUntil(t, "count", func() bool { return count() != "" })
 	if err := e.m.Resume(ctx, i.Name); !errors.Is(err, vole.ErrInvalid) {
 		t.Errorf("resume of a running one: %v", err)
 	}
@@ -83,8 +83,8 @@ func pauseAndResume(t *testing.T, e *env, i Info) {
 		t.Fatal(err)
 	}
 	time.Sleep(100 * time.Millisecond)
-	if e.status(i.Name) != StatusPaused || moves() {
-		t.Errorf("paused: %s, moves", e.status(i.Name))
+	if e.statusOf(i.Name) != StatusPaused || moves() {
+		t.Errorf("paused: %s, moves", e.statusOf(i.Name))
 	}
 	if err := e.m.Pause(ctx, i.Name); !errors.Is(err, vole.ErrInvalid) {
 		t.Errorf("pause of a paused one: %v", err)
@@ -92,25 +92,25 @@ func pauseAndResume(t *testing.T, e *env, i Info) {
 	if err := e.m.Resume(ctx, i.ID); err != nil {
 		t.Fatal(err)
 	}
-	if e.status(i.Name) != StatusRunning || !moves() {
-		t.Errorf("resumed: %s, does not move", e.status(i.Name))
+	if e.statusOf(i.Name) != StatusRunning || !moves() {
+		t.Errorf("resumed: %s, does not move", e.statusOf(i.Name))
 	}
 }
 
 func TestStopDrains(t *testing.T) {
 	e := anyEnv(t)
-	ctx := testCtx(t)
-	c := shell(t, "trap 'echo draining > /v/f' TERM; touch /v/up; while :; do sleep 0.05; done", "v:/v")
+	ctx := testContext(t)
+	c := shellConfig(t, "trap 'echo draining > /v/f' TERM; touch /v/up; while :; do sleep 0.05; done", "v:/v")
 	c.Name = "stubborn"
 	if _, err := e.m.Start(ctx, c); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "trap", func() bool { _, err := os.Stat(e.path("v") + "/up"); return err == nil })
+	waitUntil(t, "trap", func() bool { _, err := os.Stat(e.volumePath("v") + "/up"); return err == nil })
 	stopped := make(chan error, 1)
 	begin := time.Now()
 	go func() { stopped <- e.m.Stop(ctx, "stubborn", time.Second) }()
-	await(t, "SIGTERM", func() bool { _, err := os.Stat(e.path("v") + "/f"); return err == nil })
-	if s := e.status("stubborn"); s != StatusDraining {
+	waitUntil(t, "SIGTERM", func() bool { _, err := os.Stat(e.volumePath("v") + "/f"); return err == nil })
+	if s := e.statusOf("stubborn"); s != StatusDraining {
 		t.Errorf("status %s", s)
 	}
 	if err := e.store.Remove(ctx, "v"); !errors.Is(err, vole.ErrInUse) {
@@ -130,8 +130,8 @@ func TestStopDrains(t *testing.T) {
 
 func TestLogs(t *testing.T) {
 	e := anyEnv(t)
-	ctx := testCtx(t)
-	c := shell(t, "echo one; echo two >&2; sleep 0.5; echo three")
+	ctx := testContext(t)
+	c := shellConfig(t, "echo one; echo two >&2; sleep 0.5; echo three")
 	c.Name = "talker"
 	if _, err := e.m.Start(ctx, c); err != nil {
 		t.Fatal(err)
@@ -145,19 +145,19 @@ func TestLogs(t *testing.T) {
 			t.Errorf("log %q lacks %q", out.String(), line)
 		}
 	}
-	o, err := e.run(shell(t, "true"), "")
+	o, err := e.run(shellConfig(t, "true"), "")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := e.m.Logs(ctx, o.Name, &out, false); !errors.Is(err, vole.ErrUnsupported) {
 		t.Errorf("logs of one in the foreground: %v", err)
 	}
-	c = shell(t, "echo x")
+	c = shellConfig(t, "echo x")
 	c.Remove, c.Name = true, "brief"
 	if _, err := e.m.Start(ctx, c); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "forgotten", func() bool { _, err := e.m.Get(ctx, "brief"); return errors.Is(err, vole.ErrNoSuch) })
+	waitUntil(t, "forgotten", func() bool { _, err := e.m.Get(ctx, "brief"); return errors.Is(err, vole.ErrNoSuch) })
 }
 
 func TestLogIsBounded(t *testing.T) {
@@ -196,21 +196,22 @@ var victims = map[string]func(supervisor int) int{
 // Death of any part, at any time, leaves nothing.
 func TestKill(t *testing.T) {
 	for victim := range victims {
-		t.Run(victim, func(t *testing.T) { killOne(t, victim, false) })
-		t.Run(victim+", paused", func(t *testing.T) { killOne(t, victim, true) })
+		t.Run(victim, func(t *testing.T) { killVictim(t, victim, false) })
+		t.Run(victim+", paused", func(t *testing.T) { killVictim(t, victim, true) })
 	}
 }
 
-func killOne(t *testing.T, victim string, paused bool) {
+// killVictim kills one process of a sandbox and waits until all of it is cleaned up.
+func killVictim(t *testing.T, victim string, paused bool) {
 	e := anyEnv(t)
-	c := shell(t, "sleep 300 & sleep 300", "v:/v")
+	c := shellConfig(t, "sleep 300 & sleep 300", "v:/v")
 	c.Name = "victim"
-	i, err := e.m.Start(testCtx(t), c)
+	i, err := e.m.Start(testContext(t), c)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if paused {
-		if err := e.m.Pause(testCtx(t), i.ID); err != nil {
+		if err := e.m.Pause(testContext(t), i.ID); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -223,22 +224,22 @@ func killOne(t *testing.T, victim string, paused bool) {
 	}
 	if paused && (victim == "command" || victim == "reaper") {
 		// Frozen processes die when they go on.
-		if err := e.m.Resume(testCtx(t), i.ID); err != nil {
+		if err := e.m.Resume(testContext(t), i.ID); err != nil {
 			t.Log(err) // it may have ended first
 		}
 	}
-	await(t, "end", func() bool {
-		if err := e.m.Reap(testCtx(t)); err != nil {
+	waitUntil(t, "end", func() bool {
+		if err := e.m.Reap(testContext(t)); err != nil {
 			t.Fatal(err)
 		}
-		return !e.status("victim").Live()
+		return !e.statusOf("victim").Live()
 	})
-	if s := e.status("victim"); (victim == "supervisor" || victim == "helper") != (s == StatusCrashed) {
+	if s := e.statusOf("victim"); (victim == "supervisor" || victim == "helper") != (s == StatusCrashed) {
 		t.Errorf("status %s", s)
 	}
-	await(t, "processes gone", func() bool { return len(processesOf(i.ID, e.home)) == 0 })
+	waitUntil(t, "processes gone", func() bool { return len(processesOf(i.ID, e.home)) == 0 })
 	e.checkClean()
-	if err := e.store.Remove(testCtx(t), "v"); err != nil {
+	if err := e.store.Remove(testContext(t), "v"); err != nil {
 		t.Error(err)
 	}
 }
@@ -248,30 +249,30 @@ func TestKillStarting(t *testing.T) {
 	e := anyEnv(t)
 	for n := range 25 {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Duration(n)*4*time.Millisecond)
-		_, _ = e.m.Start(ctx, shell(t, "sleep 300", "v:/v")) // the end of ctx kills it
+		_, _ = e.m.Start(ctx, shellConfig(t, "sleep 300", "v:/v")) // the end of ctx kills it
 		cancel()
 	}
-	list, err := e.m.List(testCtx(t), false)
+	list, err := e.m.List(testContext(t), false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, i := range list { // those that were fast enough, and the dead
 		if i.Status == StatusRunning {
-			_ = e.m.Stop(testCtx(t), i.ID, 0)
+			_ = e.m.Stop(testContext(t), i.ID, 0)
 		}
 	}
-	await(t, "all reaped", func() bool {
-		if err := e.m.Reap(testCtx(t)); err != nil {
+	waitUntil(t, "all reaped", func() bool {
+		if err := e.m.Reap(testContext(t)); err != nil {
 			t.Fatal(err)
 		}
-		list, err := e.m.List(testCtx(t), false)
+		list, err := e.m.List(testContext(t), false)
 		return err == nil && len(list) == 0
 	})
-	await(t, "processes gone", func() bool { return len(processesOf("no id", e.home)) == 0 })
+	waitUntil(t, "processes gone", func() bool { return len(processesOf("no id", e.home)) == 0 })
 	e.checkClean()
 }
 
-func children(pid int) []int {
+func childrenOf(pid int) []int {
 	out, _ := exec.Command("pgrep", "-P", strconv.Itoa(pid)).Output()
 	var list []int
 	for _, f := range strings.Fields(string(out)) {
@@ -282,14 +283,14 @@ func children(pid int) []int {
 }
 
 func childOf(pid int) int {
-	if c := children(pid); len(c) > 0 {
+	if c := childrenOf(pid); len(c) > 0 {
 		return c[0]
 	}
 	return 0
 }
 
 func lastChild(pid int) int {
-	if c := children(pid); len(c) > 0 {
+	if c := childrenOf(pid); len(c) > 0 {
 		return c[len(c)-1]
 	}
 	return 0
@@ -314,10 +315,10 @@ func TestReapAwaitsHelper(t *testing.T) {
 		t.Fatal(err)
 	}
 	reaped := make(chan error, 1)
-	go func() { reaped <- e.m.Reap(testCtx(t)) }()
+	go func() { reaped <- e.m.Reap(testContext(t)) }()
 	for range 20 {
 		time.Sleep(5 * time.Millisecond)
-		if i, err := e.m.rows.findSandbox(testCtx(t), id); err != nil || !i.Status.Live() {
+		if i, err := e.m.rows.findSandbox(testContext(t), id); err != nil || !i.Status.Live() {
 			t.Fatalf("while the helper lives: %+v, %v", i, err)
 		}
 	}
@@ -325,7 +326,7 @@ func TestReapAwaitsHelper(t *testing.T) {
 	if err := <-reaped; err != nil {
 		t.Fatal(err)
 	}
-	if i, err := e.m.rows.findSandbox(testCtx(t), id); err != nil || i.Status != StatusCrashed {
+	if i, err := e.m.rows.findSandbox(testContext(t), id); err != nil || i.Status != StatusCrashed {
 		t.Errorf("when the helper is gone: %+v, %v", i, err)
 	}
 }
@@ -353,7 +354,7 @@ func TestForeignHelperRecord(t *testing.T) {
 		if f := e.m.recordedHelper(id); f != nil {
 			t.Errorf("%.80q is taken for a helper", record)
 		}
-		if err := e.m.Reap(testCtx(t)); err != nil {
+		if err := e.m.Reap(testContext(t)); err != nil {
 			t.Errorf("%.80q: %v", record, err)
 		}
 	}
@@ -371,7 +372,7 @@ func (e *env) deadSandbox() string {
 		e.t.Fatal(err)
 	}
 	lock.Release()
-	err = e.m.rows.insertSandbox(testCtx(e.t), Info{ID: id.String(), Name: "dead-" + id.String(), Status: StatusCreated, Created: time.Now()})
+	err = e.m.rows.insertSandbox(testContext(e.t), Info{ID: id.String(), Name: "dead-" + id.String(), Status: StatusCreated, Created: time.Now()})
 	if err != nil {
 		e.t.Fatal(err)
 	}

@@ -36,7 +36,7 @@ func newEnv(t *testing.T) *env {
 	}
 	home := t.TempDir()
 	// A sandbox that has been forgotten may still be closing its files there.
-	t.Cleanup(func() { await(t, "the home is removed", func() bool { return os.RemoveAll(home) == nil }) })
+	t.Cleanup(func() { waitUntil(t, "the home is removed", func() bool { return os.RemoveAll(home) == nil }) })
 	return openEnv(t, home)
 }
 
@@ -73,13 +73,13 @@ func eachRuntime(t *testing.T, fn func(t *testing.T, e *env, runtime string)) {
 func anyEnv(t *testing.T) *env {
 	t.Helper()
 	e := newEnv(t)
-	if _, err := e.m.chooseRuntime(testCtx(t), ""); errors.Is(err, vole.ErrUnsupported) {
+	if _, err := e.m.chooseRuntime(testContext(t), ""); errors.Is(err, vole.ErrUnsupported) {
 		t.Skip(err)
 	}
 	return e
 }
 
-func testCtx(t *testing.T) context.Context {
+func testContext(t *testing.T) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	t.Cleanup(cancel)
 	return ctx
@@ -98,17 +98,17 @@ func (e *env) run(c Config, stdin string) (output, error) {
 	if stdin != "" {
 		io.Stdin = strings.NewReader(stdin)
 	}
-	res, err := e.m.Run(testCtx(e.t), c, io)
+	res, err := e.m.Run(testContext(e.t), c, io)
 	if res.Cleanup != nil {
 		e.t.Errorf("%s: clean up: %v", res.Name, res.Cleanup)
 	}
 	return output{res, out.String(), errs.String()}, err
 }
 
-// sh runs a shell script on the host's root, which must end with exit code 0.
-func (e *env) sh(script string, mounts ...string) string {
+// runShell runs a shell script on the host's root, which must end with exit code 0.
+func (e *env) runShell(script string, mounts ...string) string {
 	e.t.Helper()
-	o, err := e.run(shell(e.t, script, mounts...), "")
+	o, err := e.run(shellConfig(e.t, script, mounts...), "")
 	if err != nil {
 		e.t.Fatalf("%s: %v\n%s", script, err, o.err)
 	}
@@ -118,7 +118,7 @@ func (e *env) sh(script string, mounts ...string) string {
 	return o.out
 }
 
-func shell(t *testing.T, script string, mounts ...string) Config {
+func shellConfig(t *testing.T, script string, mounts ...string) Config {
 	t.Helper()
 	c := Config{Args: []string{"sh", "-c", script}}
 	for _, s := range mounts {

@@ -15,7 +15,7 @@ func TestOwnDirectories(t *testing.T) {
 	defer unix.Umask(unix.Umask(0o077))
 	eachRuntime(t, func(t *testing.T, e *env, runtime string) {
 		checkModes(t, e, Config{Runtime: runtime}, "/tmp 1777\n/var/tmp 1777\n/root 700\n/run 755\n/var 755\n/home 755\n")
-		c := shell(t, "touch /tmp/x /var/tmp/x && ls -A /home /mnt && ! ls /root 2>/dev/null && umask")
+		c := shellConfig(t, "touch /tmp/x /var/tmp/x && ls -A /home /mnt && ! ls /root 2>/dev/null && umask")
 		c.Runtime, c.User = runtime, "1000"
 		if o, err := e.run(c, ""); err != nil || o.ExitCode != 0 {
 			t.Errorf("another user: %+v, %v", o, err)

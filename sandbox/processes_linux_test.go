@@ -61,7 +61,7 @@ func TestProcessesWithoutCgroups(t *testing.T) {
 		}
 		e := newEnv(t)
 		start := func(n, times string) (output, error) {
-			c := shell(t, `for i in `+times+`; do
+			c := shellConfig(t, `for i in `+times+`; do
 				n=0; all=; while [ $n -lt `+n+` ]; do sleep 1000 & all="$all $!"; n=$((n+1)); done
 				kill -9 $all; wait
 			done 2>/dev/null

@@ -20,7 +20,7 @@ const rootlessEnv = "VOLE_TEST_ROOTLESS"
 // TestRootless runs rootless as a user that is not root.
 func TestRootless(t *testing.T) {
 	if os.Getenv(rootlessEnv) != "" {
-		rootless(t)
+		runUserTests(t)
 		return
 	}
 	exe, dir, cred := "/proc/self/exe", "", (*syscall.Credential)(nil)
@@ -63,8 +63,8 @@ func TestRootless(t *testing.T) {
 	t.Logf("%s", out)
 }
 
-// rootless is what the other user tests.
-func rootless(t *testing.T) {
+// runUserTests is what the other user tests.
+func runUserTests(t *testing.T) {
 	t.Run("Run", rootlessRun)
 	t.Run("HostIsHidden", rootlessHostIsHidden)
 	t.Run("Modes", rootlessModes)
@@ -104,28 +104,28 @@ func eachRootless(t *testing.T, fn func(t *testing.T, e *env, runtime string)) {
 
 func rootlessDisk(t *testing.T) {
 	e := openEnv(t, filepath.Join(t.TempDir(), "home"))
-	_, err := e.run(shell(t, "true", "v:/v:kind=disk,size=32M"), "")
+	_, err := e.run(shellConfig(t, "true", "v:/v:kind=disk,size=32M"), "")
 	if !errors.Is(err, vole.ErrUnsupported) || !strings.Contains(err.Error(), "only root can mount a disk volume") {
 		t.Errorf("%v", err)
 	}
-	if _, err := e.store.Get(testCtx(t), "v"); !errors.Is(err, vole.ErrNotFound) {
+	if _, err := e.store.Get(testContext(t), "v"); !errors.Is(err, vole.ErrNotFound) {
 		t.Errorf("the volume is left: %v", err)
 	}
 }
 
 func rootlessRun(t *testing.T) {
 	eachRootless(t, func(t *testing.T, e *env, runtime string) {
-		c := shell(t, "id -u; echo x > /v/f; mkdir /v/d; chmod 0 /v/d; cat /v/f; exit 5", "v:/v")
+		c := shellConfig(t, "id -u; echo x > /v/f; mkdir /v/d; chmod 0 /v/d; cat /v/f; exit 5", "v:/v")
 		c.Runtime = runtime
 		o, err := e.run(c, "")
 		if err != nil || o.ExitCode != 5 || o.out != "0\nx\n" {
 			t.Fatalf("%+v, %v", o, err)
 		}
-		st, err := os.Stat(filepath.Join(e.path("v"), "f"))
+		st, err := os.Stat(filepath.Join(e.volumePath("v"), "f"))
 		if err != nil || st.Sys().(*syscall.Stat_t).Uid != uint32(os.Geteuid()) {
 			t.Errorf("owner of the file: %+v, %v", st, err)
 		}
-		c = shell(t, "kill -TERM $$; sleep 5")
+		c = shellConfig(t, "kill -TERM $$; sleep 5")
 		c.Runtime = runtime
 		if o, err := e.run(c, ""); err != nil || o.ExitCode != 143 {
 			t.Errorf("%+v, %v", o, err)
@@ -136,7 +136,7 @@ func rootlessRun(t *testing.T) {
 			t.Errorf("%v", err)
 		}
 		e.checkClean()
-		if err := e.store.Remove(testCtx(t), "v"); err != nil {
+		if err := e.store.Remove(testContext(t), "v"); err != nil {
 			t.Error(err)
 		}
 	})
@@ -144,13 +144,13 @@ func rootlessRun(t *testing.T) {
 
 func rootlessHostIsHidden(t *testing.T) {
 	eachRootless(t, func(t *testing.T, e *env, runtime string) {
-		e.create("other", vole.Spec{})
-		if err := os.WriteFile(filepath.Join(e.path("other"), "vole-test-secret"), nil, 0o644); err != nil {
+		e.createVolume("other", vole.Spec{})
+		if err := os.WriteFile(filepath.Join(e.volumePath("other"), "vole-test-secret"), nil, 0o644); err != nil {
 			t.Fatal(err)
 		}
 		script := "find / -name vole-test-secret -not -path '/proc/*' 2>/dev/null; touch /usr/x /x 2>/dev/null && echo written; cat /etc/shadow 2>/dev/null;" +
 			" unshare -Ur true 2>/dev/null && echo namespace; ls -d " + e.home + " 2>/dev/null; true"
-		c := shell(t, script, "v:/v:ro,mode=ensure")
+		c := shellConfig(t, script, "v:/v:ro,mode=ensure")
 		c.Runtime = runtime
 		o, err := e.run(c, "")
 		if runtime == "runsc" {
@@ -170,7 +170,7 @@ func rootlessLimits(t *testing.T) {
 				t.Errorf("%s: %v", what, err)
 			}
 		}
-		c := shell(t, "true")
+		c := shellConfig(t, "true")
 		c.Runtime, c.User = runtime, "nobody"
 		if _, err := e.run(c, ""); !findIDRanges().ok && !errors.Is(err, vole.ErrUnsupported) {
 			t.Errorf("another user: %v", err)
@@ -186,7 +186,7 @@ func rootlessRootfs(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { os.Chmod(filepath.Join(dir, "etc"), 0o755) })
-		c := shell(t, "cat /kept; echo changed > /kept; cat /kept; mkdir /d /d/e; chmod 0 /d; echo x > /etc/x", "v:/v")
+		c := shellConfig(t, "cat /kept; echo changed > /kept; cat /kept; mkdir /d /d/e; chmod 0 /d; echo x > /etc/x", "v:/v")
 		c.Runtime, c.Rootfs = runtime, dir
 		if o, err := e.run(c, ""); err != nil || o.out != "as it was\nchanged\n" || o.ExitCode != 0 {
 			t.Errorf("%+v, %v", o, err)
@@ -209,9 +209,9 @@ func rootlessRootfs(t *testing.T) {
 func rootlessKill(t *testing.T) {
 	eachRootless(t, func(t *testing.T, e *env, runtime string) {
 		for _, victim := range []string{"supervisor", "helper"} {
-			c := shell(t, "sleep 300 & sleep 300", "v:/v")
+			c := shellConfig(t, "sleep 300 & sleep 300", "v:/v")
 			c.Runtime, c.Name = runtime, victim
-			i, err := e.m.Start(testCtx(t), c)
+			i, err := e.m.Start(testContext(t), c)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -222,22 +222,22 @@ func rootlessKill(t *testing.T) {
 			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 				t.Fatal(err)
 			}
-			await(t, "crash", func() bool { return e.m.Reap(context.Background()) == nil && e.status(victim) == StatusCrashed })
-			await(t, "processes gone", func() bool { return len(processesOf(i.ID, e.home)) == 0 })
+			waitUntil(t, "crash", func() bool { return e.m.Reap(context.Background()) == nil && e.statusOf(victim) == StatusCrashed })
+			waitUntil(t, "processes gone", func() bool { return len(processesOf(i.ID, e.home)) == 0 })
 			e.checkClean()
 		}
-		if err := e.store.Remove(testCtx(t), "v"); err != nil {
+		if err := e.store.Remove(testContext(t), "v"); err != nil {
 			t.Error(err)
 		}
-		c := shell(t, "sleep 300", "v:/v")
+		c := shellConfig(t, "sleep 300", "v:/v")
 		c.Runtime, c.Name = runtime, "drained"
-		if _, err := e.m.Start(testCtx(t), c); err != nil {
+		if _, err := e.m.Start(testContext(t), c); err != nil {
 			t.Fatal(err)
 		}
-		if err := e.m.Pause(testCtx(t), "drained"); runtime != "runsc" && !errors.Is(err, vole.ErrUnsupported) {
+		if err := e.m.Pause(testContext(t), "drained"); runtime != "runsc" && !errors.Is(err, vole.ErrUnsupported) {
 			t.Errorf("pause: %v", err)
 		}
-		if err := e.m.Stop(testCtx(t), "drained", 10*time.Second); err != nil {
+		if err := e.m.Stop(testContext(t), "drained", 10*time.Second); err != nil {
 			t.Error(err)
 		}
 		e.checkClean()

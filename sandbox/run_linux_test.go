@@ -18,13 +18,13 @@ import (
 
 func TestRun(t *testing.T) {
 	eachRuntime(t, func(t *testing.T, e *env, runtime string) {
-		c := shell(t, "echo hello; echo error >&2; echo kept > /data/x; exit 7", "data:/data")
+		c := shellConfig(t, "echo hello; echo error >&2; echo kept > /data/x; exit 7", "data:/data")
 		c.Runtime = runtime
 		o, err := e.run(c, "")
 		if err != nil || o.ExitCode != 7 || o.out != "hello\n" || o.err != "error\n" {
 			t.Fatalf("%+v, %v", o, err)
 		}
-		c = shell(t, "cat /data/x -; id -u", "data:/data:ro")
+		c = shellConfig(t, "cat /data/x -; id -u", "data:/data:ro")
 		c.Runtime = runtime
 		if o, err = e.run(c, "from stdin\n"); err != nil || o.out != "kept\nfrom stdin\n0\n" {
 			t.Fatalf("%+v, %v", o, err)
@@ -39,7 +39,7 @@ func TestExitCodes(t *testing.T) {
 			"exit 0": 0, "exit 255": 255, "kill -TERM $$; sleep 9": 128 + 15, "kill -KILL $$; sleep 9": 128 + 9,
 			"trap 'exit 3' TERM; kill -TERM $$": 3,
 		} {
-			c := shell(t, script)
+			c := shellConfig(t, script)
 			c.Runtime = runtime
 			if o, err := e.run(c, ""); err != nil || o.ExitCode != want {
 				t.Errorf("%q: exit code %d, %v; want %d", script, o.ExitCode, err, want)
@@ -49,12 +49,12 @@ func TestExitCodes(t *testing.T) {
 			"nosuch-command": ExitNotFound, "/nosuch/command": ExitNotFound, "/etc/passwd": ExitNotExecutable, "/usr": ExitNotExecutable,
 			"/noexec/true": ExitNotExecutable,
 		} {
-			c := shell(t, "cp /bin/true /noexec/true", "n:/noexec")
+			c := shellConfig(t, "cp /bin/true /noexec/true", "n:/noexec")
 			c.Runtime = runtime
 			if _, err := e.run(c, ""); err != nil {
 				t.Fatal(err)
 			}
-			c = shell(t, "", "n:/noexec:noexec,ro")
+			c = shellConfig(t, "", "n:/noexec:noexec,ro")
 			c.Runtime, c.Args = runtime, []string{cmd}
 			_, err := e.run(c, "")
 			if x := (*ExecError)(nil); !errors.As(err, &x) || x.ExitCode != want {
@@ -68,14 +68,14 @@ func TestExitCodes(t *testing.T) {
 // A volume may hide the command, its linker or its interpreter.
 func TestHiddenCommand(t *testing.T) {
 	eachRuntime(t, func(t *testing.T, e *env, runtime string) {
-		c := shell(t, `cd /f; printf '#!/nosuch/interp\n' > script; echo x > garbage; chmod 755 *; ln -s /bin/sh sh; ln -s nowhere dangling;`+
+		c := shellConfig(t, `cd /f; printf '#!/nosuch/interp\n' > script; echo x > garbage; chmod 755 *; ln -s /bin/sh sh; ln -s nowhere dangling;`+
 			`ln -s ../f/sh up; printf '#! /bin/sh -e\nexit 3' > good; chmod 755 good`, "f:/f")
 		c.Runtime = runtime
 		if o, err := e.run(c, ""); err != nil || o.ExitCode != 0 {
 			t.Fatalf("%+v, %v", o, err)
 		}
 		for _, hidden := range []string{"/usr", "/usr/bin", "/bin", "/lib64"} {
-			c := shell(t, "true", "new:"+hidden)
+			c := shellConfig(t, "true", "new:"+hidden)
 			c.Runtime = runtime
 			checkExec(t, e, c, ExitNotFound)
 		}
@@ -83,10 +83,10 @@ func TestHiddenCommand(t *testing.T) {
 			"/f/script": ExitNotFound, "/f/dangling": ExitNotFound, "/tmp/sh": ExitNotFound, "/f": ExitNotExecutable,
 			"/f/sh": 0, "/f/up": 0, "/f/good": 3, "/f/../f/./good": 3, "/tmp/../f/sh": 0,
 		} {
-			c := Config{Runtime: runtime, Args: []string{cmd, "-c", "exit 0"}, Mounts: shell(t, "", "f:/f").Mounts}
+			c := Config{Runtime: runtime, Args: []string{cmd, "-c", "exit 0"}, Mounts: shellConfig(t, "", "f:/f").Mounts}
 			checkExec(t, e, c, want)
 		}
-		if _, err := e.store.Get(testCtx(t), "new"); !errors.Is(err, vole.ErrNotFound) {
+		if _, err := e.store.Get(testContext(t), "new"); !errors.Is(err, vole.ErrNotFound) {
 			t.Errorf("the volume that was made in vain: %v", err)
 		}
 		e.checkClean()
@@ -107,7 +107,7 @@ func checkExec(t *testing.T, e *env, c Config, want int) {
 
 func TestSignals(t *testing.T) {
 	eachRuntime(t, func(t *testing.T, e *env, runtime string) {
-		c := shell(t, "trap 'echo got; exit 4' USR1; echo ready; while :; do sleep 0.05; done")
+		c := shellConfig(t, "trap 'echo got; exit 4' USR1; echo ready; while :; do sleep 0.05; done")
 		c.Runtime = runtime
 		signals := make(chan os.Signal, 1)
 		r, w := io.Pipe()
@@ -116,7 +116,7 @@ func TestSignals(t *testing.T) {
 			signals <- syscall.SIGUSR1
 			io.Copy(io.Discard, r)
 		}()
-		res, err := e.m.Run(testCtx(t), c, IO{Stdout: w, Signals: signals})
+		res, err := e.m.Run(testContext(t), c, IO{Stdout: w, Signals: signals})
 		if err != nil || res.ExitCode != 4 {
 			t.Fatalf("%+v, %v", res, err)
 		}
@@ -143,19 +143,19 @@ func (s *syncBuffer) String() string {
 
 func TestTerminal(t *testing.T) {
 	eachRuntime(t, func(t *testing.T, e *env, runtime string) {
-		c := shell(t, `test -t 0 && test -t 1 && test -t 2 && echo terminal; read x; echo "<$x>"; stty size; sleep 9; exit 1`)
+		c := shellConfig(t, `test -t 0 && test -t 1 && test -t 2 && echo terminal; read x; echo "<$x>"; stty size; sleep 9; exit 1`)
 		c.Runtime, c.Terminal = runtime, true
 		in, keys := io.Pipe()
 		resize := make(chan WindowSize, 1)
 		resize <- WindowSize{Rows: 33, Cols: 77}
 		var out syncBuffer
 		go func() {
-			await(t, "prompt", func() bool { return strings.Contains(out.String(), "terminal") })
+			waitUntil(t, "prompt", func() bool { return strings.Contains(out.String(), "terminal") })
 			io.WriteString(keys, "typed\r")
-			await(t, "size", func() bool { return strings.Contains(out.String(), "33 77") })
+			waitUntil(t, "size", func() bool { return strings.Contains(out.String(), "33 77") })
 			io.WriteString(keys, "\x03") // ^C
 		}()
-		res, err := e.m.Run(testCtx(t), c, IO{Stdin: in, Stdout: &out, Resize: resize})
+		res, err := e.m.Run(testContext(t), c, IO{Stdin: in, Stdout: &out, Resize: resize})
 		if err != nil || res.ExitCode != 130 {
 			t.Errorf("%+v, %v; want exit code 130", res, err)
 		}
@@ -165,8 +165,8 @@ func TestTerminal(t *testing.T) {
 	})
 }
 
-// await waits until ok is true.
-func await(t *testing.T, what string, ok func() bool) {
+// waitUntil waits until ok is true.
+func waitUntil(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
@@ -178,7 +178,7 @@ func await(t *testing.T, what string, ok func() bool) {
 
 func TestEnvUserAndDirectory(t *testing.T) {
 	eachRuntime(t, func(t *testing.T, e *env, runtime string) {
-		c := shell(t, `echo "$A|$HOME|$PWD|$(id -u):$(id -g)|$(hostname)"`)
+		c := shellConfig(t, `echo "$A|$HOME|$PWD|$(id -u):$(id -g)|$(hostname)"`)
 		c.Runtime, c.Env, c.Cwd, c.User, c.Name = runtime, []string{"A=1", "A=2"}, "/usr/lib", "nobody", "my_box"
 		o, err := e.run(c, "")
 		if want := "2|/nonexistent|/usr/lib|65534:65534|my-box\n"; err != nil || o.out != want {
@@ -200,7 +200,7 @@ func TestCancel(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
 	defer cancel()
 	begin := time.Now()
-	_, err := e.m.Run(ctx, shell(t, "sleep 60", "v:/v"), IO{})
+	_, err := e.m.Run(ctx, shellConfig(t, "sleep 60", "v:/v"), IO{})
 	if !errors.Is(err, context.DeadlineExceeded) || time.Since(begin) > 10*time.Second {
 		t.Errorf("%v after %v", err, time.Since(begin))
 	}
@@ -212,14 +212,14 @@ func TestParallelRuns(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range 12 {
 		wg.Go(func() {
-			c := shell(t, fmt.Sprintf("echo %d > /v/%d; cat /v/%d", i, i, i), "shared:/v")
+			c := shellConfig(t, fmt.Sprintf("echo %d > /v/%d; cat /v/%d", i, i, i), "shared:/v")
 			if o, err := e.run(c, ""); err != nil || o.out != fmt.Sprintf("%d\n", i) {
 				t.Errorf("%d: %+v, %v", i, o, err)
 			}
 		})
 	}
 	wg.Wait()
-	if got := strings.Fields(e.sh("ls /v", "shared:/v:ro")); len(got) != 12 {
+	if got := strings.Fields(e.runShell("ls /v", "shared:/v:ro")); len(got) != 12 {
 		t.Errorf("files %v", got)
 	}
 	e.checkClean()
@@ -227,16 +227,16 @@ func TestParallelRuns(t *testing.T) {
 
 func TestNames(t *testing.T) {
 	e := anyEnv(t)
-	c := shell(t, "sleep 60")
+	c := shellConfig(t, "sleep 60")
 	c.Name = "twin"
-	i, err := e.m.Start(testCtx(t), c)
+	i, err := e.m.Start(testContext(t), c)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := e.run(c, ""); !errors.Is(err, vole.ErrExists) {
 		t.Errorf("second of the name: %v", err)
 	}
-	if err := e.m.Stop(testCtx(t), i.ID, 0); err != nil {
+	if err := e.m.Stop(testContext(t), i.ID, 0); err != nil {
 		t.Fatal(err)
 	}
 	c.Args = []string{"true"}
@@ -253,12 +253,12 @@ func TestNames(t *testing.T) {
 
 func TestLimits(t *testing.T) {
 	e := anyEnv(t)
-	c := shell(t, "head -c 300000000 /dev/zero | tail -c 250000000 | wc -c")
+	c := shellConfig(t, "head -c 300000000 /dev/zero | tail -c 250000000 | wc -c")
 	c.Memory = 64 * vole.MiB
 	if o, err := e.run(c, ""); err != nil || strings.TrimSpace(o.out) == "250000000" {
 		t.Errorf("memory: %+v, %v", o, err)
 	}
-	c = shell(t, "for i in 1 2 3 4 5 6 7 8 9; do sleep 2 & done; wait")
+	c = shellConfig(t, "for i in 1 2 3 4 5 6 7 8 9; do sleep 2 & done; wait")
 	c.Pids = 5
 	if o, err := e.run(c, ""); err != nil || o.ExitCode == 0 {
 		t.Errorf("pids: %+v, %v", o, err)
@@ -282,12 +282,12 @@ func TestNoRuntime(t *testing.T) {
 	if err := os.WriteFile(broken, []byte("#!/bin/sh\necho broken >&2; exit 1\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	c := shell(t, "true", "v:/v")
+	c := shellConfig(t, "true", "v:/v")
 	c.Runtime = broken
 	if _, err := e.run(c, ""); err == nil || !strings.Contains(err.Error(), "crun") {
 		t.Errorf("broken runtime: %v", err)
 	}
-	if _, err := e.store.Get(testCtx(t), "v"); !errors.Is(err, vole.ErrNotFound) {
+	if _, err := e.store.Get(testContext(t), "v"); !errors.Is(err, vole.ErrNotFound) {
 		t.Errorf("the volume that was made in vain: %v", err)
 	}
 	e.checkClean()

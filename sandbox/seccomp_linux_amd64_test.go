@@ -54,13 +54,13 @@ func TestSeccompSocketcall(t *testing.T) {
 		if runtime == "runsc" {
 			t.Skip("it has no seccomp: the calls are its own kernel's")
 		}
-		e.sh("true", "v:/v")
+		e.runShell("true", "v:/v")
 		for _, family := range []uint32{0, afVSOCK, afALG, unix.AF_UNIX} {
 			name := fmt.Sprintf("socket%d", family)
-			if err := os.WriteFile(filepath.Join(e.path("v"), name), socketcallProgram(t, family), 0o755); err != nil {
+			if err := os.WriteFile(filepath.Join(e.volumePath("v"), name), socketcallProgram(t, family), 0o755); err != nil {
 				t.Fatal(err)
 			}
-			c := shell(t, "", "v:/v")
+			c := shellConfig(t, "", "v:/v")
 			c.Args, c.Runtime = []string{"/v/" + name}, runtime
 			o, err := e.run(c, "")
 			switch {

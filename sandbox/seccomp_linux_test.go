@@ -19,8 +19,8 @@ var newNamespaces = []uint64{
 	0x10000000 /* NEWUSER */, 0x20000000 /* NEWPID */, 0x40000000, /* NEWNET */
 }
 
-// judge does what seccomp does with a call.
-func judge(t *testing.T, p *specs.LinuxSeccomp, name string, args ...uint64) specs.LinuxSeccompAction {
+// seccompVerdict does what seccomp does with a call.
+func seccompVerdict(t *testing.T, p *specs.LinuxSeccomp, name string, args ...uint64) specs.LinuxSeccompAction {
 	t.Helper()
 	args = append(args, make([]uint64, 6)...)
 	action := p.DefaultAction // of a program of an architecture that is listed
@@ -66,29 +66,29 @@ func TestSeccompProfile(t *testing.T) {
 		}
 		refused := append([]string{"clone3", "socketcall", "a_call_of_a_newer_kernel", "mount", "modify_ldt", "adjtimex", "clock_adjtime", "clock_adjtime64", "kcmp"}, denied...)
 		for _, name := range refused {
-			if judge(t, p, name) == specs.ActAllow {
+			if seccompVerdict(t, p, name) == specs.ActAllow {
 				t.Errorf("user %d: %s is allowed", uid, name)
 			}
 		}
 		for _, name := range []string{"read", "openat", "openat2", "ptrace", "execve", "futex", "statx", "process_vm_readv", "clone", "ioctl", "rseq", "seccomp", "mknodat"} {
-			if judge(t, p, name) != specs.ActAllow {
+			if seccompVerdict(t, p, name) != specs.ActAllow {
 				t.Errorf("user %d: %s is refused", uid, name)
 			}
 		}
 		for _, f := range newNamespaces {
-			if judge(t, p, "clone", f|uint64(unix.SIGCHLD)) == specs.ActAllow {
+			if seccompVerdict(t, p, "clone", f|uint64(unix.SIGCHLD)) == specs.ActAllow {
 				t.Errorf("clone with %#x is allowed", f)
 			}
 		}
 		for _, high := range []uint64{0, 1 << 32, 0xffffffff << 32} {
 			for _, family := range []uint64{afALG, afVSOCK} {
-				if judge(t, p, "socket", high|family) == specs.ActAllow {
+				if seccompVerdict(t, p, "socket", high|family) == specs.ActAllow {
 					t.Errorf("socket %#x is allowed", high|family)
 				}
 			}
 		}
 		for _, family := range []uint64{unix.AF_UNIX, unix.AF_INET, unix.AF_INET6, unix.AF_NETLINK} {
-			if judge(t, p, "socket", family) != specs.ActAllow {
+			if seccompVerdict(t, p, "socket", family) != specs.ActAllow {
 				t.Errorf("socket %d is refused", family)
 			}
 		}
@@ -109,7 +109,7 @@ func TestSeccompIoctl(t *testing.T) {
 	for _, request := range try {
 		want := !slices.Contains(deniedIoctls, request)
 		for _, high := range []uint64{0, 1 << 32, 1 << 63} {
-			if got := judge(t, p, "ioctl", 0, high|uint64(request)); (got == specs.ActAllow) != want {
+			if got := seccompVerdict(t, p, "ioctl", 0, high|uint64(request)); (got == specs.ActAllow) != want {
 				t.Errorf("request %#x: %s", high|uint64(request), got)
 			}
 		}
@@ -176,15 +176,15 @@ func checkSeccomp(t *testing.T, e *env, runtime string) {
 	if runtime == "runsc" {
 		t.Skip("it has no seccomp: the calls are its own kernel's")
 	}
-	e.sh("true", "v:/v")
+	e.runShell("true", "v:/v")
 	b, err := os.ReadFile("/proc/self/exe")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(e.path("v"), "test"), b, 0o755); err != nil {
+	if err := os.WriteFile(filepath.Join(e.volumePath("v"), "test"), b, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	c := shell(t, "", "v:/v")
+	c := shellConfig(t, "", "v:/v")
 	c.Args, c.Env, c.Runtime = []string{"/v/test"}, []string{syscallsEnv + "=1"}, runtime
 	o, err := e.run(c, "")
 	if err != nil || o.ExitCode != 0 {

@@ -13,27 +13,27 @@ import (
 	"github.com/volehq/vole"
 )
 
-// create makes a volume, and the directory of its files.
-func (e *env) create(name string, spec vole.Spec) *vole.Volume {
+// createVolume makes a volume, and the directory of its files.
+func (e *env) createVolume(name string, spec vole.Spec) *vole.Volume {
 	e.t.Helper()
-	v, err := e.store.Create(testCtx(e.t), name, spec)
+	v, err := e.store.Create(testContext(e.t), name, spec)
 	if err != nil {
 		e.t.Fatal(err)
 	}
-	a, err := v.Attach(testCtx(e.t), vole.AttachOptions{Holder: "test", HostPath: true, ReadOnly: true})
+	a, err := v.Attach(testContext(e.t), vole.AttachOptions{Holder: "test", HostPath: true, ReadOnly: true})
 	if err != nil {
 		e.t.Fatal(err)
 	}
-	if err := a.Detach(testCtx(e.t)); err != nil {
+	if err := a.Detach(testContext(e.t)); err != nil {
 		e.t.Fatal(err)
 	}
 	return v
 }
 
-// path is where a volume's files are on the host.
-func (e *env) path(name string) string {
+// volumePath is where a volume's files are on the host.
+func (e *env) volumePath(name string) string {
 	e.t.Helper()
-	v, err := e.store.Get(testCtx(e.t), name)
+	v, err := e.store.Get(testContext(e.t), name)
 	if err != nil {
 		e.t.Fatal(err)
 	}
@@ -43,7 +43,7 @@ func (e *env) path(name string) string {
 func TestModes(t *testing.T) {
 	e := anyEnv(t)
 	run := func(mount string) error {
-		_, err := e.run(shell(t, "true", mount), "")
+		_, err := e.run(shellConfig(t, "true", mount), "")
 		return err
 	}
 	if err := run("v:/v:mode=existing"); !errors.Is(err, vole.ErrNotFound) {
@@ -55,7 +55,7 @@ func TestModes(t *testing.T) {
 	if err := run("v:/v:ro,kind=disk,size=16M"); !errors.Is(err, vole.ErrNotFound) {
 		t.Errorf("read-only disk, missing: %v", err)
 	}
-	if _, err := e.store.Get(testCtx(t), "v"); !errors.Is(err, vole.ErrNotFound) {
+	if _, err := e.store.Get(testContext(t), "v"); !errors.Is(err, vole.ErrNotFound) {
 		t.Errorf("a read-only mount made a volume: %v", err)
 	}
 	if err := run("r:/v:ro,mode=ensure"); err != nil {
@@ -99,15 +99,15 @@ func TestModesInAnyOrder(t *testing.T) {
 			{"/b" + options[0], "/a" + options[1]}, {"/a" + options[1], "/b" + options[0]},
 		} {
 			volume := fmt.Sprintf("%s%d:", name, i)
-			e.sh("true", volume+mounts[0], volume+mounts[1])
+			e.runShell("true", volume+mounts[0], volume+mounts[1])
 		}
 	}
 	// What is to exist already is not what this call makes.
-	for _, c := range []Config{shell(t, "true", "x:/a:mode=existing", "x:/b"), shell(t, "true", "x:/b:mode=existing", "x:/a")} {
+	for _, c := range []Config{shellConfig(t, "true", "x:/a:mode=existing", "x:/b"), shellConfig(t, "true", "x:/b:mode=existing", "x:/a")} {
 		if _, err := e.run(c, ""); !errors.Is(err, vole.ErrNotFound) {
 			t.Errorf("%v: %v, want ErrNotFound", c.Mounts, err)
 		}
-		if _, err := e.store.Get(testCtx(t), "x"); !errors.Is(err, vole.ErrNotFound) {
+		if _, err := e.store.Get(testContext(t), "x"); !errors.Is(err, vole.ErrNotFound) {
 			t.Errorf("it was made: %v", err)
 		}
 	}
@@ -115,31 +115,31 @@ func TestModesInAnyOrder(t *testing.T) {
 
 func TestQuotaIsRefused(t *testing.T) {
 	e := anyEnv(t)
-	e.create("q", vole.Spec{Quota: vole.GiB})
-	_, err := e.run(shell(t, "true", "q:/q"), "")
+	e.createVolume("q", vole.Spec{Quota: vole.GiB})
+	_, err := e.run(shellConfig(t, "true", "q:/q"), "")
 	if !errors.Is(err, vole.ErrUnsupported) || !strings.Contains(err.Error(), "quota") {
 		t.Errorf("rw: %v", err)
 	}
-	e.sh("ls /q", "q:/q:ro")
+	e.runShell("ls /q", "q:/q:ro")
 	e.checkClean()
 }
 
 func TestRollBack(t *testing.T) {
 	e := anyEnv(t)
-	e.create("old", vole.Spec{})
-	e.sh("echo x > /old/x", "old:/old")
+	e.createVolume("old", vole.Spec{})
+	e.runShell("echo x > /old/x", "old:/old")
 	for name, c := range map[string]Config{
-		"a later volume": shell(t, "true", "new:/a", "old:/b", "gone:/c:mode=existing"),
-		"a subpath":      shell(t, "true", "new:/a", "old:/b:ro,subpath=nosuch"),
-		"the command":    {Args: []string{"nosuch"}, Mounts: shell(t, "", "new:/a", "old:/b").Mounts},
+		"a later volume": shellConfig(t, "true", "new:/a", "old:/b", "gone:/c:mode=existing"),
+		"a subpath":      shellConfig(t, "true", "new:/a", "old:/b:ro,subpath=nosuch"),
+		"the command":    {Args: []string{"nosuch"}, Mounts: shellConfig(t, "", "new:/a", "old:/b").Mounts},
 	} {
 		if _, err := e.run(c, ""); err == nil {
 			t.Errorf("%s: no error", name)
 		}
-		if _, err := e.store.Get(testCtx(t), "new"); !errors.Is(err, vole.ErrNotFound) {
+		if _, err := e.store.Get(testContext(t), "new"); !errors.Is(err, vole.ErrNotFound) {
 			t.Errorf("%s: the new volume is left: %v", name, err)
 		}
-		if got := e.sh("cat /old/x", "old:/old:ro"); got != "x\n" {
+		if got := e.runShell("cat /old/x", "old:/old:ro"); got != "x\n" {
 			t.Errorf("%s: the old volume holds %q", name, got)
 		}
 	}
@@ -159,26 +159,26 @@ func TestRollBackKeepsOthersFiles(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			e := anyEnv(t)
-			v := e.create("new", vole.Spec{})
-			if err := put(e.path("new")); err != nil {
+			v := e.createVolume("new", vole.Spec{})
+			if err := put(e.volumePath("new")); err != nil {
 				t.Fatal(err)
 			}
-			r := &supervisedSandbox{m: e.m, madeVolumes: []*vole.Volume{v}, c: shell(t, "", "other:/o", "new:/n:subpath=sub/path", "other:/n/in/it")}
-			if err := r.removeMadeVolumes(testCtx(t)); err != nil {
+			r := &supervisedSandbox{m: e.m, madeVolumes: []*vole.Volume{v}, c: shellConfig(t, "", "other:/o", "new:/n:subpath=sub/path", "other:/n/in/it")}
+			if err := r.removeMadeVolumes(testContext(t)); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := e.store.Get(testCtx(t), "new"); (name == "none") != errors.Is(err, vole.ErrNotFound) || name != "none" && err != nil {
+			if _, err := e.store.Get(testContext(t), "new"); (name == "none") != errors.Is(err, vole.ErrNotFound) || name != "none" && err != nil {
 				t.Errorf("the volume: %v", err)
 			}
 		})
 	}
 	e := anyEnv(t)
-	c := Config{Args: []string{"nosuch"}, Mounts: shell(t, "", "new:/n:subpath=sub/path", "new2:/n/in/it", "new2:/m/deep").Mounts}
+	c := Config{Args: []string{"nosuch"}, Mounts: shellConfig(t, "", "new:/n:subpath=sub/path", "new2:/n/in/it", "new2:/m/deep").Mounts}
 	if _, err := e.run(c, ""); err == nil {
 		t.Error("it ran")
 	}
 	for _, name := range []string{"new", "new2"} {
-		if _, err := e.store.Get(testCtx(t), name); !errors.Is(err, vole.ErrNotFound) {
+		if _, err := e.store.Get(testContext(t), name); !errors.Is(err, vole.ErrNotFound) {
 			t.Errorf("%s is left: %v", name, err)
 		}
 	}
@@ -186,13 +186,13 @@ func TestRollBackKeepsOthersFiles(t *testing.T) {
 
 func TestParentsBeforeChildren(t *testing.T) {
 	eachRuntime(t, func(t *testing.T, e *env, runtime string) {
-		c := shell(t, "echo c > /x/y/z/f; echo b > /x/y/f; echo a > /x/f", "c:/x/y/z", "a:/x", "b:/x/y")
+		c := shellConfig(t, "echo c > /x/y/z/f; echo b > /x/y/f; echo a > /x/f", "c:/x/y/z", "a:/x", "b:/x/y")
 		c.Runtime = runtime
 		if o, err := e.run(c, ""); err != nil || o.ExitCode != 0 {
 			t.Fatalf("%+v, %v", o, err)
 		}
 		for _, name := range []string{"a", "b", "c"} {
-			if b, err := os.ReadFile(filepath.Join(e.path(name), "f")); err != nil || string(b) != name+"\n" {
+			if b, err := os.ReadFile(filepath.Join(e.volumePath(name), "f")); err != nil || string(b) != name+"\n" {
 				t.Errorf("volume %s: %q, %v", name, b, err)
 			}
 		}
@@ -203,13 +203,13 @@ func TestGuestPaths(t *testing.T) {
 	eachRuntime(t, func(t *testing.T, e *env, runtime string) {
 		for _, p := range []string{"/data", "/a/b/c", "/usr/local/share/vole-test/x", "/etc/vole-test", "/opt", "/root/.cache",
 			"/tmp", "/tmp/x", "/var/lib/thing", "/home/user", "/run/thing", "/lib/vole-test"} {
-			c := shell(t, "echo x > "+p+"/file && ls /usr/bin/env /etc/passwd > /dev/null", "v:"+p)
+			c := shellConfig(t, "echo x > "+p+"/file && ls /usr/bin/env /etc/passwd > /dev/null", "v:"+p)
 			c.Runtime = runtime
 			if o, err := e.run(c, ""); err != nil || o.ExitCode != 0 {
 				t.Errorf("%s: %+v, %v", p, o, err)
 				continue
 			}
-			if err := os.Remove(filepath.Join(e.path("v"), "file")); err != nil {
+			if err := os.Remove(filepath.Join(e.volumePath("v"), "file")); err != nil {
 				t.Errorf("%s: %v", p, err)
 			}
 		}
@@ -223,8 +223,8 @@ func TestGuestPaths(t *testing.T) {
 
 func TestMountFlags(t *testing.T) {
 	eachRuntime(t, func(t *testing.T, e *env, runtime string) {
-		e.create("v", vole.Spec{})
-		dir := e.path("v")
+		e.createVolume("v", vole.Spec{})
+		dir := e.volumePath("v")
 		for name, mode := range map[string]os.FileMode{"suid": 0o755 | os.ModeSetuid, "prog": 0o755} {
 			b, err := os.ReadFile("/usr/bin/id")
 			if err != nil {
@@ -244,14 +244,14 @@ func TestMountFlags(t *testing.T) {
 			if runtime == "runsc" && strings.HasPrefix(opt, "no") && opt != "noexec" {
 				continue // its mounts file does not show them
 			}
-			c := shell(t, script, "v:/v:"+opt)
+			c := shellConfig(t, script, "v:/v:"+opt)
 			c.Runtime = runtime
 			if o, err := e.run(c, ""); err != nil || o.ExitCode != 0 {
 				t.Errorf("%s: %+v, %v", opt, o, err)
 			}
 		}
 		// The same volume, for reading at one place and for writing at another.
-		c := shell(t, "touch /w/y && ! touch /r/z 2>/dev/null && ls /r/y", "v:/w", "v:/r:ro")
+		c := shellConfig(t, "touch /w/y && ! touch /r/z 2>/dev/null && ls /r/y", "v:/w", "v:/r:ro")
 		c.Runtime = runtime
 		if o, err := e.run(c, ""); err != nil || o.ExitCode != 0 {
 			t.Errorf("twice: %+v, %v", o, err)
@@ -261,8 +261,8 @@ func TestMountFlags(t *testing.T) {
 
 func TestSubpath(t *testing.T) {
 	e := anyEnv(t)
-	e.create("v", vole.Spec{})
-	dir := e.path("v")
+	e.createVolume("v", vole.Spec{})
+	dir := e.volumePath("v")
 	other := filepath.Join(e.home, "secret")
 	for _, err := range []error{
 		os.Mkdir(other, 0o755), os.WriteFile(filepath.Join(other, "s"), nil, 0o644),
@@ -275,13 +275,13 @@ func TestSubpath(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if got := e.sh("cat /v/f", "v:/v:ro,subpath=a/b"); got != "deep\n" {
+	if got := e.runShell("cat /v/f", "v:/v:ro,subpath=a/b"); got != "deep\n" {
 		t.Errorf("%q", got)
 	}
-	if got := e.sh("cat /v/f", "v:/v:ro,subpath=in/b"); got != "deep\n" {
+	if got := e.runShell("cat /v/f", "v:/v:ro,subpath=in/b"); got != "deep\n" {
 		t.Errorf("through a link inside: %q", got)
 	}
-	e.sh("echo n > /v/f", "v:/v:subpath=new/dir")
+	e.runShell("echo n > /v/f", "v:/v:subpath=new/dir")
 	if b, err := os.ReadFile(filepath.Join(dir, "new/dir/f")); err != nil || string(b) != "n\n" {
 		t.Errorf("made: %q, %v", b, err)
 	}
@@ -289,11 +289,11 @@ func TestSubpath(t *testing.T) {
 		"up": vole.ErrPathEscape, "abs": vole.ErrPathEscape, "etc": vole.ErrPathEscape, "abs/x": vole.ErrPathEscape,
 		"dangling": vole.ErrPathEscape, "dangling/x": vole.ErrPathEscape, "loop": vole.ErrLoop, "a/b/f": vole.ErrNotDir,
 	} {
-		if _, err := e.run(shell(t, "ls /v", "v:/v:subpath="+sub), ""); !errors.Is(err, kind) {
+		if _, err := e.run(shellConfig(t, "ls /v", "v:/v:subpath="+sub), ""); !errors.Is(err, kind) {
 			t.Errorf("%s: %v, want %v", sub, err, kind)
 		}
 	}
-	if _, err := e.run(shell(t, "true", "v:/v:ro,subpath=missing"), ""); !errors.Is(err, vole.ErrNotExist) {
+	if _, err := e.run(shellConfig(t, "true", "v:/v:ro,subpath=missing"), ""); !errors.Is(err, vole.ErrNotExist) {
 		t.Errorf("missing, ro: %v", err)
 	}
 	if _, err := os.Lstat(filepath.Join(filepath.Dir(dir), "nosuch")); err == nil {
@@ -304,8 +304,8 @@ func TestSubpath(t *testing.T) {
 // A link that is swapped while the mount is made must never lead outside.
 func TestSubpathRace(t *testing.T) {
 	e := anyEnv(t)
-	e.create("v", vole.Spec{})
-	dir := e.path("v")
+	e.createVolume("v", vole.Spec{})
+	dir := e.volumePath("v")
 	outside := filepath.Join(e.home, "outside")
 	if err := errors.Join(os.Mkdir(outside, 0o755), os.WriteFile(filepath.Join(outside, "secret"), nil, 0o644), os.Mkdir(filepath.Join(dir, "d"), 0o755)); err != nil {
 		t.Fatal(err)
@@ -323,7 +323,7 @@ func TestSubpathRace(t *testing.T) {
 	}()
 	for range 40 {
 		var out bytes.Buffer
-		_, err := e.m.Run(testCtx(t), shell(t, "ls /v", "v:/v:subpath=d"), IO{Stdout: &out})
+		_, err := e.m.Run(testContext(t), shellConfig(t, "ls /v", "v:/v:subpath=d"), IO{Stdout: &out})
 		if err == nil && strings.Contains(out.String(), "secret") {
 			t.Fatal("the sandbox saw what is outside the volume")
 		}
@@ -334,25 +334,25 @@ func TestSubpathRace(t *testing.T) {
 
 func TestRemovalIsRefusedWhileAttached(t *testing.T) {
 	e := anyEnv(t)
-	c := shell(t, "sleep 60", "v:/v")
+	c := shellConfig(t, "sleep 60", "v:/v")
 	c.Name = "holder"
-	i, err := e.m.Start(testCtx(t), c)
+	i, err := e.m.Start(testContext(t), c)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := e.store.Remove(testCtx(t), "v"); !errors.Is(err, vole.ErrInUse) || !strings.Contains(err.Error(), "sandbox holder") {
+	if err := e.store.Remove(testContext(t), "v"); !errors.Is(err, vole.ErrInUse) || !strings.Contains(err.Error(), "sandbox holder") {
 		t.Errorf("remove: %v", err)
 	}
-	if err := e.m.Pause(testCtx(t), i.Name); err != nil {
+	if err := e.m.Pause(testContext(t), i.Name); err != nil {
 		t.Error(err)
 	}
-	if err := e.store.Remove(testCtx(t), "v"); !errors.Is(err, vole.ErrInUse) {
+	if err := e.store.Remove(testContext(t), "v"); !errors.Is(err, vole.ErrInUse) {
 		t.Errorf("remove, paused: %v", err)
 	}
-	if err := e.m.Stop(testCtx(t), i.Name, 0); err != nil {
+	if err := e.m.Stop(testContext(t), i.Name, 0); err != nil {
 		t.Error(err)
 	}
-	if err := e.store.Remove(testCtx(t), "v"); err != nil {
+	if err := e.store.Remove(testContext(t), "v"); err != nil {
 		t.Errorf("remove, stopped: %v", err)
 	}
 	e.checkClean()

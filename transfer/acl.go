@@ -32,6 +32,7 @@ const (
 	maxACL = 4096 // entries
 )
 
+// aclEntry is one entry of an access list; perm is a mask of 4 (read), 2 and 1 (execute).
 type aclEntry struct {
 	tag, perm uint16
 	id        uint32

@@ -69,7 +69,7 @@ func Decompress(r io.Reader) (io.Reader, error) {
 	buffered := bufio.NewReaderSize(src, copyBuf)
 	magic, err := peekMagicBytes(buffered)
 	for err == nil && isSkippableFrame(magic) {
-		if err = skipSkippableFrame(buffered); err == nil {
+		if err = discardFrame(buffered); err == nil {
 			magic, err = peekMagicBytes(buffered)
 		}
 	}
@@ -155,8 +155,8 @@ func peekMagicBytes(b *bufio.Reader) ([]byte, error) {
 	return magic, err
 }
 
-// skipSkippableFrame reads past a skippable frame: its magic, its length, and so many bytes.
-func skipSkippableFrame(b *bufio.Reader) error {
+// discardFrame reads past a skippable frame: its magic, its length, and so many bytes.
+func discardFrame(b *bufio.Reader) error {
 	var head [8]byte
 	_, err := io.ReadFull(b, head[:])
 	if err == nil {

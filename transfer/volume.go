@@ -18,6 +18,7 @@ import (
 // into it is best in batch mode: at the end of a copy all is made durable at once.
 func Volume(fsys *vole.FS) Tree { return volume{fsys} }
 
+// volume implements Tree.
 type volume struct{ f *vole.FS }
 
 func (v volume) newSource() source              { return newVolumeSource(v.f) }
@@ -34,6 +35,7 @@ type volumeSource struct {
 	within []enteredDir
 }
 
+// enteredDir is a directory that the walk is in.
 type enteredDir struct {
 	path string
 	ino  uint64

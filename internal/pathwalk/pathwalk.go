@@ -72,6 +72,7 @@ func (w *Walker[N]) Walk(root N, p string) ([]N, error) {
 	return nodes, nil
 }
 
+// entry is a node on the way from the root to where a walk is.
 type entry[N any] struct {
 	node N
 	kind Kind

@@ -23,9 +23,10 @@ import (
 type archive struct {
 	f          *os.File
 	members    map[string]memberRange
-	incomplete bool // there are more members than parts has
+	incomplete bool // more members than members has
 }
 
+// memberRange is where the content of a member is in the archive, in bytes.
 type memberRange struct {
 	off, size int64
 	link      string // of a link: the member it stands for

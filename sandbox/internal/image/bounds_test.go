@@ -50,17 +50,17 @@ func indexOf(t *testing.T, b []byte) *archive {
 // but always those by which an image is told.
 func TestIndexIsBounded(t *testing.T) {
 	long := strings.Repeat("x", 500_000)
-	a := indexOf(t, makeTar(t, ent{name: long + ".json", data: "1"}, ent{name: "l.json", data: long, kind: tar.TypeSymlink},
-		ent{name: "h.json", data: long, kind: tar.TypeLink}, ent{name: "blobs/" + long, data: "1"}))
+	a := indexOf(t, makeTar(t, tarEntry{name: long + ".json", data: "1"}, tarEntry{name: "l.json", data: long, kind: tar.TypeSymlink},
+		tarEntry{name: "h.json", data: long, kind: tar.TypeLink}, tarEntry{name: "blobs/" + long, data: "1"}))
 	if len(a.members) != 0 {
 		t.Errorf("%d members are remembered", len(a.members))
 	}
 
-	var ents []ent
+	var ents []tarEntry
 	for i := range maxMembers + 1 {
-		ents = append(ents, ent{name: fmt.Sprintf("blobs/sha256/%d", i), kind: tar.TypeReg})
+		ents = append(ents, tarEntry{name: fmt.Sprintf("blobs/sha256/%d", i), kind: tar.TypeReg})
 	}
-	ents = append(ents, ent{name: "manifest.json", data: `[{"Config":"c.json","Layers":[]}]`}, ent{name: "c.json", data: "{}"})
+	ents = append(ents, tarEntry{name: "manifest.json", data: `[{"Config":"c.json","Layers":[]}]`}, tarEntry{name: "c.json", data: "{}"})
 	a = indexOf(t, makeTar(t, ents...))
 	if len(a.members) > maxMembers+3 || !a.hasMember("manifest.json") {
 		t.Errorf("%d members are remembered, manifest.json: %v", len(a.members), a.hasMember("manifest.json"))
@@ -72,22 +72,22 @@ func TestIndexIsBounded(t *testing.T) {
 
 // TestLayersAreBounded names one layer many times.
 func TestLayersAreBounded(t *testing.T) {
-	layer := makeTar(t, ent{name: "a", data: "1"})
+	layer := makeTar(t, tarEntry{name: "a", data: "1"})
 	many := make([][]byte, MaxLayers+1)
 	for i := range many {
 		many[i] = layer
 	}
-	if _, _, err := unpack(t, dockerSave(t, many...), Options{}); !errors.Is(err, vole.ErrUnsupported) {
+	if _, _, err := unpackBytes(t, dockerSave(t, many...), Options{}); !errors.Is(err, vole.ErrUnsupported) {
 		t.Errorf("%d layers: %v, want ErrUnsupported", len(many), err)
 	}
-	padded := append(makeTar(t, ent{name: "a", data: "1"}), make([]byte, 300<<10)...)
+	padded := append(makeTar(t, tarEntry{name: "a", data: "1"}), make([]byte, 300<<10)...)
 	for n, want := range map[int]error{3: nil, 4: vole.ErrNoSpace} {
 		layers := make([][]byte, n)
 		for i := range layers {
 			layers[i] = padded
 		}
-		b := oci(t, gz, layers...)
-		if _, _, err := unpack(t, b, Options{Limits: Limits{Bytes: 1 << 20}, OS: "linux", Arch: "amd64"}); !errors.Is(err, want) || want == nil && err != nil {
+		b := ociArchive(t, packGzip, layers...)
+		if _, _, err := unpackBytes(t, b, Options{Limits: Limits{Bytes: 1 << 20}, OS: "linux", Arch: "amd64"}); !errors.Is(err, want) || want == nil && err != nil {
 			t.Errorf("%d layers with much padding: %v, want %v", n, err, want)
 		}
 	}
@@ -96,13 +96,13 @@ func TestLayersAreBounded(t *testing.T) {
 // TestPathsAreBounded has deep paths, and parents that no entry names.
 func TestPathsAreBounded(t *testing.T) {
 	deep := strings.Repeat("d/", 256)
-	if _, _, err := unpack(t, makeTar(t, ent{name: deep + "f", data: "1"}), Options{}); !errors.Is(err, vole.ErrUnsupported) {
+	if _, _, err := unpackBytes(t, makeTar(t, tarEntry{name: deep + "f", data: "1"}), Options{}); !errors.Is(err, vole.ErrUnsupported) {
 		t.Errorf("a deep path: %v, want ErrUnsupported", err)
 	}
-	if _, _, err := unpack(t, makeTar(t, ent{name: "a/b/c/d/f", data: "1"}), Options{Limits: Limits{Entries: 4}}); !errors.Is(err, vole.ErrNoSpace) {
+	if _, _, err := unpackBytes(t, makeTar(t, tarEntry{name: "a/b/c/d/f", data: "1"}), Options{Limits: Limits{Entries: 4}}); !errors.Is(err, vole.ErrNoSpace) {
 		t.Errorf("parents beyond the limit: %v, want ErrNoSpace", err)
 	}
-	if _, _, err := unpack(t, makeTar(t, ent{name: "a/b/c/d/f", data: "1"}), Options{Limits: Limits{Entries: 5}}); err != nil {
+	if _, _, err := unpackBytes(t, makeTar(t, tarEntry{name: "a/b/c/d/f", data: "1"}), Options{Limits: Limits{Entries: 5}}); err != nil {
 		t.Errorf("as many entries as allowed: %v", err)
 	}
 }

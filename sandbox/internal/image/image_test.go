@@ -22,14 +22,14 @@ import (
 	"github.com/volehq/vole"
 )
 
-// ent is an entry of a tar file: "name" with content, or what kind says.
-type ent struct {
+// tarEntry is an entry of a tar file: "name" with content, or what kind says.
+type tarEntry struct {
 	name, data string
 	kind       byte // 0: regular, or a directory when the name ends in "/"
 	mode       int64
 }
 
-func makeTar(t testing.TB, ents ...ent) []byte {
+func makeTar(t testing.TB, ents ...tarEntry) []byte {
 	t.Helper()
 	var buf bytes.Buffer
 	w := tar.NewWriter(&buf)
@@ -61,7 +61,7 @@ func makeTar(t testing.TB, ents ...ent) []byte {
 	return buf.Bytes()
 }
 
-func gz(t testing.TB, b []byte) []byte {
+func packGzip(t testing.TB, b []byte) []byte {
 	var buf bytes.Buffer
 	w := gzip.NewWriter(&buf)
 	if _, err := w.Write(b); err != nil {
@@ -73,7 +73,7 @@ func gz(t testing.TB, b []byte) []byte {
 	return buf.Bytes()
 }
 
-func zst(t testing.TB, b []byte) []byte {
+func packZstd(t testing.TB, b []byte) []byte {
 	w, err := zstd.NewWriter(nil)
 	if err != nil {
 		t.Fatal(err)
@@ -105,21 +105,21 @@ func configOf(t testing.TB, layers ...[]byte) string {
 
 func dockerSave(t testing.TB, layers ...[]byte) []byte {
 	cfg := configOf(t, layers...)
-	ents := []ent{{name: "cfg.json", data: cfg}}
+	ents := []tarEntry{{name: "cfg.json", data: cfg}}
 	var names []string
 	for i, l := range layers {
 		names = append(names, fmt.Sprintf("l%d/layer.tar", i))
-		ents = append(ents, ent{name: names[i], data: string(l)})
+		ents = append(ents, tarEntry{name: names[i], data: string(l)})
 	}
 	m := mustJSON(t, []map[string]any{{"Config": "cfg.json", "Layers": names, "RepoTags": []string{"x:1"}}})
-	return makeTar(t, append(ents, ent{name: "manifest.json", data: m})...)
+	return makeTar(t, append(ents, tarEntry{name: "manifest.json", data: m})...)
 }
 
-// oci makes an OCI archive, with layers packed by pack, behind a nested index.
-func oci(t testing.TB, pack func(testing.TB, []byte) []byte, layers ...[]byte) []byte {
-	ents := []ent{{name: "oci-layout", data: `{"imageLayoutVersion":"1.0.0"}`}}
+// ociArchive makes an OCI archive, with layers packed by pack, behind a nested index.
+func ociArchive(t testing.TB, pack func(testing.TB, []byte) []byte, layers ...[]byte) []byte {
+	ents := []tarEntry{{name: "oci-layout", data: `{"imageLayoutVersion":"1.0.0"}`}}
 	blob := func(s string) map[string]any {
-		ents = append(ents, ent{name: "blobs/sha256/" + strings.TrimPrefix(digest([]byte(s)), "sha256:"), data: s})
+		ents = append(ents, tarEntry{name: "blobs/sha256/" + strings.TrimPrefix(digest([]byte(s)), "sha256:"), data: s})
 		return map[string]any{"mediaType": "x", "digest": digest([]byte(s)), "size": len(s)}
 	}
 	var list []any
@@ -130,10 +130,10 @@ func oci(t testing.TB, pack func(testing.TB, []byte) []byte, layers ...[]byte) [
 	m["platform"] = map[string]string{"os": "linux", "architecture": "amd64"}
 	other := map[string]any{"digest": digest(nil), "platform": map[string]string{"os": "windows", "architecture": "amd64"}}
 	inner := blob(mustJSON(t, map[string]any{"manifests": []any{other, m}}))
-	return makeTar(t, append(ents, ent{name: "index.json", data: mustJSON(t, map[string]any{"manifests": []any{inner}})})...)
+	return makeTar(t, append(ents, tarEntry{name: "index.json", data: mustJSON(t, map[string]any{"manifests": []any{inner}})})...)
 }
 
-func unpack(t testing.TB, b []byte, opts Options) (string, Config, error) {
+func unpackBytes(t testing.TB, b []byte, opts Options) (string, Config, error) {
 	t.Helper()
 	dir := t.TempDir()
 	file, root := filepath.Join(dir, "image.tar"), filepath.Join(dir, "outer", "root")
@@ -151,8 +151,8 @@ func unpack(t testing.TB, b []byte, opts Options) (string, Config, error) {
 	return root, cfg, err
 }
 
-// tree lists what is in a directory: "name=content", "name->target" or "name/".
-func tree(t testing.TB, root string) []string {
+// listTree lists what is in a directory: "name=content", "name->target" or "name/".
+func listTree(t testing.TB, root string) []string {
 	t.Helper()
 	var list []string
 	err := filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
@@ -185,24 +185,24 @@ func tree(t testing.TB, root string) []string {
 	return list
 }
 
-func plainPack(_ testing.TB, b []byte) []byte { return b }
+func packNothing(_ testing.TB, b []byte) []byte { return b }
 
 func TestFormats(t *testing.T) {
-	l1 := makeTar(t, ent{name: "./"}, ent{name: "./etc/"}, ent{name: "./etc/a", data: "1"}, ent{name: "bin", data: "usr/bin", kind: tar.TypeSymlink},
-		ent{name: "usr/bin/sh", data: "sh"})
-	l2 := makeTar(t, ent{name: "etc/b", data: "2"}, ent{name: "bin/ls", data: "ls"})
+	l1 := makeTar(t, tarEntry{name: "./"}, tarEntry{name: "./etc/"}, tarEntry{name: "./etc/a", data: "1"}, tarEntry{name: "bin", data: "usr/bin", kind: tar.TypeSymlink},
+		tarEntry{name: "usr/bin/sh", data: "sh"})
+	l2 := makeTar(t, tarEntry{name: "etc/b", data: "2"}, tarEntry{name: "bin/ls", data: "ls"})
 	want := []string{"bin->usr/bin", "etc/", "etc/a=1", "etc/b=2", "usr/", "usr/bin/", "usr/bin/ls=ls", "usr/bin/sh=sh"}
 	for name, b := range map[string][]byte{
-		"docker save": dockerSave(t, l1, l2), "docker save, gzip": gz(t, dockerSave(t, l1, l2)),
+		"docker save": dockerSave(t, l1, l2), "docker save, gzip": packGzip(t, dockerSave(t, l1, l2)),
 		"docker save, gzip layers": dockerSaveGz(t, l1, l2),
-		"oci":                      oci(t, plainPack, l1, l2), "oci, gzip": oci(t, gz, l1, l2), "oci, zstd": zst(t, oci(t, zst, l1, l2)),
+		"oci":                      ociArchive(t, packNothing, l1, l2), "oci, gzip": ociArchive(t, packGzip, l1, l2), "oci, zstd": packZstd(t, ociArchive(t, packZstd, l1, l2)),
 	} {
-		root, cfg, err := unpack(t, b, Options{})
+		root, cfg, err := unpackBytes(t, b, Options{})
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
-		if got := tree(t, root); !slices.Equal(got, want) {
+		if got := listTree(t, root); !slices.Equal(got, want) {
 			t.Errorf("%s: %v, want %v", name, got, want)
 		}
 		if cfg.WorkingDir != "/w" || cfg.User != "u" || !slices.Equal(cfg.Env, []string{"A=1"}) ||
@@ -210,58 +210,58 @@ func TestFormats(t *testing.T) {
 			t.Errorf("%s: %+v", name, cfg)
 		}
 	}
-	for name, b := range map[string][]byte{"plain": l1, "gzip": gz(t, l1), "zstd": zst(t, l1)} {
-		root, _, err := unpack(t, b, Options{})
+	for name, b := range map[string][]byte{"plain": l1, "gzip": packGzip(t, l1), "zstd": packZstd(t, l1)} {
+		root, _, err := unpackBytes(t, b, Options{})
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
-		} else if got := tree(t, root); len(got) != 6 {
+		} else if got := listTree(t, root); len(got) != 6 {
 			t.Errorf("%s: %v", name, got)
 		}
 	}
 }
 
 func dockerSaveGz(t testing.TB, layers ...[]byte) []byte {
-	ents := []ent{{name: "cfg.json", data: configOf(t, layers...)}}
+	ents := []tarEntry{{name: "cfg.json", data: configOf(t, layers...)}}
 	var names []string
 	for i, l := range layers {
 		names = append(names, fmt.Sprintf("l%d.tar", i))
-		ents = append(ents, ent{name: names[i], data: string(gz(t, l))})
+		ents = append(ents, tarEntry{name: names[i], data: string(packGzip(t, l))})
 	}
 	m := mustJSON(t, []map[string]any{{"Config": "cfg.json", "Layers": names}})
-	return makeTar(t, append(ents, ent{name: "manifest.json", data: m})...)
+	return makeTar(t, append(ents, tarEntry{name: "manifest.json", data: m})...)
 }
 
 func TestWhiteouts(t *testing.T) {
-	l1 := makeTar(t, ent{name: "a/x", data: "1"}, ent{name: "a/y", data: "1"}, ent{name: "b/x", data: "1"}, ent{name: "b/d/z", data: "1"},
-		ent{name: "c/x", data: "1"}, ent{name: "f", data: "1"}, ent{name: "g/"}, ent{name: "g/h", data: "1"})
-	l2 := makeTar(t, ent{name: "a/.wh.x"}, ent{name: "b/new", data: "2"}, ent{name: "b/d/kept", data: "2"}, ent{name: "b/.wh..wh..opq"},
-		ent{name: ".wh.c"}, ent{name: ".wh.nosuch"}, ent{name: "f/"}, ent{name: "f/i", data: "2"}, ent{name: "g", data: "2"})
-	root, _, err := unpack(t, dockerSave(t, l1, l2), Options{})
+	l1 := makeTar(t, tarEntry{name: "a/x", data: "1"}, tarEntry{name: "a/y", data: "1"}, tarEntry{name: "b/x", data: "1"}, tarEntry{name: "b/d/z", data: "1"},
+		tarEntry{name: "c/x", data: "1"}, tarEntry{name: "f", data: "1"}, tarEntry{name: "g/"}, tarEntry{name: "g/h", data: "1"})
+	l2 := makeTar(t, tarEntry{name: "a/.wh.x"}, tarEntry{name: "b/new", data: "2"}, tarEntry{name: "b/d/kept", data: "2"}, tarEntry{name: "b/.wh..wh..opq"},
+		tarEntry{name: ".wh.c"}, tarEntry{name: ".wh.nosuch"}, tarEntry{name: "f/"}, tarEntry{name: "f/i", data: "2"}, tarEntry{name: "g", data: "2"})
+	root, _, err := unpackBytes(t, dockerSave(t, l1, l2), Options{})
 	want := []string{"a/", "a/y=1", "b/", "b/d/", "b/d/kept=2", "b/new=2", "f/", "f/i=2", "g=2"}
-	if got := tree(t, root); err != nil || !slices.Equal(got, want) {
+	if got := listTree(t, root); err != nil || !slices.Equal(got, want) {
 		t.Errorf("%v, %v; want %v", got, err, want)
 	}
 	// In a plain root file system such names are names.
-	root, _, err = unpack(t, makeTar(t, ent{name: ".wh.a", data: "1"}, ent{name: "a", data: "1"}), Options{})
-	if got := tree(t, root); err != nil || len(got) != 2 {
+	root, _, err = unpackBytes(t, makeTar(t, tarEntry{name: ".wh.a", data: "1"}, tarEntry{name: "a", data: "1"}), Options{})
+	if got := listTree(t, root); err != nil || len(got) != 2 {
 		t.Errorf("%v, %v", got, err)
 	}
 }
 
 // What comes after an entry that replaces a link goes where the link no longer leads.
 func TestReplacedLink(t *testing.T) {
-	b := makeTar(t, ent{name: "a/"}, ent{name: "l", data: "a", kind: tar.TypeSymlink}, ent{name: "l/x", data: "1"}, ent{name: "l/"}, ent{name: "l/y", data: "2"})
-	root, _, err := unpack(t, b, Options{})
+	b := makeTar(t, tarEntry{name: "a/"}, tarEntry{name: "l", data: "a", kind: tar.TypeSymlink}, tarEntry{name: "l/x", data: "1"}, tarEntry{name: "l/"}, tarEntry{name: "l/y", data: "2"})
+	root, _, err := unpackBytes(t, b, Options{})
 	want := []string{"a/", "a/x=1", "l/", "l/y=2"}
-	if got := tree(t, root); err != nil || !slices.Equal(got, want) {
+	if got := listTree(t, root); err != nil || !slices.Equal(got, want) {
 		t.Errorf("%v, %v; want %v", got, err, want)
 	}
 }
 
 func TestModes(t *testing.T) {
-	b := makeTar(t, ent{name: "d/", mode: 0o555}, ent{name: "d/f", data: "x", mode: 0o4711}, ent{name: "tmp/", mode: 0o1777},
-		ent{name: "closed/", mode: 0o700}, ent{name: "p", kind: tar.TypeFifo, mode: 0o600}, ent{name: "dev", kind: tar.TypeChar}, ent{name: "hard", data: "d/f", kind: tar.TypeLink})
-	root, _, err := unpack(t, b, Options{Chown: os.Geteuid() == 0})
+	b := makeTar(t, tarEntry{name: "d/", mode: 0o555}, tarEntry{name: "d/f", data: "x", mode: 0o4711}, tarEntry{name: "tmp/", mode: 0o1777},
+		tarEntry{name: "closed/", mode: 0o700}, tarEntry{name: "p", kind: tar.TypeFifo, mode: 0o600}, tarEntry{name: "dev", kind: tar.TypeChar}, tarEntry{name: "hard", data: "d/f", kind: tar.TypeLink})
+	root, _, err := unpackBytes(t, b, Options{Chown: os.Geteuid() == 0})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -292,7 +292,7 @@ func TestEscapes(t *testing.T) {
 	}
 	deep := strings.Repeat("../", 12) + strings.TrimPrefix(victim, "/")
 	dir := strings.Repeat("../", 12) + strings.TrimPrefix(outside, "/")
-	for name, ents := range map[string][]ent{
+	for name, ents := range map[string][]tarEntry{
 		"dots":                     {{name: deep, data: "evil"}},
 		"dots within":              {{name: "a/" + deep, data: "evil"}},
 		"absolute":                 {{name: victim, data: "evil"}},
@@ -311,7 +311,7 @@ func TestEscapes(t *testing.T) {
 		"pipe":                     {{name: "l", data: outside, kind: tar.TypeSymlink}, {name: "l/pipe", kind: tar.TypeFifo}},
 	} {
 		for form, b := range map[string][]byte{"plain": makeTar(t, ents...), "docker": dockerSave(t, makeTar(t, ents...))} {
-			_, _, err := unpack(t, b, Options{Chown: os.Geteuid() == 0})
+			_, _, err := unpackBytes(t, b, Options{Chown: os.Geteuid() == 0})
 			t.Logf("%s, %s: %v", name, form, err)
 			if strings.Contains(name, "dots") && form == "docker" && err == nil {
 				t.Errorf("%s, %s: no error", name, form)
@@ -327,7 +327,7 @@ func TestEscapes(t *testing.T) {
 }
 
 func TestCorrupt(t *testing.T) {
-	layer := makeTar(t, ent{name: "a", data: strings.Repeat("x", 5000)})
+	layer := makeTar(t, tarEntry{name: "a", data: strings.Repeat("x", 5000)})
 	good := dockerSave(t, layer)
 	flip := func(b []byte, old, new string) []byte { return bytes.Replace(b, []byte(old), []byte(new), 1) }
 	cfg := configOf(t, layer)
@@ -336,24 +336,24 @@ func TestCorrupt(t *testing.T) {
 		"text":             []byte(strings.Repeat("hello world ", 200)),
 		"cut":              layer[:2000],
 		"cut archive":      good[:3000],
-		"gzip, cut":        gz(t, layer)[:40],
+		"gzip, cut":        packGzip(t, layer)[:40],
 		"gzip, header":     {0x1f, 0x8b, 0, 0, 0, 0},
-		"zstd, cut":        zst(t, layer)[:20],
+		"zstd, cut":        packZstd(t, layer)[:20],
 		"zstd, garbage":    append([]byte{0x28, 0xb5, 0x2f, 0xfd}, bytes.Repeat([]byte{0xff}, 64)...),
 		"layer changed":    flip(good, "xxxx", "yyyy"),
-		"layer is missing": makeTar(t, ent{name: "manifest.json", data: `[{"Config":"c.json","Layers":["no/layer.tar"]}]`}, ent{name: "c.json", data: cfg}),
-		"no diff ids":      makeTar(t, ent{name: "manifest.json", data: `[{"Config":"c.json","Layers":["l.tar"]}]`}, ent{name: "c.json", data: "{}"}, ent{name: "l.tar", data: string(layer)}),
-		"link loop":        makeTar(t, ent{name: "manifest.json", data: `[{"Config":"c.json","Layers":["l.tar"]}]`}, ent{name: "c.json", data: cfg}, ent{name: "l.tar", data: "l.tar", kind: tar.TypeSymlink}),
-		"config not JSON":  makeTar(t, ent{name: "manifest.json", data: `[{"Config":"c.json","Layers":[]}]`}, ent{name: "c.json", data: "<x>"}),
-		"oci, index":       makeTar(t, ent{name: "oci-layout", data: "{}"}, ent{name: "index.json", data: "]"}),
-		"oci, digest":      makeTar(t, ent{name: "oci-layout", data: "{}"}, ent{name: "index.json", data: `{"manifests":[{"digest":"sha256:../../x"}]}`}),
-		"oci, blob":        flip(oci(t, plainPack, layer), "xxxx", "yyyy"),
+		"layer is missing": makeTar(t, tarEntry{name: "manifest.json", data: `[{"Config":"c.json","Layers":["no/layer.tar"]}]`}, tarEntry{name: "c.json", data: cfg}),
+		"no diff ids":      makeTar(t, tarEntry{name: "manifest.json", data: `[{"Config":"c.json","Layers":["l.tar"]}]`}, tarEntry{name: "c.json", data: "{}"}, tarEntry{name: "l.tar", data: string(layer)}),
+		"link loop":        makeTar(t, tarEntry{name: "manifest.json", data: `[{"Config":"c.json","Layers":["l.tar"]}]`}, tarEntry{name: "c.json", data: cfg}, tarEntry{name: "l.tar", data: "l.tar", kind: tar.TypeSymlink}),
+		"config not JSON":  makeTar(t, tarEntry{name: "manifest.json", data: `[{"Config":"c.json","Layers":[]}]`}, tarEntry{name: "c.json", data: "<x>"}),
+		"oci, index":       makeTar(t, tarEntry{name: "oci-layout", data: "{}"}, tarEntry{name: "index.json", data: "]"}),
+		"oci, digest":      makeTar(t, tarEntry{name: "oci-layout", data: "{}"}, tarEntry{name: "index.json", data: `{"manifests":[{"digest":"sha256:../../x"}]}`}),
+		"oci, blob":        flip(ociArchive(t, packNothing, layer), "xxxx", "yyyy"),
 	} {
-		if _, _, err := unpack(t, b, Options{}); !errors.Is(err, vole.ErrCorrupt) {
+		if _, _, err := unpackBytes(t, b, Options{}); !errors.Is(err, vole.ErrCorrupt) {
 			t.Errorf("%s: %v, want ErrCorrupt", name, err)
 		}
 	}
-	if _, _, err := unpack(t, makeTar(t, ent{name: "oci-layout", data: "{}"}, ent{name: "index.json",
+	if _, _, err := unpackBytes(t, makeTar(t, tarEntry{name: "oci-layout", data: "{}"}, tarEntry{name: "index.json",
 		data: `{"manifests":[{"digest":"sha256:00","platform":{"os":"plan9","architecture":"amd64"}}]}`}), Options{}); !errors.Is(err, vole.ErrUnsupported) {
 		t.Errorf("another platform: %v", err)
 	}
@@ -364,7 +364,7 @@ func TestHoles(t *testing.T) {
 	const size = 64 << 20
 	data := make([]byte, size)
 	copy(data[10<<20:], "in the middle")
-	dir, _, err := unpack(t, makeTar(t, ent{name: "big", data: string(data)}, ent{name: "empty", data: ""}, ent{name: "small", data: "small"}), Options{})
+	dir, _, err := unpackBytes(t, makeTar(t, tarEntry{name: "big", data: string(data)}, tarEntry{name: "empty", data: ""}, tarEntry{name: "small", data: "small"}), Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -384,10 +384,10 @@ func TestHoles(t *testing.T) {
 }
 
 func TestLimits(t *testing.T) {
-	big := makeTar(t, ent{name: "a", data: strings.Repeat("x", 1<<20)}, ent{name: "b", data: "1"}, ent{name: "c", data: "1"})
+	big := makeTar(t, tarEntry{name: "a", data: strings.Repeat("x", 1<<20)}, tarEntry{name: "b", data: "1"}, tarEntry{name: "c", data: "1"})
 	for name, l := range map[string]Limits{"bytes": {Bytes: 1 << 19}, "entries": {Entries: 2}} {
-		for form, b := range map[string][]byte{"plain": big, "gzip": gz(t, big), "docker": dockerSave(t, big), "oci, zstd": oci(t, zst, big)} {
-			if _, _, err := unpack(t, b, Options{Limits: l}); !errors.Is(err, vole.ErrNoSpace) && !(form == "docker" && errors.Is(err, vole.ErrCorrupt)) {
+		for form, b := range map[string][]byte{"plain": big, "gzip": packGzip(t, big), "docker": dockerSave(t, big), "oci, zstd": ociArchive(t, packZstd, big)} {
+			if _, _, err := unpackBytes(t, b, Options{Limits: l}); !errors.Is(err, vole.ErrNoSpace) && !(form == "docker" && errors.Is(err, vole.ErrCorrupt)) {
 				t.Errorf("%s, %s: %v, want ErrNoSpace", name, form, err)
 			}
 		}
@@ -404,13 +404,13 @@ func TestLimits(t *testing.T) {
 }
 
 func FuzzUnpack(f *testing.F) {
-	l := makeTar(f, ent{name: "a/"}, ent{name: "a/b", data: "1"}, ent{name: "l", data: "/a", kind: tar.TypeSymlink}, ent{name: "l/c", data: "2"})
-	w := makeTar(f, ent{name: "a/.wh.b"}, ent{name: "l/.wh..wh..opq"}, ent{name: "h", data: "l/c", kind: tar.TypeLink})
+	l := makeTar(f, tarEntry{name: "a/"}, tarEntry{name: "a/b", data: "1"}, tarEntry{name: "l", data: "/a", kind: tar.TypeSymlink}, tarEntry{name: "l/c", data: "2"})
+	w := makeTar(f, tarEntry{name: "a/.wh.b"}, tarEntry{name: "l/.wh..wh..opq"}, tarEntry{name: "h", data: "l/c", kind: tar.TypeLink})
 	f.Add(l)
 	f.Add(dockerSave(f, l, w))
-	f.Add(oci(f, gz, l))
-	f.Add(gz(f, l))
+	f.Add(ociArchive(f, packGzip, l))
+	f.Add(packGzip(f, l))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		_, _, _ = unpack(t, b, Options{Limits: Limits{Bytes: 1 << 20, Entries: 1000}}) // it checks what is beside the root
+		_, _, _ = unpackBytes(t, b, Options{Limits: Limits{Bytes: 1 << 20, Entries: 1000}}) // it checks what is beside the root
 	})
 }

@@ -45,11 +45,11 @@ func blobOf(dir string, b []byte) string {
 }
 
 func TestLayout(t *testing.T) {
-	l1, l2 := makeTar(t, ent{name: "etc/a", data: "1"}), makeTar(t, ent{name: "etc/b", data: "2"})
+	l1, l2 := makeTar(t, tarEntry{name: "etc/a", data: "1"}), makeTar(t, tarEntry{name: "etc/b", data: "2"})
 	want := []string{"etc/", "etc/a=1", "etc/b=2"}
-	for name, pack := range map[string]func(testing.TB, []byte) []byte{"plain": plainPack, "gzip": gz, "zstd": zst} {
-		root, cfg, err := unpackDir(t, layoutOf(t, oci(t, pack, l1, l2)), Options{})
-		if got := tree(t, root); err != nil || !slices.Equal(got, want) || cfg.WorkingDir != "/w" {
+	for name, pack := range map[string]func(testing.TB, []byte) []byte{"plain": packNothing, "gzip": packGzip, "zstd": packZstd} {
+		root, cfg, err := unpackDir(t, layoutOf(t, ociArchive(t, pack, l1, l2)), Options{})
+		if got := listTree(t, root); err != nil || !slices.Equal(got, want) || cfg.WorkingDir != "/w" {
 			t.Errorf("%s: %v, %+v, %v", name, got, cfg, err)
 		}
 	}
@@ -60,18 +60,18 @@ func TestLayout(t *testing.T) {
 
 // A layout that holds several images gives the one of a digest.
 func TestLayoutByDigest(t *testing.T) {
-	layer := makeTar(t, ent{name: "a", data: "1"})
-	dir := layoutOf(t, oci(t, gz, layer))
+	layer := makeTar(t, tarEntry{name: "a", data: "1"})
+	dir := layoutOf(t, ociArchive(t, packGzip, layer))
 	cfg := []byte(configOf(t, layer))
 	m := []byte(mustJSON(t, map[string]any{
 		"config": map[string]any{"digest": digest(cfg), "size": len(cfg)},
-		"layers": []any{map[string]any{"digest": digest(gz(t, layer)), "size": len(gz(t, layer))}},
+		"layers": []any{map[string]any{"digest": digest(packGzip(t, layer)), "size": len(packGzip(t, layer))}},
 	}))
 	if err := errors.Join(os.WriteFile(blobOf(dir, m), m, 0o600), os.Remove(filepath.Join(dir, "index.json"))); err != nil {
 		t.Fatal(err)
 	}
 	root, _, err := unpackDir(t, dir, Options{Digest: digest(m)})
-	if got := tree(t, root); err != nil || !slices.Equal(got, []string{"a=1"}) {
+	if got := listTree(t, root); err != nil || !slices.Equal(got, []string{"a=1"}) {
 		t.Errorf("%v, %v", got, err)
 	}
 	for _, d := range []string{digest(nil), "sha256:../../x", "x", "md5:d41d8cd98f00b204e9800998ecf8427e"} {
@@ -83,9 +83,9 @@ func TestLayoutByDigest(t *testing.T) {
 
 // Blobs are what their digest and size say, in archives and in directories.
 func TestBlobsAreVerified(t *testing.T) {
-	layer := makeTar(t, ent{name: "a", data: strings.Repeat("x", 5000)})
-	packed := gz(t, layer)
-	other := gz(t, makeTar(t, ent{name: "a", data: "evil"}))
+	layer := makeTar(t, tarEntry{name: "a", data: strings.Repeat("x", 5000)})
+	packed := packGzip(t, layer)
+	other := packGzip(t, makeTar(t, tarEntry{name: "a", data: "evil"}))
 	for name, spoil := range map[string]func(file string) error{
 		"other content":  func(file string) error { return os.WriteFile(file, other, 0o600) },
 		"content behind": func(file string) error { return os.WriteFile(file, append(slices.Clone(packed), 'x'), 0o600) },
@@ -97,7 +97,7 @@ func TestBlobsAreVerified(t *testing.T) {
 		"a pipe":      func(file string) error { return errors.Join(os.Remove(file), syscall.Mkfifo(file, 0o600)) },
 		"a directory": func(file string) error { return errors.Join(os.Remove(file), os.Mkdir(file, 0o700)) },
 	} {
-		dir := layoutOf(t, oci(t, gz, layer))
+		dir := layoutOf(t, ociArchive(t, packGzip, layer))
 		if err := spoil(blobOf(dir, packed)); err != nil {
 			t.Fatal(err)
 		}
@@ -106,7 +106,7 @@ func TestBlobsAreVerified(t *testing.T) {
 		}
 	}
 	// A link that leads out of the layout is not followed.
-	dir := layoutOf(t, oci(t, gz, layer))
+	dir := layoutOf(t, ociArchive(t, packGzip, layer))
 	outside := filepath.Join(t.TempDir(), "blob")
 	if err := errors.Join(os.Rename(blobOf(dir, packed), outside), os.Symlink(outside, blobOf(dir, packed))); err != nil {
 		t.Fatal(err)
@@ -115,9 +115,9 @@ func TestBlobsAreVerified(t *testing.T) {
 		t.Error("a blob outside the layout was read")
 	}
 	// Sizes that are stated are those of the members of an archive, too.
-	b := oci(t, plainPack, layer)
+	b := ociArchive(t, packNothing, layer)
 	wrong := bytes.Replace(b, []byte(`"size":`), []byte(`"siz_":`), 1)
-	if _, _, err := unpack(t, wrong, Options{}); !errors.Is(err, vole.ErrCorrupt) {
+	if _, _, err := unpackBytes(t, wrong, Options{}); !errors.Is(err, vole.ErrCorrupt) {
 		t.Errorf("no size: %v, want ErrCorrupt", err)
 	}
 }
@@ -125,8 +125,8 @@ func TestBlobsAreVerified(t *testing.T) {
 // TestJSONIsBounded refuses lists whose values take far more memory than their bytes.
 func TestJSONIsBounded(t *testing.T) {
 	many := `{"manifests":[{}` + strings.Repeat(",{}", maxValues+1) + `]}`
-	b := makeTar(t, ent{name: "oci-layout", data: "{}"}, ent{name: "index.json", data: many})
-	if _, _, err := unpack(t, b, Options{}); !errors.Is(err, vole.ErrCorrupt) || !strings.Contains(err.Error(), "values") {
+	b := makeTar(t, tarEntry{name: "oci-layout", data: "{}"}, tarEntry{name: "index.json", data: many})
+	if _, _, err := unpackBytes(t, b, Options{}); !errors.Is(err, vole.ErrCorrupt) || !strings.Contains(err.Error(), "values") {
 		t.Errorf("%d values: %v", maxValues, err)
 	}
 }

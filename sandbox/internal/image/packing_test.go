@@ -26,20 +26,20 @@ func TestBzip2(t *testing.T) {
 		}
 		return out
 	}
-	layer := makeTar(t, ent{name: "a/b", data: "1"})
+	layer := makeTar(t, tarEntry{name: "a/b", data: "1"})
 	for name, b := range map[string][]byte{
-		"plain": bz(t, layer), "docker save": bz(t, dockerSave(t, layer)), "oci, layers": oci(t, bz, layer), "oci, all": bz(t, oci(t, bz, layer)),
+		"plain": bz(t, layer), "docker save": bz(t, dockerSave(t, layer)), "oci, layers": ociArchive(t, bz, layer), "oci, all": bz(t, ociArchive(t, bz, layer)),
 	} {
-		root, _, err := unpack(t, b, Options{})
-		if got := tree(t, root); err != nil || !slices.Equal(got, []string{"a/", "a/b=1"}) {
+		root, _, err := unpackBytes(t, b, Options{})
+		if got := listTree(t, root); err != nil || !slices.Equal(got, []string{"a/", "a/b=1"}) {
 			t.Errorf("%s: %v, %v", name, got, err)
 		}
 	}
 	cut := bz(t, layer)
-	if _, _, err := unpack(t, cut[:len(cut)-8], Options{}); !errors.Is(err, vole.ErrCorrupt) {
+	if _, _, err := unpackBytes(t, cut[:len(cut)-8], Options{}); !errors.Is(err, vole.ErrCorrupt) {
 		t.Errorf("cut: %v, want ErrCorrupt", err)
 	}
-	if _, _, err := unpack(t, bz(t, make([]byte, 1<<20)), Options{Limits: Limits{Bytes: 1 << 19}}); !errors.Is(err, vole.ErrNoSpace) {
+	if _, _, err := unpackBytes(t, bz(t, make([]byte, 1<<20)), Options{Limits: Limits{Bytes: 1 << 19}}); !errors.Is(err, vole.ErrNoSpace) {
 		t.Errorf("zeros beyond the limit: %v, want ErrNoSpace", err)
 	}
 }
@@ -57,15 +57,15 @@ func TestSparseEntries(t *testing.T) {
 		}
 		return bytes.ReplaceAll(buf.Bytes(), []byte("VLE."), []byte("GNU.")) // which Go does not write
 	}
-	root, _, err := unpack(t, sparse("10", "4,3"), Options{})
-	if got := tree(t, root); err != nil || !slices.Equal(got, []string{"real=\x00\x00\x00\x00abc\x00\x00\x00"}) {
+	root, _, err := unpackBytes(t, sparse("10", "4,3"), Options{})
+	if got := listTree(t, root); err != nil || !slices.Equal(got, []string{"real=\x00\x00\x00\x00abc\x00\x00\x00"}) {
 		t.Errorf("%q, %v", got, err)
 	}
-	if _, _, err := unpack(t, sparse("1000000000000", "4,3"), Options{}); !errors.Is(err, vole.ErrNoSpace) {
+	if _, _, err := unpackBytes(t, sparse("1000000000000", "4,3"), Options{}); !errors.Is(err, vole.ErrNoSpace) {
 		t.Errorf("a file that claims a terabyte: %v, want ErrNoSpace", err)
 	}
 	for _, ranges := range []string{"8,3", "4,4", "-4,3", "x,3"} {
-		if _, _, err := unpack(t, dockerSave(t, sparse("10", ranges)), Options{}); !errors.Is(err, vole.ErrCorrupt) {
+		if _, _, err := unpackBytes(t, dockerSave(t, sparse("10", ranges)), Options{}); !errors.Is(err, vole.ErrCorrupt) {
 			t.Errorf("ranges %s: %v, want ErrCorrupt", ranges, err)
 		}
 	}

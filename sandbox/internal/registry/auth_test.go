@@ -41,7 +41,7 @@ func dockerConfig(t *testing.T, v any) {
 
 const secret = "correct-horse"
 
-func login(password string) string {
+func basicLogin(password string) string {
 	return base64.StdEncoding.EncodeToString([]byte("me:" + password))
 }
 
@@ -81,8 +81,8 @@ func TestLogins(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Setenv("PATH", helper+":"+os.Getenv("PATH"))
-	good := map[string]any{"auths": map[string]any{h.addr: map[string]string{"auth": login(secret)}}}
-	wrong := map[string]any{"auths": map[string]any{h.addr: map[string]string{"auth": login("wrong-" + secret)}}}
+	good := map[string]any{"auths": map[string]any{h.addr: map[string]string{"auth": basicLogin(secret)}}}
+	wrong := map[string]any{"auths": map[string]any{h.addr: map[string]string{"auth": basicLogin("wrong-" + secret)}}}
 	helped := map[string]any{"credHelpers": map[string]string{h.addr: "voletest"}}
 	for what, tt := range map[string]struct {
 		answer answer
@@ -107,7 +107,7 @@ func TestLogins(t *testing.T) {
 			if !errors.Is(err, vole.ErrPermission) || !strings.Contains(err.Error(), "docker login") {
 				t.Errorf("%v, want ErrPermission and how to log in", err)
 			}
-			if err != nil && (strings.Contains(err.Error(), secret) || strings.Contains(err.Error(), login("wrong-"+secret))) {
+			if err != nil && (strings.Contains(err.Error(), secret) || strings.Contains(err.Error(), basicLogin("wrong-"+secret))) {
 				t.Errorf("the error tells the password: %v", err)
 			}
 		})
@@ -119,7 +119,7 @@ func TestLogins(t *testing.T) {
 func TestRedirect(t *testing.T) {
 	h := newHost(t)
 	h.push("x:1", randomImage(t, 1000, 1))
-	dockerConfig(t, map[string]any{"auths": map[string]any{h.addr: map[string]string{"auth": login(secret)}}})
+	dockerConfig(t, map[string]any{"auths": map[string]any{h.addr: map[string]string{"auth": basicLogin(secret)}}})
 	var asked, told atomic.Int64
 	store := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		asked.Add(1)
