@@ -69,7 +69,7 @@ func eachRuntime(t *testing.T, fn func(t *testing.T, e *env, runtime string)) {
 	}
 }
 
-// anyRuntime runs fn with the first runtime that works.
+// anyEnv runs fn with the first runtime that works.
 func anyEnv(t *testing.T) *env {
 	t.Helper()
 	e := newEnv(t)

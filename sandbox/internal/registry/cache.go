@@ -145,7 +145,7 @@ func (c *Cache) readIndex() v1.IndexManifest {
 	return index
 }
 
-// bufferManifest reads the manifest of an image in the cache.
+// readManifest reads the manifest of an image in the cache.
 func (c *Cache) readManifest(d v1.Descriptor) (*v1.Manifest, error) {
 	b, err := c.readBounded(blobPath(d.Digest))
 	if err != nil {
