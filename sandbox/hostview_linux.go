@@ -301,11 +301,11 @@ func (v *hostView) copyPublicFiles(src, dst string) error {
 		case mode.IsDir():
 			return os.Mkdir(target, 0o755)
 		case mode&fs.ModeSymlink != 0:
-			target, err := os.Readlink(p)
+			linked, err := os.Readlink(p)
 			if err != nil {
 				return nil
 			}
-			return os.Symlink(target, target)
+			return os.Symlink(linked, target)
 		case !mode.IsRegular() || mode&0o004 == 0 || info.Size() > min(maxCopyFile, maxCopyAll-v.copiedBytes):
 			return nil
 		}
