@@ -177,7 +177,7 @@ func (m *objectCheck) reportStrayOrg() error {
 		Detail: fmt.Sprintf("%d objects of %d bytes are of an organisation that is missing; they stay, as the database may be an old one", count, bytes)})
 }
 
-// blobRow is what is compared with an object.
+// blobRow holds the columns of a blob that are compared with its object.
 type blobRow struct {
 	id   []byte
 	size int64

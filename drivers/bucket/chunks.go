@@ -107,8 +107,8 @@ func (tx *volumeTx) punchHoles(ino int64, holes ...byteRange) (freed int64, err 
 	return freed, nil
 }
 
-// punchChunk takes ranges out of one chunk: it is replaced by chunks for what is left of it.
-// It returns how many bytes are gone.
+// punchChunk removes ranges from one chunk: chunks for the remaining parts replace it. It
+// returns how many bytes are gone.
 func (tx *volumeTx) punchChunk(ino int64, r chunkRow, holes []byteRange) (freed int64) {
 	tx.queueExec(`DELETE FROM chunks WHERE vol = $1 AND ino = $2 AND pos = $3`, tx.vol, ino, r.pos)
 	keep := func(pos, end int64) {

@@ -119,7 +119,7 @@ func inlineChunk(pos int64, data []byte) newChunk {
 	return newChunk{pos, n, &newBlob{id: newID(), size: n, data: data}, 0}
 }
 
-// flushAndTruncate sets the size, after committing what was written before.
+// flushAndTruncate commits the bytes that were written before, then sets the size.
 func (o *openInode) flushAndTruncate(ctx context.Context, fsys *volumeFS, size int64) error {
 	if size < 0 {
 		return negativeError(size)

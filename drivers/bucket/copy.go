@@ -53,8 +53,8 @@ func (tx *volumeTx) linkLeadsTo(link string, ino int64) bool {
 	return err == nil && target.node != nil && target.node.ino == ino
 }
 
-// copyFile copies a file, link or special file, with its times, attributes and chunks, over
-// what is at dst.
+// copyFile copies a file, link or special file, with its times, attributes and chunks, to dst,
+// where it replaces an existing one.
 func (tx *volumeTx) copyFile(src *inode, dst *resolved) {
 	n := *src
 	n.nlink = 1

@@ -82,8 +82,8 @@ func (ns *Namespace) Export(ctx context.Context, opts ExportOptions) (ExportResu
 	return res, err
 }
 
-// orgsToExport returns the organisation of a name, or all, and the database's time: what was
-// committed before it will be in the export.
+// orgsToExport returns the organisation of a name, or all, and the database's time: everything
+// that was committed before it will be in the export.
 func (ns *Namespace) orgsToExport(ctx context.Context, name string) (begin int64, list []orgRow, err error) {
 	var found bool
 	err = ns.db.runQueries(ctx, selectOne(&found, []any{&begin}, `SELECT {now}`),

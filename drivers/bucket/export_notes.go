@@ -44,8 +44,8 @@ func (ns *Namespace) recordExporter(ctx context.Context) error {
 	})
 }
 
-// sweepAwaitsExport reports whether the sweeper must keep what was freed since the last
-// complete export of its organisation.
+// sweepAwaitsExport reports whether the sweeper must keep the blobs that were freed since the
+// last complete export of their organisation.
 func (ns *Namespace) sweepAwaitsExport(ctx context.Context) (yes bool, err error) {
 	if ns.opts.Export > 0 {
 		return true, nil

@@ -15,8 +15,8 @@ type inodeKey struct {
 }
 
 // openInode is what all handles of this process on one file share: the bytes that are written
-// and not committed yet, and what is known of the committed ones. So each handle sees at once
-// what another has written. Other processes see it after Sync or Close.
+// and not committed yet, and the known extents of the committed ones. So each handle sees at
+// once what another has written. Other processes see it after Sync or Close.
 //
 // Lock order: handle.mu or commitMu, then Backend.mu, then mu.
 type openInode struct {
@@ -175,7 +175,7 @@ func (b *Backend) reapAtLastRelease(vol []byte, ino int64) bool {
 // reapOrphanFile deletes the inode of a file that has no name. If the file has been opened
 // again, through a handle that was still closing, the last release does it.
 func (b *Backend) reapOrphanFile(ctx context.Context, fsys *volumeFS, ino int64) error {
-	// Not under the rights of f, which may have ended: the removal itself was committed.
+	// Not under the rights of fsys, which may have ended: the removal itself was committed.
 	maintenance := b.maintenanceFS(fsys.vol)
 	for {
 		open := false

@@ -12,7 +12,7 @@ import (
 	"github.com/volehq/vole/internal/budget"
 )
 
-// extent is a chunk with what is needed to read and check its bytes.
+// extent is a chunk with the data needed to read and check its bytes.
 type extent struct {
 	pos, len int64
 	blob     []byte

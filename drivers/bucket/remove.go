@@ -133,8 +133,8 @@ type reapedEntry struct {
 
 func (e *reapedEntry) scanDest() []any { return append(e.inode.scanDest(), &e.name) }
 
-// selectReapRoots selects what is to be removed in a volume ($1): orphans that no session
-// holds, and the directories of session $3. Files of that session are open in it.
+// selectReapRoots selects the inodes to remove in a volume ($1): orphans that no session
+// holds, and the directories of session $3. The files of that session are open in it.
 const selectReapRoots = `SELECT ` + inodeCols + ` FROM orphans r JOIN inodes i ON i.vol = r.vol AND i.ino = r.ino
 	WHERE r.vol = $1 AND (r.session IS NULL OR r.session = $3 AND i.mode BETWEEN 16384 AND 20479) ORDER BY r.ino LIMIT CAST($2 AS INTEGER)`
 

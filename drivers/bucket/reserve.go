@@ -91,7 +91,7 @@ func (reserve *orgReserve) lock(ctx context.Context) error {
 
 func (reserve *orgReserve) unlock() { <-reserve.busy }
 
-// isFresh reports whether what is in reserve is young enough to be used.
+// isFresh reports whether the registrations in reserve are young enough to be used.
 func (reserve *orgReserve) isFresh(grace time.Duration) bool {
 	age := time.Since(reserve.oldestAt)
 	return age >= 0 && age <= min(reserveLife, grace/4)

@@ -162,7 +162,7 @@ func (fsys *volumeFS) Lstat(ctx context.Context, path string) (driver.Entry, err
 	return fsys.statPath(ctx, path, resolveMode{})
 }
 
-// statPath describes what is at a path.
+// statPath describes the inode at a path.
 func (fsys *volumeFS) statPath(ctx context.Context, path string, mode resolveMode) (driver.Entry, error) {
 	target, err := fsys.mustResolve(ctx, path, mode)
 	if err != nil {

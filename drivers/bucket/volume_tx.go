@@ -85,8 +85,9 @@ func (b *Backend) runVolumeTx(ctx context.Context, fsys *volumeFS, paths []strin
 	}
 }
 
-// lockAndAuthorize locks the volume's row, looks paths up, and checks that f may change the
-// volume: it exists, f's attachment is alive, and no other attachment is the exclusive writer.
+// lockAndAuthorize locks the volume's row, looks paths up, and checks that fsys may change the
+// volume: it exists, the attachment of fsys is alive, and no other attachment is the exclusive
+// writer.
 func (tx *volumeTx) lockAndAuthorize(fsys *volumeFS, paths []string) error {
 	tx.walker = pathWalker{vol: tx.vol, run: tx.runQueries, lookupPath: tx.b.ns.db.lookupPath, prefetched: map[string][]inode{}}
 	tx.maintenance = fsys.maintenance
@@ -236,8 +237,8 @@ func (tx *volumeTx) touchDirectory(ino, subdirs int64) {
 // touchedDir is a directory whose entries a transaction changes.
 type touchedDir struct{ ino, subdirs int64 }
 
-// makeMissingParents creates the directories that are missing on the way to p, and returns the
-// directory of its last name.
+// makeMissingParents creates the directories that are missing on the way to target, and
+// returns the directory of its last name.
 func (tx *volumeTx) makeMissingParents(target *resolved, perm int64) *inode {
 	dir := &target.parent
 	for _, name := range target.missingDirs {
@@ -271,8 +272,8 @@ func (tx *volumeTx) checkEmptyDir(dir int64) error {
 	return err
 }
 
-// unlinkResolved removes the name that p leads to, of a file or of an empty directory, and
-// with the last name the inode.
+// unlinkResolved removes the name that target stands for, of a file or of an empty directory,
+// and with the last name the inode.
 func (tx *volumeTx) unlinkResolved(target *resolved) {
 	tx.removeDirent(target.parent.ino, target.name)
 	if target.node.isDir() {

@@ -77,7 +77,7 @@ func (fsys *volumeFS) precheckQuota(ctx context.Context, path string, size int64
 	return nil
 }
 
-// replaceFile replaces what is at path by a new file of chunks.
+// replaceFile replaces the file at path by a new one of chunks.
 func (tx *volumeTx) replaceFile(path string, size int64, parts []newChunk, opts driver.WriteOptions) error {
 	target, err := tx.walker.resolve(path, resolveMode{allowMissingParents: true})
 	if err != nil {
@@ -107,8 +107,8 @@ func (tx *volumeTx) replaceFile(path string, size int64, parts []newChunk, opts 
 	return nil
 }
 
-// replaceInode creates n under the name of p, in place of what is there, and creates missing
-// parents.
+// replaceInode creates n under the name of target, in place of the inode that has it, and
+// creates missing parents.
 func (tx *volumeTx) replaceInode(target *resolved, n *inode) {
 	dir := tx.makeMissingParents(target, 0o755)
 	if target.node == nil {

@@ -90,9 +90,9 @@ func sameWriteRights(a, b *volumeFS) bool {
 	return string(a.attachment) == string(b.attachment) && a.opts.Batch == b.opts.Batch
 }
 
-// flushBeforeWrite flushes what is dirty before f changes the file. If another FS wrote it and
-// has lost the right to commit it, f is not to blame: the bytes are dropped, the handles of
-// that FS report it, and f goes on.
+// flushBeforeWrite flushes the dirty bytes before fsys changes the file. If another FS wrote
+// them and has lost the right to commit them, fsys is not to blame: the bytes are dropped, the
+// handles of that FS report it, and fsys goes on.
 func (o *openInode) flushBeforeWrite(ctx context.Context, fsys *volumeFS) error {
 	o.mu.Lock()
 	byAnother := o.dirtyFS != nil && !sameWriteRights(o.dirtyFS, fsys)
@@ -329,7 +329,7 @@ func (b *Backend) syncVolume(ctx context.Context, vol []byte) error {
 	return errors.Join(errs...)
 }
 
-// discardVolumeDirty drops what was written to a volume that has been removed.
+// discardVolumeDirty drops the dirty bytes of a volume that has been removed.
 func (b *Backend) discardVolumeDirty(vol []byte) {
 	for _, o := range b.acquireDirtyInodes(vol) {
 		o.discardDirtyAsLost(driver.ErrNotFound)

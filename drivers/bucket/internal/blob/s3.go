@@ -103,8 +103,8 @@ func (o S3Options) withDefaults() S3Options {
 	return o
 }
 
-// s3Store implements Store. The client makes each request once. This package decides what is
-// repeated, and what a failure means.
+// s3Store implements Store. The client makes each request once. This package decides which
+// requests are repeated, and what a failure means.
 type s3Store struct {
 	opts      S3Options
 	secure    bool

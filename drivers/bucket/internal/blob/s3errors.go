@@ -96,8 +96,8 @@ func isTLSFailure(err error) bool {
 	return errors.As(err, &verify) || errors.As(err, &header) || errors.As(err, &authority) || errors.As(err, &host)
 }
 
-// mayHaveTakenEffect reports a failure after which the service may have done what was asked,
-// or may still do it.
+// mayHaveTakenEffect reports a failure after which the request may have taken effect, or may
+// still do so.
 func mayHaveTakenEffect(err error) bool {
 	if response, ok := serviceResponse(err); ok {
 		return response.StatusCode >= 500 && response.StatusCode != http.StatusNotImplemented && response.StatusCode != http.StatusInsufficientStorage
