@@ -108,17 +108,17 @@ func (b *Budget) Used() int64 {
 	return b.used
 }
 
-// checkRoom reports whether n bytes fit. If they do not, own says whether the share is the
+// hasRoomFor reports whether n bytes fit. If they do not, own says whether the share is the
 // reason. The caller holds mu, here and below.
-func (s *Share) checkRoom(c Class, n int64) (ok, own bool) {
+func (s *Share) hasRoomFor(c Class, n int64) (ok, own bool) {
 	if s.used+n > c.classLimit(s.budget.maxShareBytes) {
 		return false, true
 	}
 	return s.used+n <= s.budget.shareFloor() || s.budget.used+n <= c.classLimit(s.budget.maxBytes), false
 }
 
-// addUsed counts n bytes on both levels.
-func (s *Share) addUsed(n int64) {
+// addUsedBytes counts n bytes on both levels.
+func (s *Share) addUsedBytes(n int64) {
 	s.used += n
 	s.budget.used += n
 }
@@ -165,10 +165,10 @@ func (s *Share) abandonWait(c Class, w *waiter, err error) error {
 		if x != w {
 			continue
 		}
-		_, own := s.checkRoom(c, w.bytes)
+		_, own := s.hasRoomFor(c, w.bytes)
 		s.queue[c] = append(s.queue[c][:i:i], s.queue[c][i+1:]...)
 		if len(s.queue[c]) == 0 {
-			b.removeTurn(c, s)
+			b.removeFromTurns(c, s)
 		}
 		b.grantWaiters() // waiters behind it may need less
 		if err == nil {
@@ -177,7 +177,7 @@ func (s *Share) abandonWait(c Class, w *waiter, err error) error {
 		return err
 	}
 	if err != nil {
-		s.giveBack(w.bytes)
+		s.returnBytes(w.bytes)
 	}
 	return err
 }
@@ -189,13 +189,13 @@ func (s *Share) takeIfFree(c Class, n int64) bool {
 		return false
 	}
 	for _, first := range s.budget.turns[c] {
-		if ok, own := first.checkRoom(c, first.queue[c][0].bytes); !ok && !own && s.used+n > s.budget.shareFloor() {
+		if ok, own := first.hasRoomFor(c, first.queue[c][0].bytes); !ok && !own && s.used+n > s.budget.shareFloor() {
 			return false // it waits for bytes of the server
 		}
 	}
-	ok, _ := s.checkRoom(c, n)
+	ok, _ := s.hasRoomFor(c, n)
 	if ok {
-		s.addUsed(n)
+		s.addUsedBytes(n)
 	}
 	return ok
 }
@@ -214,7 +214,7 @@ func (s *Share) Try(c Class, n int64) bool {
 func (s *Share) Refusal(c Class, n int64) error {
 	s.budget.mu.Lock()
 	defer s.budget.mu.Unlock()
-	_, own := s.checkRoom(c, n)
+	_, own := s.hasRoomFor(c, n)
 	return &Error{Own: own}
 }
 
@@ -237,12 +237,12 @@ func (s *Share) Release(n int64) {
 	}
 	s.budget.mu.Lock()
 	defer s.budget.mu.Unlock()
-	s.giveBack(n)
+	s.returnBytes(n)
 }
 
-// giveBack returns n bytes and serves waiters.
-func (s *Share) giveBack(n int64) {
-	s.addUsed(-n)
+// returnBytes returns n bytes and serves waiters.
+func (s *Share) returnBytes(n int64) {
+	s.addUsedBytes(-n)
 	if s.used < 0 {
 		panic("budget: more was released than taken")
 	}
@@ -263,17 +263,17 @@ func (b *Budget) grantWaiters() {
 func (b *Budget) grantNextWaiter(c Class) bool {
 	for _, s := range b.turns[c] {
 		w := s.queue[c][0]
-		ok, own := s.checkRoom(c, w.bytes)
+		ok, own := s.hasRoomFor(c, w.bytes)
 		if own {
 			continue // its waiters hold up nobody else
 		}
 		if !ok {
 			return false // it is next
 		}
-		s.addUsed(w.bytes)
+		s.addUsedBytes(w.bytes)
 		close(w.granted)
 		s.queue[c] = s.queue[c][1:]
-		b.removeTurn(c, s)
+		b.removeFromTurns(c, s)
 		if len(s.queue[c]) > 0 {
 			b.turns[c] = append(b.turns[c], s)
 		}
@@ -282,8 +282,8 @@ func (b *Budget) grantNextWaiter(c Class) bool {
 	return false
 }
 
-// removeTurn takes a share out of turns.
-func (b *Budget) removeTurn(c Class, s *Share) {
+// removeFromTurns takes a share out of turns.
+func (b *Budget) removeFromTurns(c Class, s *Share) {
 	list := b.turns[c][:0:0]
 	for _, x := range b.turns[c] {
 		if x != s {

@@ -12,13 +12,13 @@ import (
 	"github.com/volehq/vole/server/internal/core"
 )
 
-// readFile answers with the content of a file, or with the ranges that the request asks for.
-func readFile(w http.ResponseWriter, r *core.Request) error {
+// readContent answers with the content of a file, or with the ranges that the request asks for.
+func readContent(w http.ResponseWriter, r *core.Request) error {
 	path, err := pathParameter(r, lenientQuery(r))
 	if err != nil {
 		return err
 	}
-	return withFS(r, true, func(f *vole.FS) error {
+	return withVolumeFS(r, true, func(f *vole.FS) error {
 		h, err := f.Open(r.Context(), path, vole.OpenOptions{})
 		// SDKs expect status 400 for a directory.
 		if errors.Is(err, vole.ErrIsDir) {
@@ -42,16 +42,16 @@ func readFile(w http.ResponseWriter, r *core.Request) error {
 	})
 }
 
-// writeFile replaces a file by the body, atomically; a new owner is set right after that. With
+// writeContent replaces a file by the body, atomically; a new owner is set right after that. With
 // force it replaces an existing file and makes missing parents, which get the same owner.
-func writeFile(w http.ResponseWriter, r *core.Request) error {
+func writeContent(w http.ResponseWriter, r *core.Request) error {
 	q := lenientQuery(r)
 	force, m := q.Bool("force"), parseMetadata(q)
 	name, err := pathParameter(r, q)
 	if err != nil {
 		return err
 	}
-	return withFS(r, false, func(f *vole.FS) error {
+	return withVolumeFS(r, false, func(f *vole.FS) error {
 		missingParent, err := checkWritable(r.Context(), f, name, force)
 		if err != nil {
 			return err

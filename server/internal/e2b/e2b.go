@@ -41,14 +41,14 @@ func Dialect() *core.Dialect {
 // contentRoutes are the routes of files, which need a volume token.
 func contentRoutes() []*core.Route {
 	const v = contentPath + "{volume}"
-	get := &core.Route{Method: "GET", Path: v + "/file", Name: "readFile", Scope: accounts.Read, Stream: true, Handle: readFile}
-	put := &core.Route{Method: "PUT", Path: v + "/file", Name: "writeFile", Scope: accounts.Write, Changes: true, Stream: true, MaxBody: -1, Handle: writeFile}
+	get := &core.Route{Method: "GET", Path: v + "/file", Name: "readFile", Scope: accounts.Read, Stream: true, Handle: readContent}
+	put := &core.Route{Method: "PUT", Path: v + "/file", Name: "writeFile", Scope: accounts.Write, Changes: true, Stream: true, MaxBody: -1, Handle: writeContent}
 	// On large trees these two take long.
 	list := &core.Route{Method: "GET", Path: v + "/dir", Name: "listEntries", Scope: accounts.Read, Stream: true, Handle: listEntries}
 	remove := &core.Route{Method: "DELETE", Path: v + "/path", Name: "removeFile", Scope: accounts.Write, Changes: true, Stream: true, Handle: removePath}
 	routes := []*core.Route{
 		get, put, list, remove,
-		{Method: "POST", Path: v + "/dir", Name: "mkdir", Scope: accounts.Write, Changes: true, Handle: makeDir},
+		{Method: "POST", Path: v + "/dir", Name: "mkdir", Scope: accounts.Write, Changes: true, Handle: makeDirectory},
 		{Method: "GET", Path: v + "/path", Name: "stat", Scope: accounts.Read, Handle: statPath},
 		{Method: "PATCH", Path: v + "/path", Name: "setMetadata", Scope: accounts.Write, Changes: true, Handle: setMetadata},
 	}
@@ -76,8 +76,8 @@ func writeError(w http.ResponseWriter, r *core.Request, err error) {
 	}{status, message})
 }
 
-// withFS calls fn with the files of the volume of the token.
-func withFS(r *core.Request, readOnly bool, fn func(f *vole.FS) error) error {
+// withVolumeFS calls fn with the files of the volume of the token.
+func withVolumeFS(r *core.Request, readOnly bool, fn func(f *vole.FS) error) error {
 	id := r.PathValue("volume")
 	// Checked first: WithFS also resolves names, and would tell by its error which exist.
 	if !r.Caller.Sees(id) {

@@ -76,7 +76,7 @@ func listEntries(w http.ResponseWriter, r *core.Request) error {
 	if err != nil {
 		return err
 	}
-	return withFS(r, true, func(f *vole.FS) error {
+	return withVolumeFS(r, true, func(f *vole.FS) error {
 		e, err := f.Lstat(r.Context(), path)
 		if err != nil {
 			return notDirAsNotExist(err)

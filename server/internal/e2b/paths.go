@@ -146,7 +146,7 @@ func statPath(w http.ResponseWriter, r *core.Request) error {
 	if err != nil {
 		return err
 	}
-	return withFS(r, true, func(f *vole.FS) error { return answerEntry(w, r, f, http.StatusOK, path) })
+	return withVolumeFS(r, true, func(f *vole.FS) error { return answerEntry(w, r, f, http.StatusOK, path) })
 }
 
 // setMetadata sets owner and mode of a path and answers with its new metadata.
@@ -162,7 +162,7 @@ func setMetadata(w http.ResponseWriter, r *core.Request) error {
 	if err := m.checkRanges(); err != nil {
 		return err
 	}
-	return withFS(r, false, func(f *vole.FS) error {
+	return withVolumeFS(r, false, func(f *vole.FS) error {
 		e, err := f.Lstat(r.Context(), path)
 		if err != nil {
 			return notDirAsNotExist(err)
@@ -185,7 +185,7 @@ func removePath(w http.ResponseWriter, r *core.Request) error {
 	if err != nil {
 		return err
 	}
-	return withFS(r, false, func(f *vole.FS) error {
+	return withVolumeFS(r, false, func(f *vole.FS) error {
 		e, err := f.Lstat(r.Context(), path)
 		if err == nil && e.Mode.IsDir() {
 			err = f.RemoveAll(r.Context(), path)
@@ -199,16 +199,16 @@ func removePath(w http.ResponseWriter, r *core.Request) error {
 	})
 }
 
-// makeDir makes a directory. With force it also makes missing parents, with the same owner and
+// makeDirectory makes a directory. With force it also makes missing parents, with the same owner and
 // mode, and leaves an existing directory as it is.
-func makeDir(w http.ResponseWriter, r *core.Request) error {
+func makeDirectory(w http.ResponseWriter, r *core.Request) error {
 	q := lenientQuery(r)
 	force, m := q.Bool("force"), parseMetadata(q)
 	path, err := pathParameter(r, q)
 	if err != nil {
 		return err
 	}
-	return withFS(r, false, func(f *vole.FS) error {
+	return withVolumeFS(r, false, func(f *vole.FS) error {
 		made := []string{path}
 		if force {
 			made, err = makeDirAll(r.Context(), f, path, m)

@@ -42,15 +42,15 @@ type wireFile struct {
 func toWireFile(at string, e vole.Entry) wireFile {
 	perm := filemode.Perm(e.Mode)
 	f := wireFile{Path: driver.RootedPath(at), Kind: "file", Size: e.Size, Mode: filemode.File | perm, UID: e.UID, GID: e.GID,
-		Readonly: perm&0o222 == 0, AccessedAt: wireTime(e.Atime), ModifiedAt: wireTime(e.Mtime)}
+		Readonly: perm&0o222 == 0, AccessedAt: optionalTime(e.Atime), ModifiedAt: optionalTime(e.Mtime)}
 	if e.IsDir() {
 		f.Kind, f.Mode = "directory", filemode.Dir|perm
 	}
 	return f
 }
 
-// wireTime returns a time in UTC, nil for an unknown one.
-func wireTime(t time.Time) *time.Time {
+// optionalTime returns a time in UTC, nil for an unknown one.
+func optionalTime(t time.Time) *time.Time {
 	if t.IsZero() {
 		return nil
 	}
@@ -75,20 +75,20 @@ func followLink(ctx context.Context, f *vole.FS, at string, e vole.Entry) (vole.
 	return e, err
 }
 
-// invalidPath returns the dialect's error for a path.
-func invalidPath(err error) error {
+// invalidPathError returns the dialect's error for a path.
+func invalidPathError(err error) error {
 	_, _, message := core.Describe(err)
 	return &core.Error{Status: http.StatusBadRequest, Code: codePath, Message: message}
 }
 
-// cleanPath checks and cleans a path from a client.
-func cleanPath(p string) (string, error) {
+// cleanClientPath checks and cleans a path from a client.
+func cleanClientPath(p string) (string, error) {
 	if !utf8.ValidString(p) {
-		return "", invalidPath(invalidRequest("the path is not UTF-8"))
+		return "", invalidPathError(invalidRequest("the path is not UTF-8"))
 	}
 	clean, err := driver.CleanPath(p)
 	if err != nil {
-		return "", invalidPath(err)
+		return "", invalidPathError(err)
 	}
 	return clean, nil
 }
@@ -97,13 +97,13 @@ func cleanPath(p string) (string, error) {
 // accepted, so each path has one spelling.
 func decodeHeaderPath(header string) (string, error) {
 	if len(header) > base64.RawURLEncoding.EncodedLen(driver.MaxPathLen) {
-		return "", invalidPath(invalidRequest("the path is longer than %d bytes", driver.MaxPathLen))
+		return "", invalidPathError(invalidRequest("the path is longer than %d bytes", driver.MaxPathLen))
 	}
 	b, err := base64.RawURLEncoding.DecodeString(header)
 	if err != nil || base64.RawURLEncoding.EncodeToString(b) != header {
-		return "", invalidPath(invalidRequest("the header %s is not base64url without padding", headerPath))
+		return "", invalidPathError(invalidRequest("the header %s is not base64url without padding", headerPath))
 	}
-	return cleanPath(string(b))
+	return cleanClientPath(string(b))
 }
 
 // pathFromHeader returns the path in the request's header and notes it for the audit log. An empty
@@ -118,8 +118,8 @@ func pathFromHeader(r *core.Request) (string, error) {
 	return p, err
 }
 
-// withFS calls fn with the files of the volume in the URL.
-func (a *api) withFS(r *core.Request, readOnly bool, fn func(ctx context.Context, f *vole.FS) error) error {
+// withVolumeFS calls fn with the files of the volume in the URL.
+func (a *api) withVolumeFS(r *core.Request, readOnly bool, fn func(ctx context.Context, f *vole.FS) error) error {
 	id, err := a.resolveVolumeID(r)
 	if err != nil {
 		return err
@@ -132,13 +132,13 @@ func (a *api) withFS(r *core.Request, readOnly bool, fn func(ctx context.Context
 	})
 }
 
-// withPathOfHeader is withFS for requests that act on the path in the header.
+// withPathOfHeader is withVolumeFS for requests that act on the path in the header.
 func (a *api) withPathOfHeader(r *core.Request, readOnly bool, fn func(ctx context.Context, f *vole.FS, at string) error) error {
 	p, err := pathFromHeader(r)
 	if err != nil {
 		return err
 	}
-	return a.withFS(r, readOnly, func(ctx context.Context, f *vole.FS) error { return fn(ctx, f, p) })
+	return a.withVolumeFS(r, readOnly, func(ctx context.Context, f *vole.FS) error { return fn(ctx, f, p) })
 }
 
 // statFile answers with the metadata of a path.
@@ -250,12 +250,12 @@ func (a *api) makeDir(w http.ResponseWriter, r *core.Request) error {
 	if in.Path == nil {
 		return invalidRequest("the body needs \"path\"")
 	}
-	p, err := cleanPath(*in.Path)
+	p, err := cleanClientPath(*in.Path)
 	if err != nil {
 		return err
 	}
 	r.Audit.Path = p
-	return answerNoContent(w, a.withFS(r, false, func(ctx context.Context, f *vole.FS) error { return f.MkdirAll(ctx, p, 0o755) }))
+	return answerNoContent(w, a.withVolumeFS(r, false, func(ctx context.Context, f *vole.FS) error { return f.MkdirAll(ctx, p, 0o755) }))
 }
 
 // removeFile removes a file or an empty directory, or with the header a tree. Removing what does
@@ -307,14 +307,14 @@ func (a *api) twoPathChange(w http.ResponseWriter, r *core.Request, fn func(ctx 
 	if in.From == nil || in.To == nil {
 		return invalidRequest("the body needs \"from\" and \"to\"")
 	}
-	from, err := cleanPath(*in.From)
+	from, err := cleanClientPath(*in.From)
 	if err != nil {
 		return err
 	}
-	to, err := cleanPath(*in.To)
+	to, err := cleanClientPath(*in.To)
 	if err != nil {
 		return err
 	}
 	r.Audit.Path, r.Audit.Detail = from, "to "+to
-	return answerNoContent(w, a.withFS(r, false, func(ctx context.Context, f *vole.FS) error { return fn(ctx, f, from, to) }))
+	return answerNoContent(w, a.withVolumeFS(r, false, func(ctx context.Context, f *vole.FS) error { return fn(ctx, f, from, to) }))
 }

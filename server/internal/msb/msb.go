@@ -96,11 +96,11 @@ func writeError(w http.ResponseWriter, r *core.Request, err error) {
 	if status == http.StatusUnauthorized {
 		w.Header().Set("WWW-Authenticate", `Bearer realm="vole"`)
 	}
-	_ = core.WriteJSON(w, status, errorBody{wireError{wireCode(code, err), message, errorDetails{r.ID}}})
+	_ = core.WriteJSON(w, status, errorBody{wireError{dialectCode(code, err), message, errorDetails{r.ID}}})
 }
 
-// wireCode maps a code of Vole to that of the dialect. Codes without a counterpart are kept.
-func wireCode(code string, err error) string {
+// dialectCode maps a code of Vole to that of the dialect. Codes without a counterpart are kept.
+func dialectCode(code string, err error) string {
 	switch code {
 	case voleapi.CodeUnauthenticated:
 		return "invalid_api_key"

@@ -46,7 +46,7 @@ func FuzzDecodePath(f *testing.F) {
 	f.Fuzz(func(t *testing.T, header string) {
 		got, err := decodeHeaderPath(header)
 		if err != nil {
-			if status, code, message := core.Describe(err); status != 400 || wireCode(code, err) != codePath || message == "" {
+			if status, code, message := core.Describe(err); status != 400 || dialectCode(code, err) != codePath || message == "" {
 				t.Fatalf("%q: %d %s %q", header, status, code, message)
 			}
 			return
