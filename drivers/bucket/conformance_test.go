@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -40,20 +41,30 @@ var engines = []struct {
 type orgLocation struct {
 	opts bucket.Options
 	org  string
+	ns   *bucket.Namespace // the namespace, open for all tests; nil: each opens its own
 }
 
-// opened remembers the place of each store that the suite opened.
+// open opens the organisation, which is made when it is missing.
+func (p orgLocation) open(ctx context.Context) (*bucket.Backend, error) {
+	if p.ns == nil {
+		return bucket.OpenOrg(ctx, p.opts, p.org)
+	}
+	if err := p.ns.CreateOrg(ctx, p.org); err != nil {
+		return nil, err
+	}
+	return p.ns.Org(ctx, p.org)
+}
+
+// opened remembers the location of each store that the suite opened.
 type opened struct {
 	mu sync.Mutex // guards of
 	of map[*vole.Store]orgLocation
 }
 
-func (o *opened) open(t *testing.T, at orgLocation, readOnly bool) *vole.Store {
+func (o *opened) open(t *testing.T, at orgLocation) *vole.Store {
 	t.Helper()
-	opts := at.opts
-	opts.ReadOnly = readOnly
 	// Not the test's context: the suite also opens while the test is being cleaned up.
-	b, err := bucket.OpenOrg(context.Background(), opts, at.org)
+	b, err := at.open(context.Background())
 	if err != nil {
 		t.Fatalf("open: %v", err)
 	}
@@ -64,21 +75,36 @@ func (o *opened) open(t *testing.T, at orgLocation, readOnly bool) *vole.Store {
 	return s
 }
 
-func (o *opened) locationOf(s *vole.Store) orgLocation {
+// elsewhere returns the location of a store as another process opens it.
+func (o *opened) elsewhere(s *vole.Store, readOnly bool) orgLocation {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.of[s]
+	at := o.of[s]
+	at.ns, at.opts.ReadOnly = nil, readOnly
+	return at
 }
 
-// testLocations returns where each test of the suite works: of PostgreSQL, where a new namespace
-// costs more than most tests, in an organisation of its own in one that all share.
+// testLocations returns where each test of the suite works: of PostgreSQL, where a new namespace, and
+// each connection, costs more than most tests, in an organisation of its own in one namespace
+// that is open for all.
 func testLocations(t *testing.T, name string, fresh func(t *testing.T) bucket.Options) func(t *testing.T) orgLocation {
 	if name != "PostgreSQL" {
-		return func(t *testing.T) orgLocation { return orgLocation{fresh(t), "acme"} }
+		return func(t *testing.T) orgLocation { return orgLocation{opts: fresh(t), org: "acme"} }
 	}
-	shared := fresh(t)
+	opts := fresh(t)
+	shared := opts
+	shared.Conns = max(8, 2*runtime.GOMAXPROCS(0))
+	ns, err := bucket.Open(t.Context(), shared)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := ns.Close(); err != nil {
+			t.Errorf("close the namespace: %v", err)
+		}
+	})
 	var orgs atomic.Int64
-	return func(*testing.T) orgLocation { return orgLocation{shared, fmt.Sprintf("acme-%d", orgs.Add(1))} }
+	return func(*testing.T) orgLocation { return orgLocation{opts, fmt.Sprintf("acme-%d", orgs.Add(1)), ns} }
 }
 
 func TestConformance(t *testing.T) {
@@ -88,9 +114,9 @@ func TestConformance(t *testing.T) {
 			o := &opened{of: map[*vole.Store]orgLocation{}}
 			at := testLocations(t, e.name, e.fresh)
 			conformance.Run(t, conformance.Harness{
-				Open:     func(t *testing.T) *vole.Store { return o.open(t, at(t), false) },
-				Another:  func(t *testing.T, s *vole.Store) *vole.Store { return o.open(t, o.locationOf(s), false) },
-				ReadOnly: func(t *testing.T, s *vole.Store) *vole.Store { return o.open(t, o.locationOf(s), true) },
+				Open:     func(t *testing.T) *vole.Store { return o.open(t, at(t)) },
+				Another:  func(t *testing.T, s *vole.Store) *vole.Store { return o.open(t, o.elsewhere(s, false)) },
+				ReadOnly: func(t *testing.T, s *vole.Store) *vole.Store { return o.open(t, o.elsewhere(s, true)) },
 			})
 		})
 	}
