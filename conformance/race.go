@@ -112,7 +112,7 @@ func raceSwaps(t *testing.T, e *env, f *files, s swapper) {
 	t.Helper()
 	f.fixture()
 	must(t, "build", s.build())
-	length := 2 * time.Second
+	length := time.Second
 	if testing.Short() {
 		length = 500 * time.Millisecond
 	}
