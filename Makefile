@@ -15,17 +15,6 @@ SHARE = $(DESTDIR)$(PREFIX)/share
 # The date of the manual pages, in seconds since 1970: that of the source, not of the day.
 SOURCE_DATE_EPOCH ?= $(or $(shell git log -1 --format=%ct 2>/dev/null),0)
 
-# Tests of these packages also run under the race detector in .ci/run (which needs a C compiler).
-RACE = . ./driver/... ./conformance/... ./drivers/bucket/internal/... ./transfer ./sandbox/... ./internal/testing/servers ./server/internal/...
-# Of local what goroutines share: open volumes and files, locks, counters, waits.
-RACELOCAL = TestConformance(Disk)?/(Attach|Closed|Concurrent|Context|File|Lease|Open|Quota|QuotaShared|Race|Random|Removed|Stale|Unlinked|Write)|While|Many|OfOneProcess|AcrossStores|FirstOpens|QuotaAmong|Detach|HeldLock|BatchSyncs|NoDescriptorLeaks
-# Of bucket only what is about many at once: under the race detector SQLite in Go takes
-# ten times as long, and the suite runs there for every backend.
-RACEBUCKET = TestHammer|TestReplaced|TestUnsynced|TestEnded|TestStatNever|TestRemoveAllCut|TestCompact|TestDirect|AtOnce|TestConformance/PostgreSQL/(Concurrent|File|Unlinked|Removed|Closed|Lease|Clone|Context)
-# Of cloud likewise, and of the server what many do at once.
-RACECLOUD = TestConformance/(Local|SQLite)/(Concurrent|File|Unlinked|Removed|Closed|Lease|Context)|TestLostAnswers
-RACESERVER = Slow|Drain|Rate|Once|Cancel|Idempot|Upload|Events|Listing
-
 TESTFLAGS ?=
 KILLS ?= 1000
 SEEDS ?= 50
@@ -41,10 +30,10 @@ EXT4DAMAGED ?= 10000
 EXT4FASTCOMMITS ?= 5000
 BENCHFLAGS ?=
 
-# Tests whose files are in memory where there is room for them.
-GOTEST = scripts/tmpfs.sh run $(GO) test -exec "'$(CURDIR)/scripts/tmpfs.sh' in"
+# go test of one part of the tests, as scripts/gotest.sh describes it.
+GOTEST = scripts/gotest.sh run $(GO) test -timeout 30m -exec "'$(CURDIR)/scripts/gotest.sh' exec $(1)" $(TESTFLAGS)
 
-.PHONY: help build man install uninstall demo quickstart test test-runsc race lint vet staticcheck servers bench torture torture-home torture-bucket torture-vm torture-ext4 torture-server torture-random fuzz cross clean
+.PHONY: help build man install uninstall demo quickstart test test-unraced test-runsc race lint vet staticcheck servers bench torture torture-home torture-bucket torture-vm torture-ext4 torture-server torture-random fuzz cross clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -77,20 +66,20 @@ quickstart: build ## a server and two hosts that share a volume, in seconds
 	@bash scripts/quickstart.sh
 
 test: ## all tests
-	$(GOTEST) -timeout 30m $(TESTFLAGS) ./...
+	$(call GOTEST,all) ./...
+
+# The other tests of the gate, which runs no test twice.
+test-unraced: ## the tests that make race does not run
+	$(call GOTEST,unraced) -count=1 $$(scripts/gotest.sh packages unraced)
 
 # Also with gVisor's runtime, which is built, not installed. As root.
 test-runsc: ## the tests of sandboxes with runsc beside crun and runc
 	bash scripts/setup.sh runsc
 	PATH="$(CURDIR)/bin:$$PATH" $(GO) test -count=1 -timeout 30m $(TESTFLAGS) ./sandbox/...
 
-race: ## the core packages under the race detector
-	CGO_ENABLED=1 $(GOTEST) -race -timeout 30m $(TESTFLAGS) $(RACE)
-	CGO_ENABLED=1 $(GOTEST) -race -timeout 30m $(TESTFLAGS) -run '$(RACELOCAL)' ./drivers/local
-	CGO_ENABLED=1 $(GOTEST) -race -timeout 30m $(TESTFLAGS) -run '$(RACEBUCKET)' ./drivers/bucket
-	CGO_ENABLED=1 $(GOTEST) -race -timeout 30m $(TESTFLAGS) -run '$(RACECLOUD)' ./drivers/cloud
-	CGO_ENABLED=1 $(GOTEST) -race -timeout 30m $(TESTFLAGS) -run '$(RACESERVER)' ./server
-	CGO_ENABLED=1 $(GOTEST) -race -timeout 30m $(TESTFLAGS) -run 'AtOnce|Busy|Std|SideLog' ./ext4
+# Needs a C compiler. Never from the cache, which does not know what raced.txt says.
+race: ## the tests that scripts/raced.txt names, under the race detector
+	CGO_ENABLED=1 $(call GOTEST,raced) -count=1 -race $$(scripts/gotest.sh packages raced)
 
 lint: vet staticcheck ## gofmt, go vet and staticcheck, for Linux and macOS
 	@bad=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go')); \
@@ -119,8 +108,8 @@ torture: torture-random torture-home torture-bucket torture-vm torture-server to
 
 # Random operations with seeds that nobody has tried, against a model, on every backend.
 torture-random:
-	CONFORMANCE_NEW_SEEDS=1 $(GO) test -count=$(SEEDS) -timeout 2h -run 'TestConformance(Disk)?/Random' ./drivers/local
-	CONFORMANCE_NEW_SEEDS=1 $(GO) test -count=$(SEEDS) -timeout 2h -run 'TestConformance/.*/Random' ./drivers/bucket ./drivers/cloud
+	CONFORMANCE_NEW_SEEDS=1 $(GO) test -count=$(SEEDS) -timeout 2h -run 'TestConformance(Disk)?/(Random|Race)' ./drivers/local
+	CONFORMANCE_NEW_SEEDS=1 $(GO) test -count=$(SEEDS) -timeout 2h -run 'TestConformance/.*/(Random|Race)' ./drivers/bucket ./drivers/cloud
 
 torture-home:
 	$(GO) build -o bin/torture ./internal/testing/torture

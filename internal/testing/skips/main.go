@@ -1,13 +1,20 @@
-// Command testskips reads `go test -json` from standard input and prints what plain
-// `go test` would: a line per package, and the output of tests that fail. It then
-// lists the tests that were skipped, and fails when one was skipped for a reason that
-// is not excused, so that a gate which runs as root cannot pass by skipping what
-// needs root.
+// Command skips watches over the tests of the gate. It reads `go test -json` from standard
+// input and prints what plain `go test` would: a line per package, and the output of tests that
+// fail. Then it lists the tests that were skipped, and fails when one was skipped for a reason
+// that is not excused, so that a gate which runs as root cannot pass by skipping what needs
+// root.
+//
+//	go test -json ./... | skips [-keep FILE] [-with FILE]
+//
+// The gate runs the tests in two parts. With -keep the first part leaves the names of its tests
+// in FILE; with -with the second part adds them to its own, and fails when a test of the module
+// is in neither.
 package main
 
 import (
 	"bufio"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -24,7 +31,7 @@ var excused = regexp.MustCompile(`(?i)` + strings.Join([]string{
 	`\bnot (be |as |run as )?root\b`, `ordinary user`, `unprivileged`,
 	`\bonly on (macos|darwin)\b`,
 	`\bthe backend (claims|does not|keeps no)\b`, `\bfor (disk|dir) volumes\b`, // of the conformance suite
-	`-short\b`, `\bVOLE_[A-Z_]+\b`,
+	`\bVOLE_[A-Z_]+\b`,
 }, "|"))
 
 // event is one line of go test -json; see `go doc test2json`.
@@ -33,17 +40,33 @@ type event struct {
 }
 
 func main() {
-	bad, err := run(os.Stdin, os.Stdout)
+	keep := flag.String("keep", "", "write the names of the tests that ran to this file")
+	with := flag.String("with", "", "read the names of the tests that ran before from this file, and miss none of the module")
+	flag.Parse()
+	ran := testNames{}
+	bad, err := filterEvents(os.Stdin, os.Stdout, ran)
+	if err == nil && *keep != "" {
+		err = ran.save(*keep)
+	}
+	if err == nil && *with != "" {
+		var missing []string
+		missing, err = missingTests(ran, *with)
+		for _, name := range missing {
+			fmt.Println("no part of the gate ran", name)
+			bad = true
+		}
+	}
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "testskips:", err)
+		fmt.Fprintln(os.Stderr, "skips:", err)
 	}
 	if bad || err != nil {
 		os.Exit(1)
 	}
 }
 
-// run copies in to out as described above and reports whether anything failed.
-func run(in io.Reader, out io.Writer) (bad bool, err error) {
+// filterEvents copies in to out as described above, adds the tests that it sees to ran, and
+// reports whether anything failed.
+func filterEvents(in io.Reader, out io.Writer, ran testNames) (bad bool, err error) {
 	output := map[string]string{} // of tests that are not over, by package and name
 	var skipped []string
 	packages := 0
@@ -63,6 +86,8 @@ func run(in io.Reader, out io.Writer) (bad bool, err error) {
 		}
 		key := e.Package + "\t" + e.Test
 		switch {
+		case e.Action == "run":
+			ran.add(e.Package, e.Test)
 		case e.Action == "output" && e.Test == "", e.Action == "build-output":
 			if e.Output != "PASS\n" {
 				fmt.Fprint(out, e.Output)
@@ -70,10 +95,10 @@ func run(in io.Reader, out io.Writer) (bad bool, err error) {
 		case e.Action == "output":
 			output[key] += e.Output
 		case e.Action == "fail":
-			fmt.Fprint(out, withoutFrames(output[key]))
+			fmt.Fprint(out, withoutRunLines(output[key]))
 			bad = true
 		case e.Action == "skip" && e.Test != "":
-			reason := reasonOf(output[key])
+			reason := skipReason(output[key])
 			if !excused.MatchString(reason) {
 				bad = true
 				reason += "  <-- must run here"
@@ -95,8 +120,8 @@ func run(in io.Reader, out io.Writer) (bad bool, err error) {
 	return bad, nil
 }
 
-// withoutFrames drops the lines that only -v prints.
-func withoutFrames(output string) string {
+// withoutRunLines drops the lines that only -v prints.
+func withoutRunLines(output string) string {
 	var kept strings.Builder
 	for line := range strings.Lines(output) {
 		if !strings.HasPrefix(line, "=== ") {
@@ -106,8 +131,8 @@ func withoutFrames(output string) string {
 	return kept.String()
 }
 
-// reasonOf returns what a test said before it was skipped, without go test's own lines.
-func reasonOf(output string) string {
+// skipReason returns what a test said before it was skipped, without go test's own lines.
+func skipReason(output string) string {
 	var said []string
 	for line := range strings.Lines(output) {
 		line = strings.TrimSpace(line)

@@ -1,6 +1,9 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -30,10 +33,31 @@ func TestSkips(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var out strings.Builder
-			bad, _ := run(strings.NewReader(c.in), &out)
+			bad, _ := filterEvents(strings.NewReader(c.in), &out, testNames{})
 			if bad != c.bad || !strings.Contains(out.String(), c.want) {
 				t.Errorf("bad = %v, want %v; output %q, want %q in it", bad, c.bad, out.String(), c.want)
 			}
 		})
+	}
+}
+
+// TestMissingTests: a test that neither part of the gate ran is named.
+func TestMissingTests(t *testing.T) {
+	const pkg = "github.com/volehq/vole/internal/testing/skips"
+	first, second := testNames{}, testNames{}
+	file := filepath.Join(t.TempDir(), "first")
+	first.add(pkg, "TestSkips/pass")
+	if err := first.save(file); err != nil {
+		t.Fatal(err)
+	}
+	if data, err := os.ReadFile(file); err != nil || string(data) != pkg+" TestSkips\n" {
+		t.Fatalf("saved %q, %v", data, err)
+	}
+	if missing, err := missingTests(second, file); err != nil || !slices.Equal(missing, []string{pkg + " TestMissingTests"}) {
+		t.Errorf("missing %v, %v", missing, err)
+	}
+	second.add(pkg, "TestMissingTests")
+	if missing, err := missingTests(second, file); err != nil || len(missing) > 0 {
+		t.Errorf("missing %v, %v", missing, err)
 	}
 }
