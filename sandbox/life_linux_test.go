@@ -119,7 +119,7 @@ func TestStopDrains(t *testing.T) {
 	if err := <-stopped; err != nil {
 		t.Fatal(err)
 	}
-	if took := time.Since(begin); took < time.Second || took > 10*time.Second {
+	if took := time.Since(begin); took < time.Second || took > time.Minute {
 		t.Errorf("took %v", took)
 	}
 	if i, err := e.m.Get(ctx, "stubborn"); err != nil || i.Status != StatusStopped || i.ExitCode == nil || *i.ExitCode != 137 {

@@ -201,7 +201,7 @@ func TestCancel(t *testing.T) {
 	defer cancel()
 	begin := time.Now()
 	_, err := e.m.Run(ctx, shellConfig(t, "sleep 60", "v:/v"), IO{})
-	if !errors.Is(err, context.DeadlineExceeded) || time.Since(begin) > 10*time.Second {
+	if !errors.Is(err, context.DeadlineExceeded) || time.Since(begin) > time.Minute {
 		t.Errorf("%v after %v", err, time.Since(begin))
 	}
 	e.checkClean()

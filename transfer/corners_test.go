@@ -45,7 +45,7 @@ func TestCornerRecords(t *testing.T) {
 			must(t, err)
 			stream := append(append(bytes.Clone(before), rawHeader(t, records)...), []byte("1\n0\n"+text+"\n")...)
 			stream = append(stream, make([]byte, 4096)...)
-			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			_, uerr := transfer.FromTar(ctx, transfer.Volume(fsys), ".", bytes.NewReader(stream), transfer.Options{Owner: true})
 			if ctx.Err() != nil {
 				t.Errorf("%s=%s: takes too long", record, text)

@@ -426,7 +426,7 @@ func FuzzFromTar(f *testing.F) {
 	n := 0
 	f.Fuzz(func(t *testing.T, data []byte) {
 		n++
-		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		v, err := s.Create(ctx, fmt.Sprint("v", n), vole.Spec{Quota: 64 * vole.KiB})
 		must(t, err)

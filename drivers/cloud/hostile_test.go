@@ -296,7 +296,7 @@ func TestSilentClose(t *testing.T) {
 		<-r.Context().Done()
 	}
 	b, f := openHostile(t, hostileServer.with("/handles/h", silent).with("/sessions/s", silent).with("/filesystems/f", silent))
-	const files, wait = 3, time.Second
+	const files, wait = 30, time.Second
 	for range files {
 		if _, err := f.Open(t.Context(), "f", driver.OpenOptions{}); err != nil {
 			t.Fatal(err)
@@ -307,7 +307,7 @@ func TestSilentClose(t *testing.T) {
 	if err := b.Close(); err == nil {
 		t.Error("no error")
 	}
-	if took := time.Since(begun); asked.Load() <= files || took > 2*wait {
+	if took := time.Since(begun); asked.Load() <= files || took > 15*wait {
 		t.Errorf("%d requests, %v", asked.Load(), took)
 	}
 }

@@ -375,7 +375,7 @@ func TestHeldLock(t *testing.T) {
 	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), fmt.Sprintf("process %d", c.cmd.Process.Pid)) {
 		t.Errorf("writing to a volume that is held: %v", err)
 	}
-	if d := time.Since(start); d > 5*time.Second {
+	if d := time.Since(start); d > time.Minute {
 		t.Errorf("gave up after %v", d)
 	}
 	of, err := other.FS(ctx)

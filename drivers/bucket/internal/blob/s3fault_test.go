@@ -187,7 +187,7 @@ func TestFailuresThatLast(t *testing.T) {
 	start := time.Now()
 	err := s.ReadAt(ctx, "o/a", make([]byte, 1), 0)
 	wantErr(t, err, context.DeadlineExceeded)
-	if d := time.Since(start); d > 2*time.Second {
+	if d := time.Since(start); d > 20*time.Second {
 		t.Errorf("the end of the context was noticed after %v", d)
 	}
 }

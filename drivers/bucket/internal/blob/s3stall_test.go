@@ -79,7 +79,7 @@ func TestHangs(t *testing.T) {
 	err = s.Put(t.Context(), "o/a", data, sumOf(data))
 	wantErr(t, err, errStalled)
 	wantErr(t, err, ErrUncertain)
-	if d := time.Since(start); d > 8*time.Second {
+	if d := time.Since(start); d > time.Minute {
 		t.Errorf("that took %v", d)
 	}
 }
