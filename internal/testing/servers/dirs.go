@@ -31,7 +31,7 @@ func tempDir(name string) (string, error) {
 	base.Lock()
 	defer base.Unlock()
 	if base.dir == "" {
-		sweep()
+		removeDirsOfDeadProcesses()
 		dir, err := os.MkdirTemp("", dirPrefix)
 		if err != nil {
 			return "", err
@@ -49,11 +49,11 @@ func tempDir(name string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return dir, reachable(dir)
+	return dir, letUsersEnter(dir)
 }
 
-// removeBase removes what tempDir made.
-func removeBase() error {
+// removeBaseDir removes what tempDir made.
+func removeBaseDir() error {
 	base.Lock()
 	defer base.Unlock()
 	if base.dir == "" {
@@ -64,9 +64,9 @@ func removeBase() error {
 	return err
 }
 
-// sweep removes the directories of processes that were killed: nobody holds their
-// locks. One that is younger than a minute may not have its lock yet.
-func sweep() {
+// removeDirsOfDeadProcesses removes the directories whose lock no process holds: their owners
+// were killed. A directory younger than a minute is left, since it may not have its lock yet.
+func removeDirsOfDeadProcesses() {
 	dirs, _ := filepath.Glob(filepath.Join(os.TempDir(), dirPrefix+"*"))
 	for _, dir := range dirs {
 		if st, err := os.Stat(dir); err != nil || time.Since(st.ModTime()) < time.Minute {
@@ -81,9 +81,9 @@ func sweep() {
 	}
 }
 
-// reachable lets every user traverse dir and the directories above it. It changes only
+// letUsersEnter lets every user traverse dir and the directories above it. It changes only
 // those beneath the system's temporary directory, such as testing.T.TempDir makes.
-func reachable(dir string) error {
+func letUsersEnter(dir string) error {
 	temp := filepath.Clean(os.TempDir())
 	for ; dir != filepath.Dir(dir); dir = filepath.Dir(dir) {
 		st, err := os.Stat(dir)
@@ -103,9 +103,9 @@ func reachable(dir string) error {
 	return nil
 }
 
-// freePort returns a loopback port that is free now. It is below those that systems
+// findFreePort returns a loopback port that is free now. It is below those that systems
 // give to outgoing connections, so that the port of a stopped server stays free.
-func freePort() (int, error) {
+func findFreePort() (int, error) {
 	var err error
 	for range 100 {
 		port := 12000 + rand.IntN(20000)

@@ -42,7 +42,7 @@ const (
 // StartGateway starts a server whose data is in dir, or in a temporary directory when
 // dir is "". ctx bounds the start and not the server's life.
 func StartGateway(ctx context.Context, dir string) (*Gateway, error) {
-	bin, err := gatewayBin()
+	bin, err := findGatewayBinary()
 	if err != nil {
 		return nil, err
 	}
@@ -56,10 +56,10 @@ func StartGateway(ctx context.Context, dir string) (*Gateway, error) {
 		return nil, err
 	}
 	for range portTries {
-		if g.port, err = freePort(); err != nil {
+		if g.port, err = findFreePort(); err != nil {
 			break
 		}
-		if err = g.start(ctx); err == nil {
+		if err = g.startAndAwait(ctx); err == nil {
 			return g, nil
 		}
 		if ctx.Err() != nil {
@@ -100,68 +100,68 @@ func (g *Gateway) CreateBucket(name string) error {
 // RemoveBucket removes a bucket with all that is in it.
 func (g *Gateway) RemoveBucket(name string) error {
 	var errs []error
-	for _, dir := range []string{g.data(), g.versions(), g.sidecar()} {
+	for _, dir := range []string{g.dataDir(), g.versionsDir(), g.sidecarDir()} {
 		errs = append(errs, os.RemoveAll(filepath.Join(dir, name)))
 	}
 	return errors.Join(errs...)
 }
 
-func (g *Gateway) data() string     { return filepath.Join(g.dir, "s3data") }
-func (g *Gateway) versions() string { return filepath.Join(g.dir, "s3versions") }
-func (g *Gateway) sidecar() string  { return filepath.Join(g.dir, "s3meta") }
+func (g *Gateway) dataDir() string     { return filepath.Join(g.dir, "s3data") }
+func (g *Gateway) versionsDir() string { return filepath.Join(g.dir, "s3versions") }
+func (g *Gateway) sidecarDir() string  { return filepath.Join(g.dir, "s3meta") }
 
 // Kill ends the server at once, as kill -9 does.
 func (g *Gateway) Kill() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.proc.stop(syscall.SIGKILL)
+	return g.proc.signalAndWait(syscall.SIGKILL)
 }
 
 // Start starts the server again after Kill, on the same port and data.
 func (g *Gateway) Start() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
 	defer cancel()
-	return g.start(ctx)
+	return g.startAndAwait(ctx)
 }
 
-func (g *Gateway) start(ctx context.Context) error {
+func (g *Gateway) startAndAwait(ctx context.Context) error {
 	g.mu.Lock()
-	proc, err := g.run()
+	proc, err := g.startProcess()
 	g.mu.Unlock()
 	if err != nil {
 		return err
 	}
-	if err := proc.await(ctx, g.ping); err != nil {
-		return errors.Join(proc.failed(err), proc.stop(syscall.SIGKILL))
+	if err := proc.awaitPing(ctx, g.listBuckets); err != nil {
+		return errors.Join(proc.withLog(err), proc.signalAndWait(syscall.SIGKILL))
 	}
 	return nil
 }
 
-func (g *Gateway) run() (*process, error) {
+func (g *Gateway) startProcess() (*process, error) {
 	if g.proc.running() {
 		return nil, errors.New("versitygw runs already")
 	}
-	for _, dir := range []string{g.data(), g.versions(), g.sidecar()} {
+	for _, dir := range []string{g.dataDir(), g.versionsDir(), g.sidecarDir()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, err
 		}
 	}
 	// Real servers keep connections open; this one has to be told.
 	args := []string{"--port", "127.0.0.1:" + strconv.Itoa(g.port), "--region", gatewayRegion, "--quiet", "--keep-alive", "posix"}
-	if hasXattrs(g.data()) {
-		args = append(args, "--versioning-dir", g.versions())
+	if supportsXattrs(g.dataDir()) {
+		args = append(args, "--versioning-dir", g.versionsDir())
 	} else {
-		args = append(args, "--sidecar", g.sidecar())
+		args = append(args, "--sidecar", g.sidecarDir())
 	}
-	cmd := exec.Command(g.bin, append(args, g.data())...)
+	cmd := exec.Command(g.bin, append(args, g.dataDir())...)
 	cmd.Env = append(os.Environ(), "ROOT_ACCESS_KEY="+gatewayKey, "ROOT_SECRET_KEY="+g.secret)
 	var err error
-	g.proc, err = start(cmd, filepath.Join(g.dir, "versitygw.log"), syscall.SIGKILL)
+	g.proc, err = startProcess(cmd, filepath.Join(g.dir, "versitygw.log"), syscall.SIGKILL)
 	return g.proc, err
 }
 
-// ping lists the buckets, which takes the right keys: another server on the port fails.
-func (g *Gateway) ping(ctx context.Context) error {
+// listBuckets succeeds only with the right keys, so that another server on the port fails.
+func (g *Gateway) listBuckets(ctx context.Context) error {
 	client, err := g.Config("").Client()
 	if err != nil {
 		return err
@@ -179,9 +179,9 @@ func (g *Gateway) Close() error {
 	return err
 }
 
-// hasXattrs reports whether files in dir can have extended attributes, where versitygw
+// supportsXattrs reports whether files in dir can have extended attributes, where versitygw
 // keeps what S3 says of an object. Some temporary file systems have none.
-func hasXattrs(dir string) bool {
+func supportsXattrs(dir string) bool {
 	f, err := os.CreateTemp(dir, ".xattr-")
 	if err != nil {
 		return false
@@ -191,9 +191,9 @@ func hasXattrs(dir string) bool {
 	return unix.Setxattr(f.Name(), "user.vole", []byte("1"), 0) == nil
 }
 
-// gatewayBin looks for versitygw in PATH, in Go's bin directory and in bin/ of the
+// findGatewayBinary looks for versitygw in PATH, in Go's bin directory and in bin/ of the
 // repository, where scripts/setup.sh puts it.
-func gatewayBin() (string, error) {
+func findGatewayBinary() (string, error) {
 	if path, err := exec.LookPath("versitygw"); err == nil {
 		return filepath.Abs(path)
 	}
@@ -205,23 +205,23 @@ func gatewayBin() (string, error) {
 			dirs = append(dirs, filepath.Join(dir, "bin"))
 		}
 	}
-	if root := repository(); root != "" {
+	if root := findModuleRoot(); root != "" {
 		dirs = append(dirs, filepath.Join(root, "bin"))
 	}
 	for _, dir := range dirs {
-		if path := filepath.Join(dir, "versitygw"); dir != "" && isFile(path) {
+		if path := filepath.Join(dir, "versitygw"); dir != "" && isRegularFile(path) {
 			return path, nil
 		}
 	}
 	return "", fmt.Errorf("versitygw %w", ErrNotInstalled)
 }
 
-// repository returns the directory with go.mod at or above the working directory,
+// findModuleRoot returns the directory with go.mod at or above the working directory,
 // which go test sets to that of the package.
-func repository() string {
+func findModuleRoot() string {
 	dir, err := os.Getwd()
 	for err == nil && dir != filepath.Dir(dir) {
-		if isFile(filepath.Join(dir, "go.mod")) {
+		if isRegularFile(filepath.Join(dir, "go.mod")) {
 			return dir
 		}
 		dir = filepath.Dir(dir)

@@ -27,7 +27,7 @@ func (t *pgTemplate) reset() {
 	t.dir, t.password = "", ""
 }
 
-func (t *pgTemplate) get(ctx context.Context, bin string) (dir, password string, err error) {
+func (t *pgTemplate) getOrCreate(ctx context.Context, bin string) (dir, password string, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.dir != "" {
@@ -38,15 +38,15 @@ func (t *pgTemplate) get(ctx context.Context, bin string) (dir, password string,
 		return "", "", err
 	}
 	password = newSecret()
-	if dir, err = initdb(ctx, bin, tmp, password); err != nil {
+	if dir, err = runInitdb(ctx, bin, tmp, password); err != nil {
 		return "", "", err
 	}
 	t.dir, t.password = dir, password
 	return dir, password, nil
 }
 
-// initdb makes data in dir for a server whose only user is postgres.
-func initdb(ctx context.Context, bin, dir, password string) (string, error) {
+// runInitdb makes data in dir for a server whose only user is postgres.
+func runInitdb(ctx context.Context, bin, dir, password string) (string, error) {
 	data, secret := filepath.Join(dir, "pgdata"), filepath.Join(dir, "password")
 	if err := os.WriteFile(secret, []byte(password+"\n"), 0o600); err != nil {
 		return "", err
@@ -67,32 +67,32 @@ func initdb(ctx context.Context, bin, dir, password string) (string, error) {
 	// hashing it costs more than many a test does. Syncing a template protects nothing.
 	cmd := exec.Command(filepath.Join(bin, "initdb"), "-D", data, "-U", "postgres",
 		"--pwfile", secret, "-A", "password", "-E", "UTF8", "--locale=C", "--no-sync")
-	proc, err := asPostgres(cmd, filepath.Join(dir, "initdb.log"), syscall.SIGKILL)
+	proc, err := startAsPostgresUser(cmd, filepath.Join(dir, "initdb.log"), syscall.SIGKILL)
 	if err != nil {
 		return "", err
 	}
 	select {
 	case <-proc.done:
 	case <-ctx.Done():
-		_ = proc.stop(syscall.SIGKILL)
+		_ = proc.signalAndWait(syscall.SIGKILL)
 		return "", ctx.Err()
 	}
 	if !cmd.ProcessState.Success() {
-		return "", proc.failed(fmt.Errorf("%v", cmd.ProcessState))
+		return "", proc.withLog(fmt.Errorf("%v", cmd.ProcessState))
 	}
 	return data, nil
 }
 
-// asPostgres starts cmd as the user postgres when this process is root, for whom
+// startAsPostgresUser starts cmd as the user postgres when this process is root, for whom
 // PostgreSQL does not run.
-func asPostgres(cmd *exec.Cmd, log string, deathsig syscall.Signal) (*process, error) {
+func startAsPostgresUser(cmd *exec.Cmd, log string, deathsig syscall.Signal) (*process, error) {
 	cred, err := postgresUser()
 	if err != nil {
 		return nil, err
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: cred}
 	cmd.Dir = "/" // the working directory may be closed to that user
-	return start(cmd, log, deathsig)
+	return startProcess(cmd, log, deathsig)
 }
 
 // postgresUser returns whom PostgreSQL runs as, or nil for this process's own user.
@@ -115,11 +115,11 @@ func postgresUser() (*syscall.Credential, error) {
 	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
 }
 
-// postgresBin returns the directory of initdb and postgres: that of PATH, or Debian's
+// findPostgresDir returns the directory of initdb and postgres: that of PATH, or Debian's
 // newest, which is not in PATH.
-func postgresBin() (string, error) {
+func findPostgresDir() (string, error) {
 	if path, err := exec.LookPath("initdb"); err == nil {
-		if path, err = filepath.EvalSymlinks(path); err == nil && isFile(filepath.Join(filepath.Dir(path), "postgres")) {
+		if path, err = filepath.EvalSymlinks(path); err == nil && isRegularFile(filepath.Join(filepath.Dir(path), "postgres")) {
 			return filepath.Dir(path), nil
 		}
 	}
@@ -127,7 +127,7 @@ func postgresBin() (string, error) {
 	best, newest := "", -1
 	for _, dir := range dirs {
 		version, err := strconv.Atoi(filepath.Base(filepath.Dir(dir)))
-		if err == nil && version > newest && isFile(filepath.Join(dir, "initdb")) && isFile(filepath.Join(dir, "postgres")) {
+		if err == nil && version > newest && isRegularFile(filepath.Join(dir, "initdb")) && isRegularFile(filepath.Join(dir, "postgres")) {
 			best, newest = dir, version
 		}
 	}
@@ -137,7 +137,7 @@ func postgresBin() (string, error) {
 	return best, nil
 }
 
-func isFile(path string) bool {
+func isRegularFile(path string) bool {
 	st, err := os.Stat(path)
 	return err == nil && st.Mode().IsRegular()
 }

@@ -31,7 +31,7 @@ type Postgres struct {
 // StartPostgres starts a server whose data is in dir, a directory without such data, or
 // in a temporary one when dir is "". ctx bounds the start and not the server's life.
 func StartPostgres(ctx context.Context, dir string) (*Postgres, error) {
-	bin, err := postgresBin()
+	bin, err := findPostgresDir()
 	if err != nil {
 		return nil, err
 	}
@@ -48,10 +48,10 @@ func StartPostgres(ctx context.Context, dir string) (*Postgres, error) {
 		return nil, errors.Join(fmt.Errorf("make PostgreSQL's data: %w", err), p.Close())
 	}
 	for range portTries {
-		if p.port, err = freePort(); err != nil {
+		if p.port, err = findFreePort(); err != nil {
 			break
 		}
-		if err = p.start(ctx); err == nil {
+		if err = p.startAndAwait(ctx); err == nil {
 			return p, nil
 		}
 		if ctx.Err() != nil {
@@ -61,23 +61,23 @@ func StartPostgres(ctx context.Context, dir string) (*Postgres, error) {
 	return nil, errors.Join(err, p.Close())
 }
 
-func (p *Postgres) data() string { return filepath.Join(p.dir, "pgdata") }
+func (p *Postgres) dataDir() string { return filepath.Join(p.dir, "pgdata") }
 
 // init gives the server its data: a copy of the template.
 func (p *Postgres) init(ctx context.Context) error {
-	from, password, err := template.get(ctx, p.bin)
+	from, password, err := template.getOrCreate(ctx, p.bin)
 	if err != nil {
 		return err
 	}
 	p.password = password
-	if err := reachable(p.dir); err != nil {
+	if err := letUsersEnter(p.dir); err != nil {
 		return err
 	}
-	if _, err := os.Lstat(p.data()); err == nil {
-		return fmt.Errorf("%s is there already", p.data())
+	if _, err := os.Lstat(p.dataDir()); err == nil {
+		return fmt.Errorf("%s is there already", p.dataDir())
 	}
 	// cp keeps the owner, which os.CopyFS does not.
-	out, err := exec.CommandContext(ctx, "cp", "-Rp", from, p.data()).CombinedOutput()
+	out, err := exec.CommandContext(ctx, "cp", "-Rp", from, p.dataDir()).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("copy the template: %w\n%s", err, out)
 	}
@@ -97,15 +97,15 @@ func (p *Postgres) URL(db string) string {
 
 // CreateDatabase makes an empty database.
 func (p *Postgres) CreateDatabase(name string) error {
-	return p.exec("CREATE DATABASE " + pgx.Identifier{name}.Sanitize() + " TEMPLATE template0")
+	return p.execStatement("CREATE DATABASE " + pgx.Identifier{name}.Sanitize() + " TEMPLATE template0")
 }
 
 // DropDatabase removes a database; connections to it are cut.
 func (p *Postgres) DropDatabase(name string) error {
-	return p.exec("DROP DATABASE IF EXISTS " + pgx.Identifier{name}.Sanitize() + " WITH (FORCE)")
+	return p.execStatement("DROP DATABASE IF EXISTS " + pgx.Identifier{name}.Sanitize() + " WITH (FORCE)")
 }
 
-func (p *Postgres) exec(sql string) error {
+func (p *Postgres) execStatement(sql string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	conn, err := pgx.Connect(ctx, p.URL("postgres"))
@@ -121,38 +121,38 @@ func (p *Postgres) exec(sql string) error {
 func (p *Postgres) StopImmediate() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.proc.stop(syscall.SIGQUIT)
+	return p.proc.signalAndWait(syscall.SIGQUIT)
 }
 
 // Start starts the server again after StopImmediate, on the same port and data.
 func (p *Postgres) Start() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
 	defer cancel()
-	return p.start(ctx)
+	return p.startAndAwait(ctx)
 }
 
-func (p *Postgres) start(ctx context.Context) error {
+func (p *Postgres) startAndAwait(ctx context.Context) error {
 	p.mu.Lock()
 	if p.proc.running() {
 		p.mu.Unlock()
 		return errors.New("PostgreSQL runs already")
 	}
-	cmd := exec.Command(filepath.Join(p.bin, "postgres"), "-D", p.data(), "-p", strconv.Itoa(p.port),
+	cmd := exec.Command(filepath.Join(p.bin, "postgres"), "-D", p.dataDir(), "-p", strconv.Itoa(p.port),
 		"-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=",
 		"-c", "fsync=on", "-c", "synchronous_commit=on", "-c", "max_connections=300")
-	proc, err := asPostgres(cmd, filepath.Join(p.dir, "postgres.log"), syscall.SIGQUIT)
+	proc, err := startAsPostgresUser(cmd, filepath.Join(p.dir, "postgres.log"), syscall.SIGQUIT)
 	p.proc = proc
 	p.mu.Unlock()
 	if err != nil {
 		return err
 	}
-	if err := proc.await(ctx, p.ping); err != nil {
-		return errors.Join(proc.failed(err), proc.stop(syscall.SIGQUIT))
+	if err := proc.awaitPing(ctx, p.connectOnce); err != nil {
+		return errors.Join(proc.withLog(err), proc.signalAndWait(syscall.SIGQUIT))
 	}
 	return nil
 }
 
-func (p *Postgres) ping(ctx context.Context) error {
+func (p *Postgres) connectOnce(ctx context.Context) error {
 	conn, err := pgx.Connect(ctx, p.URL("postgres"))
 	if err != nil {
 		return err
@@ -169,8 +169,8 @@ func (p *Postgres) Close() error {
 	return err
 }
 
-// await returns when ping succeeds. It fails when the process or ctx ends before.
-func (p *process) await(ctx context.Context, ping func(context.Context) error) error {
+// awaitPing returns when ping succeeds. It fails when the process or ctx ends before.
+func (p *process) awaitPing(ctx context.Context, ping func(context.Context) error) error {
 	for {
 		err := func() error {
 			ctx, cancel := context.WithTimeout(ctx, 5*time.Second)

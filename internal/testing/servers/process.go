@@ -23,9 +23,9 @@ type process struct {
 	done chan struct{} // closed when the process has ended
 }
 
-// start runs cmd, whose output goes to the file log. When this process dies, the
+// startProcess runs cmd, whose output goes to the file log. When this process dies, the
 // kernel sends deathsig to the server (on Linux).
-func start(cmd *exec.Cmd, log string, deathsig syscall.Signal) (*process, error) {
+func startProcess(cmd *exec.Cmd, log string, deathsig syscall.Signal) (*process, error) {
 	out, err := os.OpenFile(log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {
 		return nil, err
@@ -70,8 +70,8 @@ func (p *process) running() bool {
 	}
 }
 
-// stop sends sig and waits for the end; a process that does not end is killed.
-func (p *process) stop(sig syscall.Signal) error {
+// signalAndWait sends sig and waits until the process ends. After patience it is killed.
+func (p *process) signalAndWait(sig syscall.Signal) error {
 	if !p.running() {
 		return nil
 	}
@@ -88,8 +88,8 @@ func (p *process) stop(sig syscall.Signal) error {
 	return fmt.Errorf("%s did not end on %v within %v and was killed", filepath.Base(p.cmd.Path), sig, patience)
 }
 
-// failed returns the error of a server that did not come up, with the end of its log.
-func (p *process) failed(cause error) error {
+// withLog adds the end of the server's log to the error of a server that did not start.
+func (p *process) withLog(cause error) error {
 	log, _ := os.ReadFile(p.log)
 	lines := strings.Split(strings.TrimSpace(string(log)), "\n")
 	lines = lines[max(0, len(lines)-10):]

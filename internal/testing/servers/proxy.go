@@ -115,7 +115,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if f != nil {
 		fault = f(r)
 	}
-	if fault.Delay > 0 && !p.hold(r, fault.Delay) {
+	if fault.Delay > 0 && !p.holdRequest(r, fault.Delay) {
 		panic(http.ErrAbortHandler) // a plain return would be the answer 200
 	}
 	switch {
@@ -123,12 +123,12 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		panic(http.ErrAbortHandler)
 	case fault.Status != 0 && !fault.AfterForward && !fault.DropAfter:
 		_, _ = io.Copy(io.Discard, r.Body) // a client that still sends may miss the answer
-		answer(w, r, fault.Status)
+		writeS3Error(w, r, fault.Status)
 		return
 	}
-	resp, err := p.forward(r, fault.Delay > 0)
+	resp, err := p.forwardRequest(r, fault.Delay > 0)
 	if err != nil {
-		answer(w, r, http.StatusBadGateway)
+		writeS3Error(w, r, http.StatusBadGateway)
 		return
 	}
 	defer resp.Body.Close()
@@ -138,15 +138,15 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		panic(http.ErrAbortHandler)
 	case fault.AfterForward:
 		_, _ = io.Copy(io.Discard, resp.Body)
-		answer(w, r, cmp.Or(fault.Status, http.StatusInternalServerError))
+		writeS3Error(w, r, cmp.Or(fault.Status, http.StatusInternalServerError))
 	default:
-		respond(w, r, resp, fault)
+		respondWithFault(w, r, resp, fault)
 	}
 }
 
-// hold reads the request's body, which will not be there once the client is gone, and
-// waits. It reports false when there is nothing to be forwarded.
-func (p *Proxy) hold(r *http.Request, d time.Duration) bool {
+// holdRequest reads the request's body, which is lost once the client is gone, and delays the
+// request. It returns false when there is nothing to forward.
+func (p *Proxy) holdRequest(r *http.Request, d time.Duration) bool {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
 		return false
@@ -160,8 +160,8 @@ func (p *Proxy) hold(r *http.Request, d time.Duration) bool {
 	}
 }
 
-// forward sends the request on and returns the response.
-func (p *Proxy) forward(r *http.Request, late bool) (*http.Response, error) {
+// forwardRequest sends the request on and returns the response.
+func (p *Proxy) forwardRequest(r *http.Request, late bool) (*http.Response, error) {
 	ctx := r.Context()
 	if late {
 		ctx = context.WithoutCancel(ctx)
@@ -180,8 +180,8 @@ func (p *Proxy) forward(r *http.Request, late bool) (*http.Response, error) {
 	return p.to.RoundTrip(out)
 }
 
-// respond passes the response on, spoilt as fault says.
-func respond(w http.ResponseWriter, r *http.Request, resp *http.Response, fault Fault) {
+// respondWithFault passes the response on, damaged as fault says.
+func respondWithFault(w http.ResponseWriter, r *http.Request, resp *http.Response, fault Fault) {
 	header := w.Header()
 	for name, values := range resp.Header {
 		header[name] = values
@@ -221,8 +221,8 @@ func respond(w http.ResponseWriter, r *http.Request, resp *http.Response, fault 
 	_, _ = w.Write(body)
 }
 
-// answer sends an S3 error.
-func answer(w http.ResponseWriter, r *http.Request, status int) {
+// writeS3Error sends an S3 error.
+func writeS3Error(w http.ResponseWriter, r *http.Request, status int) {
 	code, ok := map[int]string{
 		http.StatusForbidden:          "AccessDenied",
 		http.StatusNotFound:           "NoSuchKey",

@@ -31,7 +31,7 @@ type shared[T interface{ Close() error }] struct {
 	err     error
 }
 
-func (s *shared[T]) get(start func(ctx context.Context, dir string) (T, error)) (T, error) {
+func (s *shared[T]) startOnce(start func(ctx context.Context, dir string) (T, error)) (T, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.started {
@@ -43,7 +43,7 @@ func (s *shared[T]) get(start func(ctx context.Context, dir string) (T, error)) 
 	return s.server, s.err
 }
 
-func (s *shared[T]) close() error {
+func (s *shared[T]) closeIfStarted() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var none T
@@ -65,7 +65,7 @@ var (
 // share. The database is dropped when the test ends. Without PostgreSQL it skips t.
 func PG(t testing.TB) string {
 	t.Helper()
-	p, err := sharedPG.get(StartPostgres)
+	p, err := sharedPG.startOnce(StartPostgres)
 	Check(t, err)
 	name := fmt.Sprintf("vole_%d", serial.Add(1))
 	Check(t, p.CreateDatabase(name))
@@ -81,7 +81,7 @@ func PG(t testing.TB) string {
 // is removed when the test ends. Without versitygw it skips t.
 func S3(t testing.TB) S3Config {
 	t.Helper()
-	g, err := sharedS3.get(StartGateway)
+	g, err := sharedS3.startOnce(StartGateway)
 	Check(t, err)
 	name := fmt.Sprintf("vole-%d", serial.Add(1))
 	Check(t, g.CreateBucket(name))
@@ -118,5 +118,5 @@ func Main(m *testing.M) int {
 // package. Servers that the caller started must be closed before.
 func Cleanup() error {
 	template.reset()
-	return errors.Join(sharedPG.close(), sharedS3.close(), removeBase())
+	return errors.Join(sharedPG.closeIfStarted(), sharedS3.closeIfStarted(), removeBaseDir())
 }

@@ -25,8 +25,8 @@ const (
 	duelDelay = 5 // slots between the two
 )
 
-func contendVol(i int) string { return fmt.Sprintf("c%02d", i) }
-func duelVol(k int64) string  { return fmt.Sprintf("duel-%d", k) }
+func contendedVolume(i int) string { return fmt.Sprintf("c%02d", i) }
+func duelVolume(k int64) string    { return fmt.Sprintf("duel-%d", k) }
 
 // fighter is one goroutine of a child.
 type fighter struct {
@@ -35,23 +35,23 @@ type fighter struct {
 	rng   *rand.Rand
 }
 
-func contendChild(ctx context.Context, c config) error {
+func runContendChild(ctx context.Context, c config) error {
 	store, err := vole.Open(ctx, vole.Options{Home: c.home})
 	if err != nil {
 		return fmt.Errorf("open: %w", err)
 	}
 	out := &journal{w: os.Stdout}
-	end := now() + int64(c.contend)
+	end := monotonicNow() + int64(c.contend)
 	var wg sync.WaitGroup
 	for i := range c.goroutines {
 		f := &fighter{store, out, rand.New(rand.NewPCG(c.seed, uint64(i)))}
 		wg.Go(func() {
 			if i == 0 {
-				f.duels(ctx, end)
+				f.fightDuels(ctx, end)
 				return
 			}
-			for now() < end {
-				f.step(ctx)
+			for monotonicNow() < end {
+				f.runRandomOp(ctx)
 			}
 		})
 	}
@@ -59,20 +59,20 @@ func contendChild(ctx context.Context, c config) error {
 	return store.Close()
 }
 
-// do runs an operation within a limited time and records how it went. fn returns the
+// runAndRecord runs an operation within a limited time and records how it went. fn returns the
 // id of the volume it acted on, once it knows.
-func (f *fighter) do(ctx context.Context, r record, fn func(ctx context.Context, r *record) error) {
+func (f *fighter) runAndRecord(ctx context.Context, r record, fn func(ctx context.Context, r *record) error) {
 	limit := patience
 	if r.Op != "duel-create" && r.Op != "duel-remove" && f.rng.IntN(20) == 0 {
 		limit = shortest
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	r.Done, r.Limit, r.Start = true, int64(limit), now()
+	r.Done, r.Limit, r.Start = true, int64(limit), monotonicNow()
 	err := fn(ctx, &r)
-	r.End = now()
+	r.End = monotonicNow()
 	if err != nil {
-		r.Err = classOf(err)
+		r.Err = errorClass(err)
 		if !strings.Contains(allowed[r.Op], r.Err) {
 			r.Text = err.Error()
 		}
@@ -80,33 +80,33 @@ func (f *fighter) do(ctx context.Context, r record, fn func(ctx context.Context,
 	f.out.write(r)
 }
 
-// duels creates and removes the names of duels, in step with all other processes.
-func (f *fighter) duels(ctx context.Context, end int64) {
+// fightDuels creates and removes the names of duels, in step with all other processes.
+func (f *fighter) fightDuels(ctx context.Context, end int64) {
 	for {
-		slot := now()/int64(duelSlot) + 1
-		time.Sleep(time.Duration(slot*int64(duelSlot) - now()))
-		if now() >= end {
+		slot := monotonicNow()/int64(duelSlot) + 1
+		time.Sleep(time.Duration(slot*int64(duelSlot) - monotonicNow()))
+		if monotonicNow() >= end {
 			return
 		}
-		f.do(ctx, record{Op: "duel-create", Vol: duelVol(slot)}, func(ctx context.Context, r *record) error {
+		f.runAndRecord(ctx, record{Op: "duel-create", Vol: duelVolume(slot)}, func(ctx context.Context, r *record) error {
 			v, err := f.store.Create(ctx, r.Vol, vole.Spec{})
 			if err == nil {
 				r.ID = v.ID()
 			}
 			return err
 		})
-		f.do(ctx, record{Op: "duel-remove", Vol: duelVol(slot - duelDelay)}, func(ctx context.Context, r *record) error {
+		f.runAndRecord(ctx, record{Op: "duel-remove", Vol: duelVolume(slot - duelDelay)}, func(ctx context.Context, r *record) error {
 			return f.store.Remove(ctx, r.Vol)
 		})
 	}
 }
 
-// step runs one random operation on one of the names.
-func (f *fighter) step(ctx context.Context) {
-	name := contendVol(f.rng.IntN(contendNames))
+// runRandomOp runs one random operation on one of the names.
+func (f *fighter) runRandomOp(ctx context.Context) {
+	name := contendedVolume(f.rng.IntN(contendNames))
 	switch n := f.rng.IntN(20); {
 	case n < 7:
-		f.do(ctx, record{Op: "create", Vol: name}, func(ctx context.Context, r *record) error {
+		f.runAndRecord(ctx, record{Op: "create", Vol: name}, func(ctx context.Context, r *record) error {
 			v, err := f.store.Create(ctx, r.Vol, vole.Spec{})
 			if err == nil {
 				r.ID = v.ID()
@@ -114,26 +114,26 @@ func (f *fighter) step(ctx context.Context) {
 			return err
 		})
 	case n < 12:
-		f.on(ctx, record{Op: "remove", Vol: name}, func(ctx context.Context, _ *record, v *vole.Volume) error {
+		f.onVolume(ctx, record{Op: "remove", Vol: name}, func(ctx context.Context, _ *record, v *vole.Volume) error {
 			return v.Remove(ctx)
 		})
 	case n < 14:
-		to := contendVol(f.rng.IntN(contendNames))
-		f.on(ctx, record{Op: "rename", Vol: name, To: to}, func(ctx context.Context, r *record, v *vole.Volume) error {
+		to := contendedVolume(f.rng.IntN(contendNames))
+		f.onVolume(ctx, record{Op: "rename", Vol: name, To: to}, func(ctx context.Context, r *record, v *vole.Volume) error {
 			return v.Update(ctx, vole.Update{Name: r.To})
 		})
 	case n < 16:
-		f.on(ctx, record{Op: "attach", Vol: name}, f.attach)
+		f.onVolume(ctx, record{Op: "attach", Vol: name}, f.attachVolume)
 	case n < 18:
-		f.on(ctx, record{Op: "write", Vol: name, Path: filePath(0), Tag: now()}, writeAndRead)
+		f.onVolume(ctx, record{Op: "write", Vol: name, Path: filePath(0), Tag: monotonicNow()}, writeAndRead)
 	default:
-		f.on(ctx, record{Op: "get", Vol: name}, func(context.Context, *record, *vole.Volume) error { return nil })
+		f.onVolume(ctx, record{Op: "get", Vol: name}, func(context.Context, *record, *vole.Volume) error { return nil })
 	}
 }
 
-// on runs fn on the volume that has the name now.
-func (f *fighter) on(ctx context.Context, r record, fn func(context.Context, *record, *vole.Volume) error) {
-	f.do(ctx, r, func(ctx context.Context, r *record) error {
+// onVolume runs fn on the volume that has the name now.
+func (f *fighter) onVolume(ctx context.Context, r record, fn func(context.Context, *record, *vole.Volume) error) {
+	f.runAndRecord(ctx, r, func(ctx context.Context, r *record) error {
 		v, err := f.store.Get(ctx, r.Vol)
 		if err != nil {
 			return err
@@ -143,8 +143,8 @@ func (f *fighter) on(ctx context.Context, r record, fn func(context.Context, *re
 	})
 }
 
-// attach holds the volume for a moment, in which nobody can remove it.
-func (f *fighter) attach(ctx context.Context, _ *record, v *vole.Volume) error {
+// attachVolume holds the volume for a moment, in which nobody can remove it.
+func (f *fighter) attachVolume(ctx context.Context, _ *record, v *vole.Volume) error {
 	att, err := v.Attach(ctx, vole.AttachOptions{Holder: "fighter"})
 	if err != nil {
 		return err
@@ -174,15 +174,15 @@ func writeAndRead(ctx context.Context, r *record, v *vole.Volume) error {
 	return err
 }
 
-// contendPhase lets the children fight and judges what they said.
-func contendPhase(ctx context.Context, c config) (string, error) {
+// runContendPhase lets the children fight and judges what they said.
+func runContendPhase(ctx context.Context, c config) (string, error) {
 	// The home is there before, so that all begin at once.
-	if err := reopen(ctx, c.home, func(context.Context, *vole.Store) error { return nil }); err != nil {
+	if err := reopenHome(ctx, c.home, func(context.Context, *vole.Store) error { return nil }); err != nil {
 		return "", err
 	}
 	var children []*child
 	for slot := range c.processes {
-		ch, err := spawn(c, "contend", slot, c.seed+uint64(slot)+1)
+		ch, err := spawnChild(c, "contend", slot, c.seed+uint64(slot)+1)
 		if err != nil {
 			return "", err
 		}
@@ -205,15 +205,15 @@ func contendPhase(ctx context.Context, c config) (string, error) {
 		return "", err
 	}
 	j := newJudge(records)
-	if err := j.judge(); err != nil {
+	if err := j.judgeAll(); err != nil {
 		return "", err
 	}
-	err := reopen(ctx, c.home, func(ctx context.Context, s *vole.Store) error {
+	err := reopenHome(ctx, c.home, func(ctx context.Context, s *vole.Store) error {
 		names := make([]string, contendNames)
 		for i := range names {
-			names[i] = contendVol(i)
+			names[i] = contendedVolume(i)
 		}
-		return errors.Join(j.compare(ctx, s), verifyIdle(ctx, s, c.home), notBlocked(ctx, s, names))
+		return errors.Join(j.compareWithHome(ctx, s), verifyIdle(ctx, s, c.home), checkNamesUsable(ctx, s, names))
 	})
-	return j.summary(), err
+	return j.describeCounts(), err
 }

@@ -20,8 +20,8 @@ const (
 	heldLimit = 3 * time.Second
 )
 
-// removeChild removes the volume, saying when it begins and when it is done.
-func removeChild(ctx context.Context, c config) error {
+// runRemoveChild removes the volume, saying when it begins and when it is done.
+func runRemoveChild(ctx context.Context, c config) error {
 	store, err := vole.Open(ctx, vole.Options{Home: c.home})
 	if err != nil {
 		return err
@@ -29,20 +29,20 @@ func removeChild(ctx context.Context, c config) error {
 	out := &journal{w: os.Stdout}
 	out.write(record{Op: "remove", Vol: heldName})
 	err = store.Remove(ctx, heldName)
-	out.write(record{Op: "remove", Vol: heldName, Done: true, Err: classOf(err)})
+	out.write(record{Op: "remove", Vol: heldName, Done: true, Err: errorClass(err)})
 	return errors.Join(err, store.Close())
 }
 
-// heldPhase stops processes in the middle of removing a volume and of writing to one,
+// runHeldPhase stops processes in the middle of removing a volume and of writing to one,
 // and uses all other names meanwhile: what they hold must delay none of them.
-func heldPhase(ctx context.Context, c config) (string, error) {
+func runHeldPhase(ctx context.Context, c config) (string, error) {
 	var worst time.Duration
 	removals, writes := 0, 0
 	for i := range 15 {
-		err := reopen(ctx, c.home, func(ctx context.Context, s *vole.Store) error {
-			caught, fn := &writes, busy
+		err := reopenHome(ctx, c.home, func(ctx context.Context, s *vole.Store) error {
+			caught, fn := &writes, stopWriter
 			if i%5 == 0 {
-				caught, fn = &removals, stopped
+				caught, fn = &removals, stopRemover
 			}
 			took, in, err := fn(ctx, c, s)
 			worst = max(worst, took)
@@ -52,7 +52,7 @@ func heldPhase(ctx context.Context, c config) (string, error) {
 			return err
 		})
 		if err == nil {
-			err = reopen(ctx, c.home, func(ctx context.Context, s *vole.Store) error { return verifyIdle(ctx, s, c.home) })
+			err = reopenHome(ctx, c.home, func(ctx context.Context, s *vole.Store) error { return verifyIdle(ctx, s, c.home) })
 		}
 		if err != nil {
 			return "", err
@@ -65,7 +65,7 @@ func heldPhase(ctx context.Context, c config) (string, error) {
 		removals, writes, worst.Round(time.Millisecond)), nil
 }
 
-func fillHeld(ctx context.Context, s *vole.Store) error {
+func fillHeldVolumes(ctx context.Context, s *vole.Store) error {
 	v, err := s.Create(ctx, heldName, vole.Spec{})
 	if err != nil {
 		return err
@@ -82,8 +82,8 @@ func fillHeld(ctx context.Context, s *vole.Store) error {
 	return att.Detach(ctx)
 }
 
-// writeChild writes files of the volume until it is killed.
-func writeChild(ctx context.Context, c config) error {
+// runWriteChild writes files of the volume until it is killed.
+func runWriteChild(ctx context.Context, c config) error {
 	store, err := vole.Open(ctx, vole.Options{Home: c.home})
 	if err != nil {
 		return err
@@ -118,10 +118,10 @@ func writeChild(ctx context.Context, c config) error {
 // stands still.
 const waitTimeout = 200 * time.Millisecond
 
-// busy stops a process that writes to a volume. Whoever writes there too may have to
-// wait, but no longer than its context; all other names go on. It reports whether the
-// process was caught with a lock in its hands.
-func busy(ctx context.Context, c config, s *vole.Store) (worst time.Duration, in bool, err error) {
+// stopWriter stops a process (SIGSTOP) that writes to a volume. Other writers of that volume may
+// have to wait, but no longer than their contexts; all other volumes stay usable. It reports
+// whether the process held a lock when it was stopped.
+func stopWriter(ctx context.Context, c config, s *vole.Store) (worst time.Duration, in bool, err error) {
 	v, err := s.Create(ctx, heldName, vole.Spec{})
 	if err != nil {
 		return 0, false, err
@@ -151,17 +151,17 @@ func busy(ctx context.Context, c config, s *vole.Store) (worst time.Duration, in
 	if took := time.Since(start); err != nil && !in || took > waitTimeout+slack {
 		return 0, in, fmt.Errorf("a write to a volume that another process has locked took %v: %w", took, err)
 	}
-	worst, err = others(ctx, s, nil)
+	worst, err = churnOtherNames(ctx, s, nil)
 	return worst, in, errors.Join(err, ch.cmd.Process.Signal(syscall.SIGCONT), f.Close())
 }
 
 // begin starts a child and waits for its first word.
 func begin(c config, role string) (*child, error) {
-	ch, err := spawn(c, role, 0, c.seed)
+	ch, err := spawnChild(c, role, 0, c.seed)
 	if err != nil {
 		return nil, err
 	}
-	for start := time.Now(); !ch.saidAny(); time.Sleep(time.Millisecond) {
+	for start := time.Now(); !ch.hasWritten(); time.Sleep(time.Millisecond) {
 		if time.Since(start) > verifyTimeout {
 			_, kerr := ch.kill()
 			return nil, errors.Join(errors.New("the child does not begin"), kerr)
@@ -170,12 +170,12 @@ func begin(c config, role string) (*child, error) {
 	return ch, nil
 }
 
-// others makes and removes volumes of the first name and of names that nobody uses,
-// and returns the time of the slowest.
-func others(ctx context.Context, s *vole.Store, first []string) (worst time.Duration, err error) {
+// churnOtherNames creates and removes volumes of the first name and of unused names, and
+// returns the time of the slowest call.
+func churnOtherNames(ctx context.Context, s *vole.Store, first []string) (worst time.Duration, err error) {
 	names := first
 	for i := range contendNames {
-		names = append(names, contendVol(i))
+		names = append(names, contendedVolume(i))
 	}
 	for _, name := range names {
 		start := time.Now()
@@ -193,11 +193,11 @@ func others(ctx context.Context, s *vole.Store, first []string) (worst time.Dura
 	return worst, nil
 }
 
-// stopped runs a child that removes the volume, stops it, and makes and removes other
-// volumes. It returns the time of the slowest call, and whether the child was caught
-// in the middle.
-func stopped(ctx context.Context, c config, s *vole.Store) (worst time.Duration, in bool, err error) {
-	if err := fillHeld(ctx, s); err != nil {
+// stopRemover runs a child that removes the volume, stops it, and creates and removes other
+// volumes. It returns the time of the slowest call, and whether the child was stopped in the
+// middle of the removal.
+func stopRemover(ctx context.Context, c config, s *vole.Store) (worst time.Duration, in bool, err error) {
+	if err := fillHeldVolumes(ctx, s); err != nil {
 		return 0, false, err
 	}
 	ch, err := begin(c, "remove")
@@ -226,6 +226,6 @@ func stopped(ctx context.Context, c config, s *vole.Store) (worst time.Duration,
 	in = len(ch.records) == 1
 	ch.mu.Unlock()
 	// Its name is free again, though the old volume is not yet gone.
-	worst, err = others(ctx, s, []string{heldName})
+	worst, err = churnOtherNames(ctx, s, []string{heldName})
 	return worst, in, err
 }

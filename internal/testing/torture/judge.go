@@ -72,25 +72,25 @@ func newJudge(records []record) *judge {
 	return &judge{records: records, lives: map[string]*life{}}
 }
 
-func (j *judge) judge() error {
+func (j *judge) judgeAll() error {
 	if len(j.records) == 0 {
 		return errors.New("nobody said anything")
 	}
 	for _, r := range j.records {
-		if err := j.single(r); err != nil {
+		if err := j.judgeCall(r); err != nil {
 			return err
 		}
 	}
 	for _, r := range j.records {
-		if err := j.enter(r); err != nil {
+		if err := j.enterCall(r); err != nil {
 			return err
 		}
 	}
-	return errors.Join(j.ghosts(), j.overlaps(), j.judgeDuels())
+	return errors.Join(j.refuseGhosts(), j.refuseOverlaps(), j.judgeDuels())
 }
 
-// single judges one call by itself.
-func (j *judge) single(r record) error {
+// judgeCall judges one call by itself.
+func (j *judge) judgeCall(r record) error {
 	if took := r.End - r.Start; took > j.slowest.End-j.slowest.Start {
 		j.slowest = r
 	}
@@ -108,8 +108,8 @@ func (j *judge) single(r record) error {
 	return nil
 }
 
-// enter enters one call into the life of its volume.
-func (j *judge) enter(r record) error {
+// enterCall adds one call to the life of its volume.
+func (j *judge) enterCall(r record) error {
 	if r.ID == "" || r.Err != "" && r.Err != "timeout" {
 		return nil
 	}
@@ -144,8 +144,8 @@ func (j *judge) enter(r record) error {
 	return nil
 }
 
-// ghosts: nobody finds a volume by its name once its removal was acknowledged.
-func (j *judge) ghosts() error {
+// refuseGhosts fails if a call found a volume by its name after its removal was acknowledged.
+func (j *judge) refuseGhosts() error {
 	for _, r := range j.records {
 		if l := j.lives[r.ID]; r.ID != "" && l != nil && l.gone != nil && r.Start > l.gone.End {
 			return fmt.Errorf("found what had been removed: %s, removed by %s", r, l.gone)
@@ -154,8 +154,8 @@ func (j *judge) ghosts() error {
 	return nil
 }
 
-// overlaps: no two volumes had one name at one time.
-func (j *judge) overlaps() error {
+// refuseOverlaps fails if two volumes had the same name at the same time.
+func (j *judge) refuseOverlaps() error {
 	byName := map[string][]span{}
 	for _, l := range j.lives {
 		for _, s := range l.spans() {
@@ -225,8 +225,8 @@ func (j *judge) judgeDuels() error {
 	return nil
 }
 
-// compare: what the home lists is what was created and not removed.
-func (j *judge) compare(ctx context.Context, s *vole.Store) error {
+// compareWithHome fails unless the home lists exactly the volumes created and not removed.
+func (j *judge) compareWithHome(ctx context.Context, s *vole.Store) error {
 	listed := map[string]bool{}
 	for v, err := range s.Volumes(ctx, vole.Filter{}) {
 		if err != nil {
@@ -248,7 +248,7 @@ func (j *judge) compare(ctx context.Context, s *vole.Store) error {
 	return nil
 }
 
-func (j *judge) summary() string {
+func (j *judge) describeCounts() string {
 	last := j.records[len(j.records)-1].Start - j.records[0].Start
 	return fmt.Sprintf("%d calls, %.0f/s; %d duels, each with one winner; slowest call %v (%s); %d of the %v contexts ended",
 		len(j.records), float64(len(j.records))/time.Duration(max(last, 1)).Seconds(), j.duels,

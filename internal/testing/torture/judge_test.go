@@ -55,7 +55,7 @@ func TestJudge(t *testing.T) {
 		}, "2 of 2 won the removal"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			err := newJudge(c.records).judge()
+			err := newJudge(c.records).judgeAll()
 			if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
 				t.Errorf("judge says %v, want %q", err, c.want)
 			}
@@ -91,11 +91,11 @@ func TestHistory(t *testing.T) {
 			var err error
 			for _, r := range c.records {
 				if err == nil {
-					err = h.add(r)
+					err = h.addRecord(r)
 				}
 			}
 			if err == nil {
-				err = h.settle(c.have)
+				err = h.settlePending(c.have)
 			}
 			if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
 				t.Errorf("got %v, want %q", err, c.want)
@@ -106,11 +106,11 @@ func TestHistory(t *testing.T) {
 
 func TestContent(t *testing.T) {
 	for tag := range int64(100) {
-		data := content(tag)
-		if got, err := tagOf(data); err != nil || got != tag {
+		data := contentOfTag(tag)
+		if got, err := tagOfContent(data); err != nil || got != tag {
 			t.Fatalf("tag %d reads as %d, %v", tag, got, err)
 		}
-		if _, err := tagOf(data[:len(data)-1]); err == nil {
+		if _, err := tagOfContent(data[:len(data)-1]); err == nil {
 			t.Fatalf("torn content of tag %d is not noticed", tag)
 		}
 	}

@@ -25,9 +25,9 @@ type killer struct {
 	idle    int // times that nobody was alive
 }
 
-// killPhase kills children until there were c.kills of them. Mostly one is killed while
+// runKillPhase kills children until there were c.kills of them. Mostly one is killed while
 // its siblings go on working; now and then all are.
-func killPhase(ctx context.Context, c config) (string, error) {
+func runKillPhase(ctx context.Context, c config) (string, error) {
 	k := &killer{
 		c: c, rng: rand.New(rand.NewPCG(c.seed, 0)),
 		running: make([]*child, c.children), lanes: map[string]*history{},
@@ -45,7 +45,7 @@ func killPhase(ctx context.Context, c config) (string, error) {
 		}
 	}()
 	for k.killed < c.kills {
-		if err := k.round(ctx); err != nil {
+		if err := k.runKillRound(ctx); err != nil {
 			return "", fmt.Errorf("after %d kills and %d acknowledged operations: %w", k.killed, k.acked, err)
 		}
 	}
@@ -53,36 +53,36 @@ func killPhase(ctx context.Context, c config) (string, error) {
 		k.killed, k.killed-k.idle*c.children, k.acked), nil
 }
 
-func (k *killer) round(ctx context.Context) error {
+func (k *killer) runKillRound(ctx context.Context) error {
 	for slot, ch := range k.running {
 		if ch == nil {
 			var err error
-			if k.running[slot], err = spawn(k.c, "lanes", slot, k.rng.Uint64()); err != nil {
+			if k.running[slot], err = spawnChild(k.c, "lanes", slot, k.rng.Uint64()); err != nil {
 				return err
 			}
 		}
 	}
-	if err := k.pause(ctx); err != nil {
+	if err := k.pauseAtRandom(ctx); err != nil {
 		return err
 	}
 	if k.rng.IntN(4) == 0 || k.killed+k.c.children >= k.c.kills {
-		return k.killAll(ctx)
+		return k.killAllChildren(ctx)
 	}
 	slot := k.rng.IntN(k.c.children)
-	if err := k.kill(slot); err != nil {
+	if err := k.killChild(slot); err != nil {
 		return err
 	}
-	return reopen(ctx, k.c.home, func(ctx context.Context, s *vole.Store) error {
-		return errors.Join(k.verifySlot(ctx, s, slot), clean(ctx, s))
+	return reopenHome(ctx, k.c.home, func(ctx context.Context, s *vole.Store) error {
+		return errors.Join(k.verifySlot(ctx, s, slot), checkHome(ctx, s))
 	})
 }
 
-// pause lets the children work for a while. One time in eight it does not even wait
-// for them to have begun, so that opening and recovery are struck too.
-func (k *killer) pause(ctx context.Context) error {
+// pauseAtRandom lets the children work for a while. One time in eight it does not wait until
+// they have begun, so that kills hit opening and recovery as well.
+func (k *killer) pauseAtRandom(ctx context.Context) error {
 	if k.rng.IntN(8) != 0 {
 		for start := time.Now(); ; time.Sleep(time.Millisecond) {
-			if !slices.ContainsFunc(k.running, func(ch *child) bool { return !ch.saidAny() }) {
+			if !slices.ContainsFunc(k.running, func(ch *child) bool { return !ch.hasWritten() }) {
 				break
 			}
 			if time.Since(start) > verifyTimeout {
@@ -98,8 +98,8 @@ func (k *killer) pause(ctx context.Context) error {
 	}
 }
 
-// kill kills the child of a slot and files what it said.
-func (k *killer) kill(slot int) error {
+// killChild kills the child of a slot and keeps its records.
+func (k *killer) killChild(slot int) error {
 	records, err := k.running[slot].kill()
 	k.running[slot] = nil
 	if err != nil {
@@ -120,47 +120,47 @@ func (k *killer) kill(slot int) error {
 		if h == nil {
 			return fmt.Errorf("a child said %s", r)
 		}
-		if err := h.add(r); err != nil {
+		if err := h.addRecord(r); err != nil {
 			return fmt.Errorf("lane %s, %s: %w", r.Lane, r.Vol, err)
 		}
 	}
 	return nil
 }
 
-// killAll kills all children at once and judges the home that they leave.
-func (k *killer) killAll(ctx context.Context) error {
+// killAllChildren kills all children at once and judges the home that they leave.
+func (k *killer) killAllChildren(ctx context.Context) error {
 	for _, ch := range k.running {
 		if err := ch.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
 			return err
 		}
 	}
 	for slot := range k.running {
-		if err := k.kill(slot); err != nil {
+		if err := k.killChild(slot); err != nil {
 			return err
 		}
 	}
 	k.idle++
-	return reopen(ctx, k.c.home, func(ctx context.Context, s *vole.Store) error {
+	return reopenHome(ctx, k.c.home, func(ctx context.Context, s *vole.Store) error {
 		var errs []error
 		for slot := range k.running {
 			errs = append(errs, k.verifySlot(ctx, s, slot))
 		}
-		errs = append(errs, k.verifyShared(ctx, s), verifyIdle(ctx, s, k.c.home), notBlocked(ctx, s, k.names()))
+		errs = append(errs, k.verifyShared(ctx, s), verifyIdle(ctx, s, k.c.home), checkNamesUsable(ctx, s, k.pickNames()))
 		return errors.Join(errs...)
 	})
 }
 
-// names are all that lanes use. Trying them all makes volumes, which takes long, so
-// mostly a few are tried.
-func (k *killer) names() []string {
+// pickNames returns names that lanes use. Trying all of them creates volumes, which takes
+// long, so mostly it returns a few.
+func (k *killer) pickNames() []string {
 	var names []string
 	for _, lane := range slices.Sorted(maps.Keys(k.lanes)) {
 		for i := range namesPerLane {
-			names = append(names, laneVol(lane, i))
+			names = append(names, laneVolume(lane, i))
 		}
 	}
 	for i := range sharedNames {
-		names = append(names, sharedVol(i))
+		names = append(names, sharedVolume(i))
 	}
 	if k.killed < k.c.kills && k.idle%10 != 0 {
 		k.rng.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
@@ -178,7 +178,7 @@ func (k *killer) verifySlot(ctx context.Context, s *vole.Store, slot int) error 
 		if err != nil {
 			return fmt.Errorf("lane %s, pending %v: %w", lane, h.pending, err)
 		}
-		if err := h.settle(have); err != nil {
+		if err := h.settlePending(have); err != nil {
 			return fmt.Errorf("lane %s: %w", lane, err)
 		}
 		for name, v := range have {

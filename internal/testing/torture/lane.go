@@ -27,9 +27,9 @@ const (
 	labelKey      = "tag"
 )
 
-func laneName(slot, lane int) string    { return fmt.Sprintf("s%dl%d", slot, lane) }
-func laneVol(lane string, i int) string { return fmt.Sprintf("%s-%d", lane, i) }
-func sharedVol(i int) string            { return fmt.Sprintf("shared-%d", i) }
+func laneName(slot, lane int) string       { return fmt.Sprintf("s%dl%d", slot, lane) }
+func laneVolume(lane string, i int) string { return fmt.Sprintf("%s-%d", lane, i) }
+func sharedVolume(i int) string            { return fmt.Sprintf("shared-%d", i) }
 
 // filePath is the i-th file of a volume; the last lies in a directory.
 func filePath(i int) string {
@@ -39,9 +39,9 @@ func filePath(i int) string {
 	return fmt.Sprintf("file%d", i)
 }
 
-// content is what a file holds whose last writer used tag: its tag in the first line,
-// then up to 64 KiB that follow from it. Some files are larger, to be killed in the middle.
-func content(tag int64) []byte {
+// contentOfTag returns the content that a writer with this tag gives a file: the tag in the
+// first line, then up to 64 KiB derived from it. Some are larger, so that kills hit the write.
+func contentOfTag(tag int64) []byte {
 	r := rand.New(rand.NewPCG(uint64(tag), 1))
 	size := r.IntN(64 << 10)
 	if r.IntN(20) == 0 {
@@ -54,11 +54,11 @@ func content(tag int64) []byte {
 	return buf
 }
 
-// tagOf returns the tag of a file's content, and an error when it is not whole.
-func tagOf(data []byte) (int64, error) {
+// tagOfContent returns the tag of a file's content, and an error when it is not whole.
+func tagOfContent(data []byte) (int64, error) {
 	line, _, _ := bytes.Cut(data, []byte("\n"))
 	tag, err := strconv.ParseInt(string(line), 10, 64)
-	if err != nil || !bytes.Equal(data, content(tag)) {
+	if err != nil || !bytes.Equal(data, contentOfTag(tag)) {
 		return 0, fmt.Errorf("torn content of %d bytes, beginning %q", len(data), data[:min(len(data), 24)])
 	}
 	return tag, nil
@@ -74,7 +74,7 @@ type laneRunner struct {
 	tag   int64
 }
 
-func lanesChild(ctx context.Context, c config) error {
+func runLanesChild(ctx context.Context, c config) error {
 	out := &journal{w: os.Stdout}
 	store, err := vole.Open(ctx, vole.Options{Home: c.home})
 	if err != nil {
@@ -85,14 +85,14 @@ func lanesChild(ctx context.Context, c config) error {
 		l := &laneRunner{
 			store: store, out: out, name: laneName(c.slot, i),
 			rng: rand.New(rand.NewPCG(c.seed, uint64(i))), vols: map[string]*vole.Volume{},
-			tag: now(), // greater than any that a predecessor used
+			tag: monotonicNow(), // greater than any that a predecessor used
 		}
-		go func() { errs <- l.run(ctx) }()
+		go func() { errs <- l.runLane(ctx) }()
 	}
 	return <-errs // lanes only end by an error
 }
 
-func (l *laneRunner) run(ctx context.Context) error {
+func (l *laneRunner) runLane(ctx context.Context) error {
 	for v, err := range l.store.Volumes(ctx, vole.Filter{}) {
 		if err != nil {
 			return err
@@ -102,15 +102,15 @@ func (l *laneRunner) run(ctx context.Context) error {
 		}
 	}
 	for {
-		if err := l.step(ctx); err != nil {
+		if err := l.runRandomOp(ctx); err != nil {
 			return fmt.Errorf("lane %s: %w", l.name, err)
 		}
 	}
 }
 
-// do runs an operation between its two records. An error ends the lane: on its own
+// runAndRecord runs an operation between its two records. An error ends the lane: on its own
 // volumes nothing may fail.
-func (l *laneRunner) do(r record, fn func() (id string, err error)) error {
+func (l *laneRunner) runAndRecord(r record, fn func() (id string, err error)) error {
 	r.Lane = l.name
 	l.out.write(r)
 	id, err := fn()
@@ -119,7 +119,7 @@ func (l *laneRunner) do(r record, fn func() (id string, err error)) error {
 		r.ID = id
 	}
 	if err != nil {
-		r.Err, r.Text = classOf(err), err.Error()
+		r.Err, r.Text = errorClass(err), err.Error()
 	}
 	l.out.write(r)
 	return err
@@ -127,44 +127,44 @@ func (l *laneRunner) do(r record, fn func() (id string, err error)) error {
 
 func (l *laneRunner) nextTag() int64 { l.tag++; return l.tag }
 
-// step runs one random operation.
-func (l *laneRunner) step(ctx context.Context) error {
+// runRandomOp runs one random operation.
+func (l *laneRunner) runRandomOp(ctx context.Context) error {
 	if l.rng.IntN(6) == 0 {
-		l.shared(ctx)
+		l.changeSharedVolume(ctx)
 		return nil
 	}
-	name := laneVol(l.name, l.rng.IntN(namesPerLane))
+	name := laneVolume(l.name, l.rng.IntN(namesPerLane))
 	v := l.vols[name]
 	if v == nil {
-		return l.create(ctx, name)
+		return l.createVolume(ctx, name)
 	}
 	switch n := l.rng.IntN(20); {
 	case n < 3:
-		return l.do(record{Op: "remove", Vol: name, ID: v.ID()}, func() (string, error) {
+		return l.runAndRecord(record{Op: "remove", Vol: name, ID: v.ID()}, func() (string, error) {
 			delete(l.vols, name)
 			return "", l.store.Remove(ctx, name)
 		})
 	case n < 6:
-		return l.rename(ctx, v)
+		return l.renameVolume(ctx, v)
 	case n < 8:
 		tag := l.nextTag()
-		return l.do(record{Op: "update", Vol: name, ID: v.ID(), Tag: tag}, func() (string, error) {
+		return l.runAndRecord(record{Op: "update", Vol: name, ID: v.ID(), Tag: tag}, func() (string, error) {
 			return "", v.Update(ctx, vole.Update{SetLabels: vole.Labels{labelKey: strconv.FormatInt(tag, 10)}})
 		})
 	case n < 11:
-		return l.attach(ctx, v)
+		return l.attachVolume(ctx, v)
 	default:
-		return l.files(ctx, v)
+		return l.changeFiles(ctx, v)
 	}
 }
 
-func (l *laneRunner) create(ctx context.Context, name string) error {
+func (l *laneRunner) createVolume(ctx context.Context, name string) error {
 	tag := l.nextTag()
 	spec := vole.Spec{Labels: vole.Labels{labelKey: strconv.FormatInt(tag, 10)}}
 	if l.rng.IntN(2) == 0 {
 		spec.Quota = vole.GiB
 	}
-	return l.do(record{Op: "create", Vol: name, Tag: tag}, func() (string, error) {
+	return l.runAndRecord(record{Op: "create", Vol: name, Tag: tag}, func() (string, error) {
 		v, err := l.store.Create(ctx, name, spec)
 		if err != nil {
 			return "", err
@@ -174,14 +174,14 @@ func (l *laneRunner) create(ctx context.Context, name string) error {
 	})
 }
 
-func (l *laneRunner) rename(ctx context.Context, v *vole.Volume) error {
+func (l *laneRunner) renameVolume(ctx context.Context, v *vole.Volume) error {
 	from := v.Name()
 	for i := range namesPerLane {
-		to := laneVol(l.name, i)
+		to := laneVolume(l.name, i)
 		if l.vols[to] != nil {
 			continue
 		}
-		return l.do(record{Op: "rename", Vol: from, To: to, ID: v.ID()}, func() (string, error) {
+		return l.runAndRecord(record{Op: "rename", Vol: from, To: to, ID: v.ID()}, func() (string, error) {
 			delete(l.vols, from)
 			l.vols[to] = v
 			return "", v.Update(ctx, vole.Update{Name: to})
@@ -190,11 +190,11 @@ func (l *laneRunner) rename(ctx context.Context, v *vole.Volume) error {
 	return nil
 }
 
-// attach takes and gives back a volume, and tries to remove it in between.
-func (l *laneRunner) attach(ctx context.Context, v *vole.Volume) error {
+// attachVolume takes and gives back a volume, and tries to remove it in between.
+func (l *laneRunner) attachVolume(ctx context.Context, v *vole.Volume) error {
 	opts := vole.AttachOptions{Holder: "lane " + l.name, ReadOnly: l.rng.IntN(2) == 0}
 	opts.HostPath = opts.ReadOnly || v.Info().Quota == 0
-	return l.do(record{Op: "attach", Vol: v.Name(), ID: v.ID()}, func() (string, error) {
+	return l.runAndRecord(record{Op: "attach", Vol: v.Name(), ID: v.ID()}, func() (string, error) {
 		att, err := v.Attach(ctx, opts)
 		if err != nil {
 			return "", err
@@ -207,8 +207,8 @@ func (l *laneRunner) attach(ctx context.Context, v *vole.Volume) error {
 	})
 }
 
-// files runs one to three operations on a volume's files.
-func (l *laneRunner) files(ctx context.Context, v *vole.Volume) error {
+// changeFiles runs one to three operations on a volume's files.
+func (l *laneRunner) changeFiles(ctx context.Context, v *vole.Volume) error {
 	f, err := v.FS(ctx)
 	if err != nil {
 		return err
@@ -229,9 +229,9 @@ func (l *laneRunner) files(ctx context.Context, v *vole.Volume) error {
 			fn = func() error { return ignoreMissing(f.Copy(ctx, p, to, vole.CopyOptions{})) }
 		default:
 			r.Op, r.Tag = "write", l.nextTag()
-			fn = func() error { return f.WriteFile(ctx, p, content(r.Tag), 0o600) }
+			fn = func() error { return f.WriteFile(ctx, p, contentOfTag(r.Tag), 0o600) }
 		}
-		if err := l.do(r, func() (string, error) { return "", fn() }); err != nil {
+		if err := l.runAndRecord(r, func() (string, error) { return "", fn() }); err != nil {
 			return err
 		}
 	}
@@ -246,9 +246,10 @@ func ignoreMissing(err error) error {
 	return err
 }
 
-// shared runs an operation on a name that all lanes use, where losing is no fault.
-func (l *laneRunner) shared(ctx context.Context) {
-	name := sharedVol(l.rng.IntN(sharedNames))
+// changeSharedVolume runs an operation on a name that all lanes use, where losing a race is
+// no error.
+func (l *laneRunner) changeSharedVolume(ctx context.Context) {
+	name := sharedVolume(l.rng.IntN(sharedNames))
 	r := record{Op: "shared-remove", Vol: name}
 	fn := func() (string, error) { return "", l.store.Remove(ctx, name) }
 	switch l.rng.IntN(3) {
@@ -272,10 +273,10 @@ func (l *laneRunner) shared(ctx context.Context) {
 			if err != nil {
 				return "", err
 			}
-			return "", errors.Join(f.WriteFile(ctx, "file0", content(r.Tag), 0), f.Close())
+			return "", errors.Join(f.WriteFile(ctx, "file0", contentOfTag(r.Tag), 0), f.Close())
 		}
 	}
-	_ = l.do(r, fn) // judged by its class
+	_ = l.runAndRecord(r, fn) // judged by its class
 }
 
 // readTag reads a file and returns its tag.
@@ -289,5 +290,5 @@ func readTag(ctx context.Context, f *vole.FS, path string) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	return tagOf(data)
+	return tagOfContent(data)
 }

@@ -60,7 +60,7 @@ func main() {
 	if c.child != "" {
 		err = runChild(ctx, c)
 	} else {
-		err = run(ctx, c, *dir)
+		err = runPhases(ctx, c, *dir)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "torture:", err)
@@ -71,20 +71,20 @@ func main() {
 func runChild(ctx context.Context, c config) error {
 	switch c.child {
 	case "lanes":
-		return lanesChild(ctx, c)
+		return runLanesChild(ctx, c)
 	case "contend":
-		return contendChild(ctx, c)
+		return runContendChild(ctx, c)
 	case "remove":
-		return removeChild(ctx, c)
+		return runRemoveChild(ctx, c)
 	case "write":
-		return writeChild(ctx, c)
+		return runWriteChild(ctx, c)
 	}
 	return fmt.Errorf("unknown child %q", c.child)
 }
 
-// run is the parent: it runs the phases, each on a home of its own, and keeps the
-// home of one that fails for whoever looks into it.
-func run(ctx context.Context, c config, dir string) error {
+// runPhases is the parent: it runs the phases, each on a home of its own, and keeps the
+// home of a failed phase for inspection.
+func runPhases(ctx context.Context, c config, dir string) error {
 	top, err := os.MkdirTemp(dir, ".vole-torture-")
 	if err != nil {
 		return err
@@ -98,9 +98,9 @@ func run(ctx context.Context, c config, dir string) error {
 		skip bool
 		run  func(context.Context, config) (string, error)
 	}{
-		{"kill", c.kills == 0, killPhase},
-		{"contend", c.contend == 0, contendPhase},
-		{"held", c.contend == 0, heldPhase},
+		{"kill", c.kills == 0, runKillPhase},
+		{"contend", c.contend == 0, runContendPhase},
+		{"held", c.contend == 0, runHeldPhase},
 	} {
 		if phase.skip {
 			continue

@@ -26,9 +26,9 @@ func (m model) clone() model {
 	return c
 }
 
-// apply carries out what a record says was done. The record is in the lane's order,
+// applyRecord carries out what a record says was done. The record is in the lane's order,
 // so that what it acts on is there.
-func (m model) apply(r record) {
+func (m model) applyRecord(r record) {
 	v, ok := m[r.Vol]
 	switch r.Op {
 	case "create":
@@ -66,8 +66,8 @@ func (m model) apply(r record) {
 	}
 }
 
-// differs says in what the home's state is not the model's; "" when it is.
-func (m model) differs(have model) string {
+// differenceFrom describes how the home's state differs from the model; "" if it does not.
+func (m model) differenceFrom(have model) string {
 	for _, name := range slices.Sorted(maps.Keys(have)) {
 		if _, ok := m[name]; !ok {
 			return fmt.Sprintf("%s (%s) is there and must not be", name, have[name].id)
@@ -99,9 +99,9 @@ type history struct {
 
 func newHistory() *history { return &history{done: model{}, removed: map[string]bool{}} }
 
-// add takes one record of the lane. Errors are returned: on its own volumes a lane's
+// addRecord takes one record of the lane. Errors are returned: on its own volumes a lane's
 // operations must not fail.
-func (h *history) add(r record) error {
+func (h *history) addRecord(r record) error {
 	if !r.Done {
 		h.pending = &r
 		return nil
@@ -113,15 +113,15 @@ func (h *history) add(r record) error {
 	if r.Op == "remove" {
 		h.removed[r.ID] = true
 	}
-	h.done.apply(r)
+	h.done.applyRecord(r)
 	return nil
 }
 
-// settle compares the home with the lane's record: it must hold what was
-// acknowledged, with what was pending done wholly or not at all. What it holds is
-// then the lane's state.
-func (h *history) settle(have model) error {
-	before := h.done.differs(have)
+// settlePending compares the home with the lane's record: it must hold what was
+// acknowledged, and each pending operation wholly or not at all. The home's state then
+// becomes the lane's.
+func (h *history) settlePending(have model) error {
+	before := h.done.differenceFrom(have)
 	p := h.pending
 	h.pending = nil
 	if before == "" {
@@ -132,8 +132,8 @@ func (h *history) settle(have model) error {
 		return fmt.Errorf("%s; nothing was pending", before)
 	}
 	done := h.done.clone()
-	done.apply(*p)
-	if after := done.differs(have); after != "" {
+	done.applyRecord(*p)
+	if after := done.differenceFrom(have); after != "" {
 		return fmt.Errorf("%s was pending; if it was not done: %s; if it was: %s", p, before, after)
 	}
 	h.done = have

@@ -28,7 +28,7 @@ type record struct {
 	Path string `json:"p,omitempty"`
 	Tag  int64  `json:"tag,omitempty"` // identifies a file's content, or is a label's value
 
-	Err   string `json:"err,omitempty"` // class of the error, see classOf
+	Err   string `json:"err,omitempty"` // class of the error, see errorClass
 	Text  string `json:"text,omitempty"`
 	Start int64  `json:"s,omitempty"` // nanoseconds of the monotonic clock
 	End   int64  `json:"e,omitempty"`
@@ -40,8 +40,8 @@ func (r record) String() string {
 	return string(data)
 }
 
-// now reads the monotonic clock, which all processes of a host share.
-func now() int64 {
+// monotonicNow reads the monotonic clock, which all processes of a host share.
+func monotonicNow() int64 {
 	var ts unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
 		panic(err) // the clock is always there
@@ -49,8 +49,8 @@ func now() int64 {
 	return ts.Nano()
 }
 
-// classOf names the errors that a loser of a fight may get; others are "other".
-func classOf(err error) string {
+// errorClass names the errors that a loser of a fight may get; others are "other".
+func errorClass(err error) string {
 	switch {
 	case err == nil:
 		return ""
@@ -95,8 +95,8 @@ type child struct {
 	records []record
 }
 
-// spawn starts this program as a child.
-func spawn(c config, role string, slot int, seed uint64) (*child, error) {
+// spawnChild starts this program as a child.
+func spawnChild(c config, role string, slot int, seed uint64) (*child, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
@@ -112,11 +112,11 @@ func spawn(c config, role string, slot int, seed uint64) (*child, error) {
 		return nil, err
 	}
 	ch := &child{cmd: cmd, ended: make(chan struct{})}
-	go ch.read(pipe)
+	go ch.readRecords(pipe)
 	return ch, nil
 }
 
-func (ch *child) read(pipe io.Reader) {
+func (ch *child) readRecords(pipe io.Reader) {
 	defer close(ch.ended)
 	in := bufio.NewReaderSize(pipe, 1<<20)
 	for {
@@ -134,8 +134,8 @@ func (ch *child) read(pipe io.Reader) {
 	}
 }
 
-// saidAny reports whether the child has written anything yet.
-func (ch *child) saidAny() bool {
+// hasWritten reports whether the child has written anything yet.
+func (ch *child) hasWritten() bool {
 	ch.mu.Lock()
 	defer ch.mu.Unlock()
 	return len(ch.records) > 0

@@ -17,8 +17,8 @@ import (
 // dead process left may make anyone wait.
 const verifyTimeout = 60 * time.Second
 
-// reopen opens the home as the next user would, and runs fn.
-func reopen(ctx context.Context, home string, fn func(context.Context, *vole.Store) error) error {
+// reopenHome opens the home as the next user would, and runs fn.
+func reopenHome(ctx context.Context, home string, fn func(context.Context, *vole.Store) error) error {
 	ctx, cancel := context.WithTimeout(ctx, verifyTimeout)
 	defer cancel()
 	s, err := vole.Open(ctx, vole.Options{Home: home})
@@ -105,8 +105,8 @@ func checkUsage(ctx context.Context, v *vole.Volume, used vole.Size) error {
 	return nil
 }
 
-// clean runs the consistency check, which must find nothing.
-func clean(ctx context.Context, s *vole.Store) error {
+// checkHome runs the consistency check, which must find nothing.
+func checkHome(ctx context.Context, s *vole.Store) error {
 	var found []error
 	err := s.Check(ctx, vole.CheckOptions{}, func(f vole.Finding) error {
 		found = append(found, fmt.Errorf("check found %s %s %s: %s", f.Code, f.Volume, f.Path, f.Detail))
@@ -132,12 +132,12 @@ func verifyIdle(ctx context.Context, s *vole.Store, home string) error {
 		}
 		ids[v.ID()] = true
 	}
-	return errors.Join(clean(ctx, s), leftovers(home, ids))
+	return errors.Join(checkHome(ctx, s), refuseLeftovers(home, ids))
 }
 
-// leftovers looks into the home past Vole: each volume has its directory, with no
-// half-written file in it, and nothing else has anything.
-func leftovers(home string, ids map[string]bool) error {
+// refuseLeftovers reads the home without Vole: each volume has its directory without
+// half-written files, and there is no other directory.
+func refuseLeftovers(home string, ids map[string]bool) error {
 	var errs []error
 	left := func(format string, args ...any) { errs = append(errs, fmt.Errorf("left over: "+format, args...)) }
 	list := func(elem ...string) []os.DirEntry {
@@ -184,8 +184,8 @@ func leftovers(home string, ids map[string]bool) error {
 	return errors.Join(errs...)
 }
 
-// notBlocked makes a volume of each name that is free, and removes it again.
-func notBlocked(ctx context.Context, s *vole.Store, names []string) error {
+// checkNamesUsable creates and removes a volume under each free name.
+func checkNamesUsable(ctx context.Context, s *vole.Store, names []string) error {
 	for _, name := range names {
 		v, err := s.Create(ctx, name, vole.Spec{})
 		if errors.Is(err, vole.ErrExists) {
