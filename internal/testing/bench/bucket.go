@@ -53,7 +53,7 @@ func (e *env) cloud() (*cloud, error) {
 	e.atEnd(servers.Cleanup)
 	var err error
 	if c.pg, err = servers.StartPostgres(e.ctx, pgDir); err != nil && !errors.Is(err, servers.ErrNotInstalled) {
-		e.log("PostgreSQL in the system's temporary directory: %v", err)
+		e.logProgress("PostgreSQL in the system's temporary directory: %v", err)
 		c.pg, err = servers.StartPostgres(e.ctx, "")
 	}
 	if err == nil {
@@ -99,8 +99,8 @@ func (c *cloud) connect(e *env) error {
 	return err
 }
 
-// open opens a new namespace on the servers, which close closes.
-func (c *cloud) open(e *env, inline int) (*vole.Store, error) {
+// openNamespace opens a new namespace on the servers, which close closes.
+func (c *cloud) openNamespace(e *env, inline int) (*vole.Store, error) {
 	e.spaces++
 	name := fmt.Sprintf("bench%d", e.spaces)
 	if err := errors.Join(c.pg.CreateDatabase(name), c.s3.CreateBucket(name)); err != nil {
@@ -157,11 +157,11 @@ func newFS(ctx context.Context, s *vole.Store, fill func(f *vole.FS) error) (*vo
 // took.
 type side func(n int) (time.Duration, error)
 
-// calls makes a side of one call.
-func calls(fn func() error) side { return repeat(fn) }
+// singleCalls makes a side of one call.
+func singleCalls(fn func() error) side { return repeatCall(fn) }
 
-// together makes a side of one call that clients make at once; i is the client's number.
-func together(fn func(client int) error) side {
+// concurrentCalls makes a side of one call that clients make at once; i is the client's number.
+func concurrentCalls(fn func(client int) error) side {
 	return func(n int) (time.Duration, error) {
 		start := time.Now()
 		err := parallel(clients, func(c int) error {
@@ -176,8 +176,8 @@ func together(fn func(client int) error) side {
 	}
 }
 
-// rotate is turns for any number of sides: each round begins with another.
-func (e *env) rotate(n int, sides ...side) ([]time.Duration, error) {
+// measureInRotation is turns for any number of sides: each round begins with another.
+func (e *env) measureInRotation(n int, sides ...side) ([]time.Duration, error) {
 	lists := make([][]time.Duration, len(sides))
 	for r := range e.rounds + 1 {
 		for k := range sides {
@@ -198,8 +198,8 @@ func (e *env) rotate(n int, sides ...side) ([]time.Duration, error) {
 	return medians, nil
 }
 
-// noted gives the last row a note.
-func (e *env) noted(format string, args ...any) {
+// noteLastRow gives the last row a note.
+func (e *env) noteLastRow(format string, args ...any) {
 	e.rows[len(e.rows)-1].Note = fmt.Sprintf(format, args...)
 }
 
@@ -213,7 +213,7 @@ func bucketBench(name string, run func(*env, *cloud) error) benchmark {
 			err = run(e, c)
 		}
 		if errors.Is(err, errSkip) {
-			e.log("%v", err)
+			e.logProgress("%v", err)
 			return nil
 		}
 		return err

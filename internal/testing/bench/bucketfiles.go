@@ -17,16 +17,16 @@ type both struct {
 	inline, object *vole.Store
 }
 
-func (e *env) both(c *cloud) (b both, err error) {
-	if b.inline, err = c.open(e, 0); err != nil {
+func (e *env) openBothNamespaces(c *cloud) (b both, err error) {
+	if b.inline, err = c.openNamespace(e, 0); err != nil {
 		return b, err
 	}
-	b.object, err = c.open(e, -1)
+	b.object, err = c.openNamespace(e, -1)
 	return b, err
 }
 
-// each makes a volume for each client, filled alike.
-func each(e *env, s *vole.Store, fill func(f *vole.FS) error) ([]*vole.FS, error) {
+// volumePerClient makes a volume for each client, filled alike.
+func volumePerClient(e *env, s *vole.Store, fill func(f *vole.FS) error) ([]*vole.FS, error) {
 	var list []*vole.FS
 	for range clients {
 		_, f, err := newFS(e.ctx, s, fill)
@@ -42,21 +42,21 @@ var small = bytes.Repeat([]byte("vole"), 1024)
 
 // putInsert is a floor: a PUT, and the commit of a row.
 func (c *cloud) putInsert(e *env) error {
-	if err := c.put(e.ctx, newKey(), small, minio.PutObjectOptions{}); err != nil {
+	if err := c.putObject(e.ctx, newKey(), small, minio.PutObjectOptions{}); err != nil {
 		return err
 	}
-	_, err := c.insert(e.ctx, nil)
+	_, err := c.insertRow(e.ctx, nil)
 	return err
 }
 
 func benchBucketWrite(e *env, c *cloud) error {
-	b, err := e.both(c)
+	b, err := e.openBothNamespaces(c)
 	if err != nil {
 		return err
 	}
 	var inline, object []*vole.FS
-	if inline, err = each(e, b.inline, nil); err == nil {
-		object, err = each(e, b.object, nil)
+	if inline, err = volumePerClient(e, b.inline, nil); err == nil {
+		object, err = volumePerClient(e, b.object, nil)
 	}
 	if err != nil {
 		return err
@@ -64,42 +64,42 @@ func benchBucketWrite(e *env, c *cloud) error {
 	write := func(f *vole.FS, client int) error {
 		return f.WriteFile(e.ctx, fmt.Sprintf("dir/file%d", client), small, 0o644)
 	}
-	insert := func(int) error { _, err := c.insert(e.ctx, small); return err }
+	insert := func(int) error { _, err := c.insertRow(e.ctx, small); return err }
 	add := func(what string, d []time.Duration) {
 		e.addTime("4 KiB write, object, "+what+", beside PUT + INSERT", d[1], d[2], 1.6)
 		e.addTime("4 KiB write, inline, "+what+", beside PUT + INSERT", d[0], d[2], 1.6)
-		e.noted("%.2f of an INSERT of 4 KiB alone", ratio(d[0], d[3]))
+		e.noteLastRow("%.2f of an INSERT of 4 KiB alone", ratio(d[0], d[3]))
 	}
-	d, err := e.rotate(e.size(100, 10),
-		calls(func() error { return write(inline[0], 0) }), calls(func() error { return write(object[0], 0) }),
-		calls(func() error { return c.putInsert(e) }), calls(func() error { return insert(0) }))
+	d, err := e.measureInRotation(e.sizeFor(100, 10),
+		singleCalls(func() error { return write(inline[0], 0) }), singleCalls(func() error { return write(object[0], 0) }),
+		singleCalls(func() error { return c.putInsert(e) }), singleCalls(func() error { return insert(0) }))
 	if err != nil {
 		return err
 	}
 	add("1 client", d)
-	n := e.size(50, 5) * clients
-	d, err = e.rotate(n,
-		together(func(i int) error { return write(inline[i], i) }), together(func(i int) error { return write(object[i], i) }),
-		together(func(int) error { return c.putInsert(e) }), together(insert))
+	n := e.sizeFor(50, 5) * clients
+	d, err = e.measureInRotation(n,
+		concurrentCalls(func(i int) error { return write(inline[i], i) }), concurrentCalls(func(i int) error { return write(object[i], i) }),
+		concurrentCalls(func(int) error { return c.putInsert(e) }), concurrentCalls(insert))
 	if err != nil {
 		return err
 	}
 	add("16 clients", d)
 	// The lock of a volume's row lets one commit after another: 16 do not share a sync.
-	d, err = e.rotate(n,
-		together(func(i int) error { return write(inline[0], i) }), together(func(i int) error { return write(object[0], i) }),
-		together(func(int) error { return c.putInsert(e) }), calls(func() error { return insert(0) }))
+	d, err = e.measureInRotation(n,
+		concurrentCalls(func(i int) error { return write(inline[0], i) }), concurrentCalls(func(i int) error { return write(object[0], i) }),
+		concurrentCalls(func(int) error { return c.putInsert(e) }), singleCalls(func() error { return insert(0) }))
 	if err == nil {
 		e.addTime("4 KiB write, object, 16 clients in one volume, beside 16 PUT + INSERT", d[1], d[2], 0)
-		e.noted("%.2f of one client's INSERTs", ratio(d[1], d[3]))
+		e.noteLastRow("%.2f of one client's INSERTs", ratio(d[1], d[3]))
 		e.addTime("4 KiB write, inline, 16 clients in one volume, beside 16 PUT + INSERT", d[0], d[2], 0)
-		e.noted("%.2f of one client's INSERTs", ratio(d[0], d[3]))
+		e.noteLastRow("%.2f of one client's INSERTs", ratio(d[0], d[3]))
 	}
 	return err
 }
 
 func benchBucketRead(e *env, c *cloud) error {
-	b, err := e.both(c)
+	b, err := e.openBothNamespaces(c)
 	if err != nil {
 		return err
 	}
@@ -107,43 +107,43 @@ func benchBucketRead(e *env, c *cloud) error {
 	_, inline, err1 := newFS(e.ctx, b.inline, fill)
 	_, object, err2 := newFS(e.ctx, b.object, fill)
 	key := newKey()
-	id, err3 := c.insert(e.ctx, nil)
-	full, err4 := c.insert(e.ctx, small)
-	if err := errors.Join(err1, err2, err3, err4, c.put(e.ctx, key, small, minio.PutObjectOptions{})); err != nil {
+	id, err3 := c.insertRow(e.ctx, nil)
+	full, err4 := c.insertRow(e.ctx, small)
+	if err := errors.Join(err1, err2, err3, err4, c.putObject(e.ctx, key, small, minio.PutObjectOptions{})); err != nil {
 		return err
 	}
 	read := func(f *vole.FS) func(int) error {
-		return func(int) error { got, err := f.ReadFile(e.ctx, "dir/file"); return same(got, small, err) }
+		return func(int) error { got, err := f.ReadFile(e.ctx, "dir/file"); return compareBytes(got, small, err) }
 	}
 	stat := func(int) error { _, err := inline.Stat(e.ctx, "dir/file"); return err }
-	find := func(id []byte) func(int) error { return func(int) error { return c.find(e.ctx, id) } }
-	get := func(int) error { return errors.Join(c.find(e.ctx, id), c.get(e.ctx, key, 0, 0)) }
+	find := func(id []byte) func(int) error { return func(int) error { return c.findRow(e.ctx, id) } }
+	get := func(int) error { return errors.Join(c.findRow(e.ctx, id), c.getObject(e.ctx, key, 0, 0)) }
 	for _, m := range []struct {
 		name string
 		n    int
 		side func(func(int) error) side
 	}{
-		{"1 client", e.size(200, 20), func(fn func(int) error) side { return calls(func() error { return fn(0) }) }},
-		{"16 clients", e.size(50, 5) * clients, together},
+		{"1 client", e.sizeFor(200, 20), func(fn func(int) error) side { return singleCalls(func() error { return fn(0) }) }},
+		{"16 clients", e.sizeFor(50, 5) * clients, concurrentCalls},
 	} {
-		d, err := e.rotate(m.n, m.side(stat), m.side(read(inline)), m.side(read(object)), m.side(find(id)), m.side(find(full)), m.side(get))
+		d, err := e.measureInRotation(m.n, m.side(stat), m.side(read(inline)), m.side(read(object)), m.side(find(id)), m.side(find(full)), m.side(get))
 		if err != nil {
 			return err
 		}
 		e.addTime("stat, "+m.name+", beside SELECT", d[0], d[3], 1.5)
 		e.addTime("4 KiB read, object, "+m.name+", beside SELECT + GET", d[2], d[5], 1.5)
 		e.addTime("4 KiB read, inline, "+m.name+", beside SELECT + GET", d[1], d[5], 1.5)
-		e.noted("%.2f of a SELECT of 4 KiB alone", ratio(d[1], d[4]))
+		e.noteLastRow("%.2f of a SELECT of 4 KiB alone", ratio(d[1], d[4]))
 	}
 	return nil
 }
 
 func benchBucketRename(e *env, c *cloud) error {
-	b, err := c.open(e, 0)
+	b, err := c.openNamespace(e, 0)
 	if err != nil {
 		return err
 	}
-	list, err := each(e, b, func(f *vole.FS) error {
+	list, err := volumePerClient(e, b, func(f *vole.FS) error {
 		return errors.Join(f.Mkdir(e.ctx, "dir", 0o755), f.WriteFile(e.ctx, "dir/a", small, 0))
 	})
 	if err != nil {
@@ -158,13 +158,13 @@ func benchBucketRename(e *env, c *cloud) error {
 		there[i] = !there[i]
 		return list[i].Rename(e.ctx, from, to, vole.RenameOptions{})
 	}
-	insert := func(int) error { _, err := c.insert(e.ctx, nil); return err }
-	d, err := e.rotate(e.size(100, 10), calls(func() error { return rename(0) }), calls(func() error { return insert(0) }))
+	insert := func(int) error { _, err := c.insertRow(e.ctx, nil); return err }
+	d, err := e.measureInRotation(e.sizeFor(100, 10), singleCalls(func() error { return rename(0) }), singleCalls(func() error { return insert(0) }))
 	if err != nil {
 		return err
 	}
 	e.addTime("rename of a file, 1 client, beside INSERT", d[0], d[1], 1.6)
-	d, err = e.rotate(e.size(50, 5)*clients, together(rename), together(insert))
+	d, err = e.measureInRotation(e.sizeFor(50, 5)*clients, concurrentCalls(rename), concurrentCalls(insert))
 	if err == nil {
 		e.addTime("rename of a file, 16 clients, beside INSERT", d[0], d[1], 1.6)
 	}
@@ -189,11 +189,11 @@ func fillMany(e *env, f *vole.FS, dir string, n int, data []byte) error {
 // benchBucketTrees measures what concerns a whole directory, and that it costs the same
 // however much the files hold.
 func benchBucketTrees(e *env, c *cloud) error {
-	s, err := c.open(e, 0)
+	s, err := c.openNamespace(e, 0)
 	if err != nil {
 		return err
 	}
-	n := e.size(10_000, 500)
+	n := e.sizeFor(10_000, 500)
 	light, heavy := &tree{}, &tree{}
 	for _, t := range []struct {
 		*tree
@@ -208,24 +208,24 @@ func benchBucketTrees(e *env, c *cloud) error {
 	if err := c.fillRows(e.ctx, n); err != nil {
 		return err
 	}
-	if err := e.lists(c, light, n); err != nil {
+	if err := e.measureListing(c, light, n); err != nil {
 		return err
 	}
-	insert := calls(func() error { _, err := c.insert(e.ctx, nil); return err })
-	d, err := e.rotate(e.size(50, 5), calls(func() error { return light.rename(e) }), calls(func() error { return heavy.rename(e) }), insert)
+	insert := singleCalls(func() error { _, err := c.insertRow(e.ctx, nil); return err })
+	d, err := e.measureInRotation(e.sizeFor(50, 5), singleCalls(func() error { return light.rename(e) }), singleCalls(func() error { return heavy.rename(e) }), insert)
 	if err != nil {
 		return err
 	}
 	e.addTime(fmt.Sprintf("rename of a directory of %d files, beside INSERT", n), d[0], d[2], 1.6)
 	e.addTime(fmt.Sprintf("rename of a directory, %d files of 100 kB beside 100 B", n), d[1], d[0], 1.2)
-	rows := calls(func() error { return c.copyRows(e.ctx, n) })
-	d, err = e.rotate(1, light.clone(e), heavy.clone(e), rows)
+	rows := singleCalls(func() error { return c.copyRows(e.ctx, n) })
+	d, err = e.measureInRotation(1, light.clone(e), heavy.clone(e), rows)
 	if err != nil {
 		return err
 	}
 	e.addTime(fmt.Sprintf("clone of a volume of %d files, beside INSERT of %d rows", n, n), d[0], d[2], 0)
 	e.addTime(fmt.Sprintf("clone of a volume, %d files of 100 kB beside 100 B", n), d[1], d[0], 1.2)
-	d, err = e.rotate(1, light.copy(e), heavy.copy(e), rows)
+	d, err = e.measureInRotation(1, light.copy(e), heavy.copy(e), rows)
 	if err == nil {
 		e.addTime(fmt.Sprintf("copy of a directory of %d files, beside INSERT of %d rows", n, n), d[0], d[2], 0)
 		e.addTime(fmt.Sprintf("copy of a directory, %d files of 100 kB beside 100 B", n), d[1], d[0], 1.2)
@@ -233,8 +233,8 @@ func benchBucketTrees(e *env, c *cloud) error {
 	return err
 }
 
-// lists measures a listing beside one query for the very same rows.
-func (e *env) lists(c *cloud, t *tree, n int) error {
+// measureListing measures a listing beside one query for the very same rows.
+func (e *env) measureListing(c *cloud, t *tree, n int) error {
 	conn, err := pgx.Connect(e.ctx, c.pg.URL(fmt.Sprintf("bench%d", e.spaces)))
 	if err != nil {
 		return err
@@ -247,9 +247,9 @@ func (e *env) lists(c *cloud, t *tree, n int) error {
 		}
 		return err
 	}
-	d, err := e.rotate(1,
-		calls(func() error { list, err := t.fs.ReadDir(e.ctx, "many"); return enough(len(list), err) }),
-		calls(func() error { got, err := listRows(e.ctx, conn, vol[:]); return enough(got, err) }))
+	d, err := e.measureInRotation(1,
+		singleCalls(func() error { list, err := t.fs.ReadDir(e.ctx, "many"); return enough(len(list), err) }),
+		singleCalls(func() error { got, err := listRows(e.ctx, conn, vol[:]); return enough(got, err) }))
 	if err == nil {
 		e.addTime(fmt.Sprintf("list of %d entries, sorted, beside one SELECT", n), d[0], d[1], 1.5)
 	}

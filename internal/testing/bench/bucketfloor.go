@@ -31,14 +31,14 @@ func newKey() string {
 	return fmt.Sprintf("o/%032x/b/%02x/%032x", 1, n*149%256, n)
 }
 
-// put makes an object with one request.
-func (c *cloud) put(ctx context.Context, key string, data []byte, opts minio.PutObjectOptions) error {
+// putObject makes an object with one request.
+func (c *cloud) putObject(ctx context.Context, key string, data []byte, opts minio.PutObjectOptions) error {
 	_, err := c.client.PutObject(ctx, "floor", key, bytes.NewReader(data), int64(len(data)), opts)
 	return err
 }
 
-// get reads an object, or a part of it, with one request.
-func (c *cloud) get(ctx context.Context, key string, off, n int64) error {
+// getObject reads an object, or a part of it, with one request.
+func (c *cloud) getObject(ctx context.Context, key string, off, n int64) error {
 	opts := minio.GetObjectOptions{}
 	if off > 0 || n > 0 {
 		if err := opts.SetRange(off, off+n-1); err != nil {
@@ -57,8 +57,8 @@ func (c *cloud) get(ctx context.Context, key string, off, n int64) error {
 	return err
 }
 
-// insert commits one row.
-func (c *cloud) insert(ctx context.Context, data []byte) ([]byte, error) {
+// insertRow commits one row.
+func (c *cloud) insertRow(ctx context.Context, data []byte) ([]byte, error) {
 	u, err := uuid.NewV7()
 	if err != nil {
 		return nil, err
@@ -68,8 +68,8 @@ func (c *cloud) insert(ctx context.Context, data []byte) ([]byte, error) {
 	return u[:], err
 }
 
-// find reads one row by its key.
-func (c *cloud) find(ctx context.Context, id []byte) error {
+// findRow reads one row by its key.
+func (c *cloud) findRow(ctx context.Context, id []byte) error {
 	var size, mode, mtime int64
 	var data []byte
 	return c.db.QueryRow(ctx, `SELECT size, mode, mtime, data FROM files WHERE id = $1`, id).Scan(&size, &mode, &mtime, &data)
@@ -77,19 +77,19 @@ func (c *cloud) find(ctx context.Context, id []byte) error {
 
 // putParts makes one object in parallel parts: what the client does with options.
 func (c *cloud) putParts(ctx context.Context, key string, data []byte) error {
-	return c.put(ctx, key, data, minio.PutObjectOptions{PartSize: partSize, NumThreads: partsAtOnce, DisableContentSha256: true})
+	return c.putObject(ctx, key, data, minio.PutObjectOptions{PartSize: partSize, NumThreads: partsAtOnce, DisableContentSha256: true})
 }
 
 // putObjects makes an object of each part.
 func (c *cloud) putObjects(ctx context.Context, key string, data []byte) error {
 	return inParts(ctx, int64(len(data)), func(ctx context.Context, off, n int64) error {
-		return c.put(ctx, fmt.Sprintf("%s.%d", key, off), data[off:off+n], minio.PutObjectOptions{DisableContentSha256: true})
+		return c.putObject(ctx, fmt.Sprintf("%s.%d", key, off), data[off:off+n], minio.PutObjectOptions{DisableContentSha256: true})
 	})
 }
 
 // getParts reads one object by parallel requests.
 func (c *cloud) getParts(ctx context.Context, key string, size int64) error {
-	return inParts(ctx, size, func(ctx context.Context, off, n int64) error { return c.get(ctx, key, off, n) })
+	return inParts(ctx, size, func(ctx context.Context, off, n int64) error { return c.getObject(ctx, key, off, n) })
 }
 
 func inParts(ctx context.Context, size int64, fn func(ctx context.Context, off, n int64) error) error {

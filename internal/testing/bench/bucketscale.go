@@ -17,11 +17,11 @@ const perDir = 100
 // benchBucketScale measures that an operation costs the same in a large volume as in a
 // small one: here "floor" is Vole in a volume of 100 entries.
 func benchBucketScale(e *env, c *cloud) error {
-	s, err := c.open(e, 0)
+	s, err := c.openNamespace(e, 0)
 	if err != nil {
 		return err
 	}
-	entries := e.size(e.entries, 10_000)
+	entries := e.sizeFor(e.entries, 10_000)
 	large, lfs, err1 := newFS(e.ctx, s, nil)
 	little, sfs, err2 := newFS(e.ctx, s, nil)
 	conn, err3 := pgx.Connect(e.ctx, c.pg.URL(fmt.Sprintf("bench%d", e.spaces)))
@@ -30,15 +30,15 @@ func benchBucketScale(e *env, c *cloud) error {
 	}
 	defer conn.Close(e.ctx)
 	start := time.Now()
-	if err := errors.Join(load(e.ctx, conn, little, perDir), load(e.ctx, conn, large, entries)); err != nil {
+	if err := errors.Join(loadRows(e.ctx, conn, little, perDir), loadRows(e.ctx, conn, large, entries)); err != nil {
 		return err
 	}
-	e.log("loaded %d entries in %.1f s", entries, time.Since(start).Seconds())
+	e.logProgress("loaded %d entries in %.1f s", entries, time.Since(start).Seconds())
 	if _, err := conn.Exec(e.ctx, `VACUUM ANALYZE`); err != nil {
 		return err
 	}
-	for _, o := range operations(e, entries) {
-		d, err := e.rotate(e.size(60, 5), o.side(lfs), o.side(sfs))
+	for _, o := range scaleOperations(e, entries) {
+		d, err := e.measureInRotation(e.sizeFor(60, 5), o.side(lfs), o.side(sfs))
 		if err != nil {
 			return fmt.Errorf("%s: %w", o.name, err)
 		}
@@ -47,12 +47,12 @@ func benchBucketScale(e *env, c *cloud) error {
 	return nil
 }
 
-// load fills an empty volume with directories of perDir files, each of 100 bytes, by
+// loadRows fills an empty volume with directories of perDir files, each of 100 bytes, by
 // the database alone: half a minute for a million. One call for each would take the most
 // of an hour, and what is measured afterwards is what the rows cost, not who made them.
 // The rows are those that WriteFile makes: an inode, a name, a chunk and a blob of a
 // file; next_ino and used are what they would be.
-func load(ctx context.Context, conn *pgx.Conn, v *vole.Volume, files int) error {
+func loadRows(ctx context.Context, conn *pgx.Conn, v *vole.Volume, files int) error {
 	id := uuid.MustParse(v.ID())
 	dirs := max(1, files/perDir)
 	tx, err := conn.Begin(ctx)
@@ -100,9 +100,9 @@ type operation struct {
 	side func(f *vole.FS) side
 }
 
-func operations(e *env, entries int) []operation {
+func scaleOperations(e *env, entries int) []operation {
 	simple := func(fn func(f *vole.FS) error) func(f *vole.FS) side {
-		return func(f *vole.FS) side { return calls(func() error { return fn(f) }) }
+		return func(f *vole.FS) side { return singleCalls(func() error { return fn(f) }) }
 	}
 	// There and back is two calls, which are timed together.
 	renamed := func(from, to string) func(f *vole.FS) error {
@@ -117,7 +117,10 @@ func operations(e *env, entries int) []operation {
 	return []operation{
 		{"stat", simple(func(f *vole.FS) error { _, err := f.Stat(e.ctx, file); return err })},
 		{"4 KiB write", simple(func(f *vole.FS) error { return f.WriteFile(e.ctx, dir+"/new", small, 0o644) })},
-		{"4 KiB read", simple(func(f *vole.FS) error { got, err := f.ReadFile(e.ctx, dir+"/new"); return same(got, small, err) })},
+		{"4 KiB read", simple(func(f *vole.FS) error {
+			got, err := f.ReadFile(e.ctx, dir+"/new")
+			return compareBytes(got, small, err)
+		})},
 		{"open, write at, sync, close", simple(func(f *vole.FS) error {
 			h, err := f.Open(e.ctx, dir+"/new", vole.OpenOptions{Write: true})
 			if err != nil {
@@ -143,7 +146,7 @@ func operations(e *env, entries int) []operation {
 				n = max(1, n/10)
 				total := time.Duration(0)
 				for range n {
-					d, err := timed(1, func(int) error { return f.Copy(e.ctx, dir, "copy", vole.CopyOptions{}) })
+					d, err := timeCalls(1, func(int) error { return f.Copy(e.ctx, dir, "copy", vole.CopyOptions{}) })
 					if err = errors.Join(err, f.RemoveAll(e.ctx, "copy")); err != nil {
 						return 0, err
 					}

@@ -12,7 +12,7 @@ import (
 
 // benchBucketStream measures one large file, each way.
 func benchBucketStream(e *env, c *cloud) error {
-	s, err := c.open(e, 0)
+	s, err := c.openNamespace(e, 0)
 	if err != nil {
 		return err
 	}
@@ -20,7 +20,7 @@ func benchBucketStream(e *env, c *cloud) error {
 	if err != nil {
 		return err
 	}
-	size := int64(e.size(256<<20, 32<<20))
+	size := int64(e.sizeFor(256<<20, 32<<20))
 	// Bytes that no one can guess, in memory for both sides.
 	data := make([]byte, size)
 	for i := 0; i < len(data); i += 16 {
@@ -28,22 +28,22 @@ func benchBucketStream(e *env, c *cloud) error {
 		copy(data[i:], u[:])
 	}
 	key := newKey()
-	d, err := e.rotate(1,
-		calls(func() error {
+	d, err := e.measureInRotation(1,
+		singleCalls(func() error {
 			_, err := f.WriteFrom(e.ctx, "stream", bytes.NewReader(data), vole.WriteOptions{Size: size})
 			return err
 		}),
-		calls(func() error { return c.put(e.ctx, key, data, minio.PutObjectOptions{}) }),
-		calls(func() error { return c.putParts(e.ctx, key, data) }),
-		calls(func() error { return c.putObjects(e.ctx, key, data) }))
+		singleCalls(func() error { return c.putObject(e.ctx, key, data, minio.PutObjectOptions{}) }),
+		singleCalls(func() error { return c.putParts(e.ctx, key, data) }),
+		singleCalls(func() error { return c.putObjects(e.ctx, key, data) }))
 	if err != nil {
 		return err
 	}
 	e.addFastest(fmt.Sprintf("write of %d MiB, beside S3", size>>20), size, d, "one PutObject", "PutObject in parallel parts of 8 MiB", "parallel objects of 8 MiB")
-	d, err = e.rotate(1,
-		calls(func() error { return (&files{FS: f}).readStream(e, size) }),
-		calls(func() error { return c.get(e.ctx, key, 0, 0) }),
-		calls(func() error { return c.getParts(e.ctx, key, size) }))
+	d, err = e.measureInRotation(1,
+		singleCalls(func() error { return (&files{FS: f}).readStream(e, size) }),
+		singleCalls(func() error { return c.getObject(e.ctx, key, 0, 0) }),
+		singleCalls(func() error { return c.getParts(e.ctx, key, size) }))
 	if err == nil {
 		e.addFastest(fmt.Sprintf("read of %d MiB, beside S3", size>>20), size, d, "one GetObject", "parallel ranges of 8 MiB")
 	}

@@ -22,7 +22,7 @@ import (
 func benchFormat(e *env) error {
 	mkfs, err := exec.LookPath("mkfs.ext4")
 	if err != nil {
-		e.log("skipped: no mkfs.ext4 (e2fsprogs)")
+		e.logProgress("skipped: no mkfs.ext4 (e2fsprogs)")
 		return nil
 	}
 	if err := e.formats(mkfs, e.dir, "on disk"); err != nil {
@@ -30,7 +30,7 @@ func benchFormat(e *env) error {
 	}
 	mem, err := os.MkdirTemp("/dev/shm", ".vole-bench-")
 	if err != nil {
-		e.log("skipped: no memory to make images in: %v", err)
+		e.logProgress("skipped: no memory to make images in: %v", err)
 		return nil
 	}
 	defer os.RemoveAll(mem)
@@ -52,9 +52,9 @@ func (e *env) formats(mkfs, dir, where string) error {
 			break
 		}
 		var own, theirs int64
-		v, f, err := e.turns(1,
+		v, f, err := e.measureInTurns(1,
 			func(int) (time.Duration, error) {
-				return onFresh(image, &own, func(file *os.File) error {
+				return timeOnNewFile(image, &own, func(file *os.File) error {
 					if err := file.Truncate(int64(s.size)); err != nil {
 						return err
 					}
@@ -63,7 +63,7 @@ func (e *env) formats(mkfs, dir, where string) error {
 				})
 			},
 			func(int) (time.Duration, error) {
-				return onFresh(image, &theirs, func(file *os.File) error {
+				return timeOnNewFile(image, &theirs, func(file *os.File) error {
 					if err := file.Truncate(int64(s.size)); err != nil {
 						return err
 					}
@@ -81,8 +81,8 @@ func (e *env) formats(mkfs, dir, where string) error {
 
 func perSecond(d time.Duration) float64 { return 1 / d.Seconds() }
 
-// onFresh times fn on a new file, and tells how much storage it takes then.
-func onFresh(path string, storage *int64, fn func(*os.File) error) (time.Duration, error) {
+// timeOnNewFile times fn on a new file, and tells how much storage it takes then.
+func timeOnNewFile(path string, storage *int64, fn func(*os.File) error) (time.Duration, error) {
 	os.Remove(path)
 	f, err := os.Create(path)
 	if err != nil {
@@ -113,10 +113,10 @@ func smallFiles(count int, mkdir func(dir string) error, write func(name string,
 	return nil
 }
 
-// onDisk opens a fresh disk volume in batch mode, runs fn, and closes it, which makes
+// timeOnNewDisk opens a fresh disk volume in batch mode, runs fn, and closes it, which makes
 // all durable; all of it is timed but the making.
-func (e *env) onDisk(fn func(f *vole.FS) error) (time.Duration, error) {
-	h, err := e.fill("small", few)
+func (e *env) timeOnNewDisk(fn func(f *vole.FS) error) (time.Duration, error) {
+	h, err := e.openFilledHome("small", few)
 	if err != nil {
 		return 0, err
 	}
@@ -165,23 +165,23 @@ func walkTree(root fs.FS) (n int, err error) {
 // benchDiskSmall measures many small files into a disk volume and out of it, beside
 // the kernel's ext4 on a loop mount, and beside debugfs.
 func benchDiskSmall(e *env) error {
-	count := e.size(10_000, 500)
+	count := e.sizeFor(10_000, 500)
 	m, err := e.mountImage()
 	if m == nil {
 		return err
 	}
 	defer m.close()
 	var vr, fr []time.Duration
-	v, f, err := e.turns(1,
+	v, f, err := e.measureInTurns(1,
 		func(int) (time.Duration, error) {
-			return e.onDisk(func(f *vole.FS) error {
+			return e.timeOnNewDisk(func(f *vole.FS) error {
 				err := smallFiles(count, func(d string) error { return f.Mkdir(e.ctx, d, 0o755) },
 					func(n string, data []byte) error { return f.WriteFile(e.ctx, n, data, 0o644) })
 				return err
 			})
 		},
 		func(int) (time.Duration, error) {
-			return m.timed(func(root string) error {
+			return m.timeOnFreshMount(func(root string) error {
 				return smallFiles(count, func(d string) error { return os.Mkdir(filepath.Join(root, d), 0o755) },
 					func(n string, data []byte) error { return os.WriteFile(filepath.Join(root, n), data, 0o644) })
 			})
@@ -193,10 +193,10 @@ func benchDiskSmall(e *env) error {
 	if err := e.benchDebugfs(count, v); err != nil {
 		return err
 	}
-	err = e.onBoth(m, count, func(own, theirs fs.FS) error {
+	err = e.onDiskAndMount(m, count, func(own, theirs fs.FS) error {
 		for range e.rounds {
-			a, aerr := timed(1, func(int) error { return readTree(own) })
-			b, berr := timed(1, func(int) error { return readTree(theirs) })
+			a, aerr := timeCalls(1, func(int) error { return readTree(own) })
+			b, berr := timeCalls(1, func(int) error { return readTree(theirs) })
 			if err := errors.Join(aerr, berr); err != nil {
 				return err
 			}
@@ -210,16 +210,16 @@ func benchDiskSmall(e *env) error {
 	return err
 }
 
-// onBoth fills a disk volume and a mount with the same files, and runs fn on both.
-func (e *env) onBoth(m *loopMount, count int, fn func(own, theirs fs.FS) error) error {
-	_, err := m.timed(func(root string) error {
+// onDiskAndMount fills a disk volume and a mount with the same files, and runs fn on both.
+func (e *env) onDiskAndMount(m *loopMount, count int, fn func(own, theirs fs.FS) error) error {
+	_, err := m.timeOnFreshMount(func(root string) error {
 		return smallFiles(count, func(d string) error { return os.Mkdir(filepath.Join(root, d), 0o755) },
 			func(n string, data []byte) error { return os.WriteFile(filepath.Join(root, n), data, 0o644) })
 	})
 	if err != nil {
 		return err
 	}
-	_, err = e.onDisk(func(f *vole.FS) error {
+	_, err = e.timeOnNewDisk(func(f *vole.FS) error {
 		err := smallFiles(count, func(d string) error { return f.Mkdir(e.ctx, d, 0o755) },
 			func(n string, data []byte) error { return f.WriteFile(e.ctx, n, data, 0o644) })
 		if err != nil {
@@ -234,7 +234,7 @@ func (e *env) onBoth(m *loopMount, count int, fn func(own, theirs fs.FS) error) 
 func (e *env) benchDebugfs(count int, own time.Duration) error {
 	debugfs, err := exec.LookPath("debugfs")
 	if err != nil {
-		e.log("skipped: no debugfs (e2fsprogs)")
+		e.logProgress("skipped: no debugfs (e2fsprogs)")
 		return nil
 	}
 	image, src := filepath.Join(e.dir, "debugfs.img"), filepath.Join(e.dir, "debugfs.src")
@@ -250,7 +250,7 @@ func (e *env) benchDebugfs(count int, own time.Duration) error {
 		return err
 	}
 	var storage int64
-	d, err := onFresh(image, &storage, func(f *os.File) error {
+	d, err := timeOnNewFile(image, &storage, func(f *os.File) error {
 		if _, err := ext4.Format(f, 4<<30, ext4.FormatOptions{}); err != nil {
 			return err
 		}
@@ -273,17 +273,17 @@ func (e *env) benchDebugfs(count int, own time.Duration) error {
 
 // benchDiskBig measures one large file into a disk volume and out of it.
 func benchDiskBig(e *env) error {
-	size := int64(e.size(1<<30, 16<<20))
+	size := int64(e.sizeFor(1<<30, 16<<20))
 	m, err := e.mountImage()
 	if m == nil {
 		return err
 	}
 	defer m.close()
 	var vr, fr []time.Duration
-	v, f, err := e.turns(1,
+	v, f, err := e.measureInTurns(1,
 		func(int) (time.Duration, error) {
 			var read time.Duration
-			d, err := e.onDisk(func(f *vole.FS) error {
+			d, err := e.timeOnNewDisk(func(f *vole.FS) error {
 				if _, err := f.WriteFrom(e.ctx, "big", newPattern(size), vole.WriteOptions{}); err != nil {
 					return err
 				}
@@ -291,14 +291,14 @@ func benchDiskBig(e *env) error {
 					return err
 				}
 				var err error
-				read, err = timed(1, func(int) error { return readTree(f.Std(e.ctx)) })
+				read, err = timeCalls(1, func(int) error { return readTree(f.Std(e.ctx)) })
 				return err
 			})
 			vr = append(vr, read)
 			return d - read, err
 		},
 		func(int) (time.Duration, error) {
-			d, err := m.timed(func(root string) error {
+			d, err := m.timeOnFreshMount(func(root string) error {
 				out, err := os.Create(filepath.Join(root, "big"))
 				if err != nil {
 					return err
@@ -310,7 +310,7 @@ func benchDiskBig(e *env) error {
 			if err != nil {
 				return 0, err
 			}
-			read, err := timed(1, func(int) error { return readTree(os.DirFS(m.dir)) })
+			read, err := timeCalls(1, func(int) error { return readTree(os.DirFS(m.dir)) })
 			fr = append(fr, read)
 			return d, err
 		})
@@ -326,20 +326,20 @@ func benchDiskBig(e *env) error {
 
 // benchDiskWalk measures a walk through a large tree.
 func benchDiskWalk(e *env) error {
-	count := e.size(100_000, 1000)
+	count := e.sizeFor(100_000, 1000)
 	m, err := e.mountImage()
 	if m == nil {
 		return err
 	}
 	defer m.close()
-	return e.onBoth(m, count, func(own, theirs fs.FS) error {
+	return e.onDiskAndMount(m, count, func(own, theirs fs.FS) error {
 		var v, f []time.Duration
 		for range e.rounds {
 			for _, side := range []struct {
 				list *[]time.Duration
 				root fs.FS
 			}{{&v, own}, {&f, theirs}} {
-				d, err := timed(1, func(int) error {
+				d, err := timeCalls(1, func(int) error {
 					n, err := walkTree(side.root)
 					if err == nil && n < count {
 						err = fmt.Errorf("walked %d entries of %d", n, count)

@@ -67,21 +67,21 @@ func (e *env) close() error {
 	return errors.Join(err, os.RemoveAll(e.dir))
 }
 
-// log tells on standard error what goes on.
-func (e *env) log(format string, args ...any) {
+// logProgress tells on standard error what goes on.
+func (e *env) logProgress(format string, args ...any) {
 	fmt.Fprintf(os.Stderr, "%6.1fs  %s\n", time.Since(e.start).Seconds(), fmt.Sprintf(format, args...))
 }
 
-// size returns n, or a small part of it in a quick run.
-func (e *env) size(n, quick int) int {
+// sizeFor returns n, or a small part of it in a quick run.
+func (e *env) sizeFor(n, quick int) int {
 	if e.quick {
 		return quick
 	}
 	return n
 }
 
-// home opens the home of that name, once.
-func (e *env) home(name string) (*home, error) {
+// openHome opens the home of that name, once.
+func (e *env) openHome(name string) (*home, error) {
 	if h := e.homes[name]; h != nil {
 		return h, nil
 	}
@@ -94,9 +94,9 @@ func (e *env) home(name string) (*home, error) {
 	return e.homes[name], nil
 }
 
-// fill opens the home of that name and makes volumes v0, v1, ... until there are n.
-func (e *env) fill(name string, n int) (*home, error) {
-	h, err := e.home(name)
+// openFilledHome opens the home of that name and makes volumes v0, v1, ... until there are n.
+func (e *env) openFilledHome(name string, n int) (*home, error) {
+	h, err := e.openHome(name)
 	if err != nil || h.n >= n {
 		return h, err
 	}
@@ -118,7 +118,7 @@ func (e *env) fill(name string, n int) (*home, error) {
 		return nil, err
 	}
 	h.n = n
-	e.log("made %d volumes, 16 at once: %.0f/s", n-from, float64(n-from)/time.Since(start).Seconds())
+	e.logProgress("made %d volumes, 16 at once: %.0f/s", n-from, float64(n-from)/time.Since(start).Seconds())
 	return h, nil
 }
 
@@ -135,8 +135,8 @@ func parallel(n int, fn func(i int) error) error {
 	return errors.Join(errs...)
 }
 
-// timed measures n calls of fn, together.
-func timed(n int, fn func(i int) error) (time.Duration, error) {
+// timeCalls measures n calls of fn, together.
+func timeCalls(n int, fn func(i int) error) (time.Duration, error) {
 	start := time.Now()
 	for i := range n {
 		if err := fn(i); err != nil {
@@ -146,10 +146,10 @@ func timed(n int, fn func(i int) error) (time.Duration, error) {
 	return time.Since(start), nil
 }
 
-// turns runs vole and floor in turns and returns the median time of one call of each.
+// measureInTurns runs vole and floor in turns and returns the median time of one call of each.
 // Each function makes n calls and says how long they took, so that it can prepare
 // and tidy up outside of the time.
-func (e *env) turns(n int, vole, floor func(n int) (time.Duration, error)) (v, f time.Duration, err error) {
+func (e *env) measureInTurns(n int, vole, floor func(n int) (time.Duration, error)) (v, f time.Duration, err error) {
 	var vs, fs []time.Duration
 	one := func(list *[]time.Duration, fn func(n int) (time.Duration, error)) error {
 		if err := e.ctx.Err(); err != nil {

@@ -23,8 +23,8 @@ type files struct {
 	plain string // the floor's directory
 }
 
-func (e *env) files() (*files, error) {
-	h, err := e.fill("small", few)
+func (e *env) openFiles() (*files, error) {
+	h, err := e.openFilledHome("small", few)
 	if err != nil {
 		return nil, err
 	}
@@ -47,30 +47,30 @@ func (f *files) close(e *env) error {
 	return errors.Join(f.Close(), f.vol.Remove(e.ctx), os.RemoveAll(f.plain))
 }
 
-// with runs fn on a fresh volume.
-func (e *env) with(fn func(*files) error) error {
-	f, err := e.files()
+// withNewVolume runs fn on a fresh volume.
+func (e *env) withNewVolume(fn func(*files) error) error {
+	f, err := e.openFiles()
 	if err != nil {
 		return err
 	}
 	return errors.Join(fn(f), f.close(e))
 }
 
-// repeat makes a function for turns of one that makes a single call.
-func repeat(fn func() error) func(n int) (time.Duration, error) {
-	return func(n int) (time.Duration, error) { return timed(n, func(int) error { return fn() }) }
+// repeatCall makes a function for turns of one that makes a single call.
+func repeatCall(fn func() error) func(n int) (time.Duration, error) {
+	return func(n int) (time.Duration, error) { return timeCalls(n, func(int) error { return fn() }) }
 }
 
 func benchRead(e *env) error {
-	return e.with(func(f *files) error {
+	return e.withNewVolume(func(f *files) error {
 		data := bytes.Repeat([]byte("vole"), 1024)
 		if err := f.WriteFile(e.ctx, "file", data, 0); err != nil {
 			return err
 		}
 		path := filepath.Join(f.host, "file")
-		v, fl, err := e.turns(e.size(5000, 200),
-			repeat(func() error { got, err := f.ReadFile(e.ctx, "file"); return same(got, data, err) }),
-			repeat(func() error { got, err := os.ReadFile(path); return same(got, data, err) }))
+		v, fl, err := e.measureInTurns(e.sizeFor(5000, 200),
+			repeatCall(func() error { got, err := f.ReadFile(e.ctx, "file"); return compareBytes(got, data, err) }),
+			repeatCall(func() error { got, err := os.ReadFile(path); return compareBytes(got, data, err) }))
 		if err == nil {
 			e.addTime("read of a 4 KiB file", v, fl, 1.5)
 		}
@@ -78,7 +78,7 @@ func benchRead(e *env) error {
 	})
 }
 
-func same(got, want []byte, err error) error {
+func compareBytes(got, want []byte, err error) error {
 	if err == nil && len(got) != len(want) {
 		return fmt.Errorf("read %d bytes, want %d", len(got), len(want))
 	}
@@ -86,12 +86,12 @@ func same(got, want []byte, err error) error {
 }
 
 func benchWrite(e *env) error {
-	return e.with(func(f *files) error {
+	return e.withNewVolume(func(f *files) error {
 		data := bytes.Repeat([]byte("vole"), 1024)
 		path := filepath.Join(f.plain, "file")
-		v, fl, err := e.turns(e.size(200, 20),
-			repeat(func() error { return f.WriteFile(e.ctx, "file", data, 0o644) }),
-			repeat(func() error {
+		v, fl, err := e.measureInTurns(e.sizeFor(200, 20),
+			repeatCall(func() error { return f.WriteFile(e.ctx, "file", data, 0o644) }),
+			repeatCall(func() error {
 				return writeAtomic(path, func(t *os.File) error { _, err := t.Write(data); return err })
 			}))
 		if err == nil {
@@ -129,7 +129,7 @@ func (s *sink) Write(p []byte) (int, error) {
 }
 
 // streamSize is that of the large file; one measurement of it is a round.
-func (e *env) streamSize() int64 { return int64(e.size(1<<30, 32<<20)) }
+func (e *env) streamSize() int64 { return int64(e.sizeFor(1<<30, 32<<20)) }
 
 // addStream adds a row of throughput from times of one pass over size bytes.
 func (e *env) addStream(what string, size int64, vole, floor time.Duration, least float64) *Row {
@@ -144,15 +144,15 @@ func plainCopy(w io.Writer, r io.Reader) error {
 }
 
 func benchStreamWrite(e *env) error {
-	return e.with(func(f *files) error {
+	return e.withNewVolume(func(f *files) error {
 		size := e.streamSize()
 		path := filepath.Join(f.plain, "stream")
-		v, fl, err := e.turns(1,
-			repeat(func() error {
+		v, fl, err := e.measureInTurns(1,
+			repeatCall(func() error {
 				_, err := f.WriteFrom(e.ctx, "stream", newPattern(size), vole.WriteOptions{})
 				return err
 			}),
-			repeat(func() error {
+			repeatCall(func() error {
 				return writeAtomic(path, func(t *os.File) error { return plainCopy(t, newPattern(size)) })
 			}))
 		if err == nil {
@@ -163,12 +163,12 @@ func benchStreamWrite(e *env) error {
 }
 
 func benchStreamRead(e *env) error {
-	return e.with(func(f *files) error {
+	return e.withNewVolume(func(f *files) error {
 		size := e.streamSize()
 		if _, err := f.WriteFrom(e.ctx, "stream", newPattern(size), vole.WriteOptions{}); err != nil {
 			return err
 		}
-		v, fl, err := e.turns(1, repeat(func() error { return f.readStream(e, size) }), repeat(func() error {
+		v, fl, err := e.measureInTurns(1, repeatCall(func() error { return f.readStream(e, size) }), repeatCall(func() error {
 			r, err := os.Open(filepath.Join(f.host, "stream"))
 			if err != nil {
 				return err
@@ -201,8 +201,8 @@ func (f *files) readStream(e *env, size int64) error {
 
 // benchEntries lists a large directory; the floor lists the very same one.
 func benchEntries(e *env) error {
-	return e.with(func(f *files) error {
-		total := e.size(100_000, 2000)
+	return e.withNewVolume(func(f *files) error {
+		total := e.sizeFor(100_000, 2000)
 		if err := f.fillDir(e, "many", total); err != nil {
 			return err
 		}
@@ -213,9 +213,9 @@ func benchEntries(e *env) error {
 			}
 			return err
 		}
-		v, fl, err := e.turns(1,
-			repeat(func() error { list, err := f.ReadDir(e.ctx, "many"); return enough(len(list), err) }),
-			repeat(func() error {
+		v, fl, err := e.measureInTurns(1,
+			repeatCall(func() error { list, err := f.ReadDir(e.ctx, "many"); return enough(len(list), err) }),
+			repeatCall(func() error {
 				list, err := os.ReadDir(path)
 				for _, d := range list {
 					if _, err := d.Info(); err != nil {
@@ -249,21 +249,21 @@ func (f *files) fillDir(e *env, name string, n int) error {
 	return att.Detach(e.ctx)
 }
 
-// copies measures a copy within the volume beside io.Copy and fsync of the same file.
-func (e *env) copies(f *files) (v, fl time.Duration, err error) {
+// measureCopy measures a copy within the volume beside io.Copy and fsync of the same file.
+func (e *env) measureCopy(f *files) (v, fl time.Duration, err error) {
 	src, dst := filepath.Join(f.host, "from"), filepath.Join(f.plain, "to")
-	return e.turns(1,
+	return e.measureInTurns(1,
 		func(int) (time.Duration, error) {
 			if err := f.RemoveAll(e.ctx, "to"); err != nil {
 				return 0, err
 			}
-			return timed(1, func(int) error { return f.Copy(e.ctx, "from", "to", vole.CopyOptions{}) })
+			return timeCalls(1, func(int) error { return f.Copy(e.ctx, "from", "to", vole.CopyOptions{}) })
 		},
 		func(int) (time.Duration, error) {
 			if err := os.RemoveAll(dst); err != nil {
 				return 0, err
 			}
-			return timed(1, func(int) error { return ioCopy(src, dst) })
+			return timeCalls(1, func(int) error { return ioCopy(src, dst) })
 		})
 }
 
@@ -282,12 +282,12 @@ func ioCopy(src, dst string) error {
 }
 
 func benchCopy(e *env) error {
-	return e.with(func(f *files) error {
+	return e.withNewVolume(func(f *files) error {
 		size := e.streamSize()
 		if _, err := f.WriteFrom(e.ctx, "from", newPattern(size), vole.WriteOptions{}); err != nil {
 			return err
 		}
-		v, fl, err := e.copies(f)
+		v, fl, err := e.measureCopy(f)
 		if err == nil {
 			e.addStream(fmt.Sprintf("copy of %d MiB within a volume", size>>20), size, v, fl, 0.9)
 		}
@@ -296,7 +296,7 @@ func benchCopy(e *env) error {
 }
 
 func benchCopySparse(e *env) error {
-	return e.with(func(f *files) error {
+	return e.withNewVolume(func(f *files) error {
 		size := e.streamSize()
 		h, err := f.Open(e.ctx, "from", vole.OpenOptions{Create: true})
 		if err != nil {
@@ -313,7 +313,7 @@ func benchCopySparse(e *env) error {
 		if err := errors.Join(h.Truncate(e.ctx, size), h.Close()); err != nil {
 			return err
 		}
-		v, fl, err := e.copies(f)
+		v, fl, err := e.measureCopy(f)
 		if err != nil {
 			return err
 		}

@@ -21,20 +21,20 @@ type loopMount struct {
 // mountImage prepares the floor; nil without an error: it cannot be had here.
 func (e *env) mountImage() (*loopMount, error) {
 	if os.Geteuid() != 0 {
-		e.log("skipped: loop mounts need root")
+		e.logProgress("skipped: loop mounts need root")
 		return nil, nil
 	}
 	if _, err := exec.LookPath("mkfs.ext4"); err != nil {
-		e.log("skipped: no mkfs.ext4 (e2fsprogs)")
+		e.logProgress("skipped: no mkfs.ext4 (e2fsprogs)")
 		return nil, nil
 	}
 	m := &loopMount{e: e, image: filepath.Join(e.dir, "loop.img"), dir: filepath.Join(e.dir, "loop")}
 	return m, os.MkdirAll(m.dir, 0o700)
 }
 
-// timed runs fn on a fresh mount, and syncs; both are timed. The mount stays for others to read.
-func (m *loopMount) timed(fn func(root string) error) (time.Duration, error) {
-	if err := m.fresh(); err != nil {
+// timeOnFreshMount runs fn on a fresh mount, and syncs; both are timed. The mount stays for others to read.
+func (m *loopMount) timeOnFreshMount(fn func(root string) error) (time.Duration, error) {
+	if err := m.mountFresh(); err != nil {
 		return 0, err
 	}
 	start := time.Now()
@@ -45,7 +45,7 @@ func (m *loopMount) timed(fn func(root string) error) (time.Duration, error) {
 	return time.Since(start), err
 }
 
-func (m *loopMount) fresh() error {
+func (m *loopMount) mountFresh() error {
 	if err := m.unmount(); err != nil {
 		return err
 	}
@@ -87,7 +87,7 @@ func (m *loopMount) unmount() error {
 
 func (m *loopMount) close() {
 	if err := m.unmount(); err != nil {
-		m.e.log("unmount %s: %v", m.dir, err)
+		m.e.logProgress("unmount %s: %v", m.dir, err)
 	}
 	os.Remove(m.image)
 }

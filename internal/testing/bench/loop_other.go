@@ -8,10 +8,10 @@ import "time"
 type loopMount struct{ dir string }
 
 func (e *env) mountImage() (*loopMount, error) {
-	e.log("skipped: loop mounts need Linux")
+	e.logProgress("skipped: loop mounts need Linux")
 	return nil, nil
 }
 
-func (m *loopMount) timed(func(root string) error) (time.Duration, error) { return 0, nil }
+func (m *loopMount) timeOnFreshMount(func(root string) error) (time.Duration, error) { return 0, nil }
 
 func (m *loopMount) close() {}

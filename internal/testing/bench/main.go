@@ -74,7 +74,7 @@ func run(ctx context.Context, args []string) (missed bool, err error) {
 	}
 	env.entries = *entries
 	defer func() {
-		env.log("removing %s", env.dir)
+		env.logProgress("removing %s", env.dir)
 		if cerr := env.close(); err == nil {
 			err = cerr
 		}
@@ -83,7 +83,7 @@ func run(ctx context.Context, args []string) (missed bool, err error) {
 		if !want.MatchString(b.name) {
 			continue
 		}
-		env.log("%s", b.name)
+		env.logProgress("%s", b.name)
 		if err := b.run(env); err != nil {
 			return false, fmt.Errorf("%s: %w", b.name, err)
 		}

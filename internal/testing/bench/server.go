@@ -28,17 +28,17 @@ func benchServer(e *env) error {
 		return err
 	}
 	for _, c := range []int{1, 16, 128} {
-		n := e.size(200, 50) * min(c, 16)
+		n := e.sizeFor(200, 50) * min(c, 16)
 		for _, k := range []struct {
 			what        string
 			n           int
 			vole, floor func(client int) error
 		}{
-			{"read of 4 KiB", 5 * n, b.get(b.vole("content", "small")), b.get(b.plain + "/small")},
-			{"stat", 5 * n, b.get(b.vole("stat", "small")), b.head(b.plain + "/small")},
-			{"write of 4 KiB", n, b.put(func(i int) string { return b.vole("content", fmt.Sprint("w", i)) }), b.put(func(i int) string { return fmt.Sprint(b.plain, "/w", i) })},
+			{"read of 4 KiB", 5 * n, b.getCall(b.vole("content", "small")), b.getCall(b.plain + "/small")},
+			{"stat", 5 * n, b.getCall(b.vole("stat", "small")), b.headCall(b.plain + "/small")},
+			{"write of 4 KiB", n, b.putCall(func(i int) string { return b.vole("content", fmt.Sprint("w", i)) }), b.putCall(func(i int) string { return fmt.Sprint(b.plain, "/w", i) })},
 		} {
-			if err := b.row(c, k.n, k.what, k.vole, k.floor); err != nil {
+			if err := b.addRow(c, k.n, k.what, k.vole, k.floor); err != nil {
 				return err
 			}
 		}
@@ -77,7 +77,7 @@ func newServerBench(e *env) (*serverBench, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := b.do(req, nil); err != nil {
+	if err := b.doRequest(req, nil); err != nil {
 		return nil, err
 	}
 	dir, err := os.MkdirTemp(e.dir, "bare-")
@@ -85,22 +85,22 @@ func newServerBench(e *env) (*serverBench, error) {
 		return nil, err
 	}
 	if b.plain, err = b.listen(func(ctx context.Context, ln net.Listener) error {
-		hs := &http.Server{Handler: bare(dir)}
+		hs := &http.Server{Handler: plainFileServer(dir)}
 		context.AfterFunc(ctx, func() { _ = hs.Close() })
 		return hs.Serve(ln)
 	}); err != nil {
 		return nil, err
 	}
 	for _, to := range []string{b.vole("content", "small"), b.plain + "/small"} {
-		if err := b.put(func(int) string { return to })(0); err != nil {
+		if err := b.putCall(func(int) string { return to })(0); err != nil {
 			return nil, err
 		}
 	}
 	return b, nil
 }
 
-// bare serves a directory, and takes files as durably as Vole does.
-func bare(dir string) http.Handler {
+// plainFileServer serves a directory, and takes files as durably as Vole does.
+func plainFileServer(dir string) http.Handler {
 	get := http.FileServer(http.Dir(dir))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodPut {
@@ -138,7 +138,7 @@ func (b *serverBench) vole(route, path string) string {
 	return b.url + "bench/" + route + "?path=" + url.QueryEscape(path)
 }
 
-func (b *serverBench) do(req *http.Request, to io.Writer) error {
+func (b *serverBench) doRequest(req *http.Request, to io.Writer) error {
 	req.Header.Set("Authorization", "Bearer "+b.key)
 	res, err := b.client.Do(req)
 	if err != nil {
@@ -161,24 +161,24 @@ func (b *serverBench) request(method, url string, body io.Reader, size int64) er
 		return err
 	}
 	req.ContentLength = size
-	return b.do(req, nil)
+	return b.doRequest(req, nil)
 }
 
-func (b *serverBench) get(url string) func(int) error {
+func (b *serverBench) getCall(url string) func(int) error {
 	return func(int) error { return b.request("GET", url, nil, 0) }
 }
 
-func (b *serverBench) head(url string) func(int) error {
+func (b *serverBench) headCall(url string) func(int) error {
 	return func(int) error { return b.request("HEAD", url, nil, 0) }
 }
 
-func (b *serverBench) put(url func(client int) string) func(int) error {
+func (b *serverBench) putCall(url func(client int) string) func(int) error {
 	return func(i int) error { return b.request("PUT", url(i), bytes.NewReader(small), int64(len(small))) }
 }
 
-// row measures how many requests so many clients get answered in a second, and how long
+// addRow measures how many requests so many clients get answered in a second, and how long
 // the slowest in a hundred take.
-func (b *serverBench) row(clients, n int, what string, vole, floor func(client int) error) error {
+func (b *serverBench) addRow(clients, n int, what string, vole, floor func(client int) error) error {
 	var vs, fs []time.Duration
 	side := func(late *[]time.Duration, fn func(int) error) func(n int) (time.Duration, error) {
 		return func(n int) (time.Duration, error) {
@@ -203,7 +203,7 @@ func (b *serverBench) row(clients, n int, what string, vole, floor func(client i
 			return time.Since(start), err
 		}
 	}
-	v, f, err := b.e.turns(n, side(&vs, vole), side(&fs, floor))
+	v, f, err := b.e.measureInTurns(n, side(&vs, vole), side(&fs, floor))
 	if err != nil {
 		return err
 	}
@@ -223,12 +223,12 @@ func benchServerBig(e *env) error {
 	if err != nil {
 		return err
 	}
-	size := int64(b.e.size(256<<20, 32<<20))
+	size := int64(b.e.sizeFor(256<<20, 32<<20))
 	put := func(url string) side {
-		return calls(func() error { return b.request("PUT", url, newPattern(size), size) })
+		return singleCalls(func() error { return b.request("PUT", url, newPattern(size), size) })
 	}
-	get := func(url string) side { return calls(func() error { return b.request("GET", url, nil, 0) }) }
-	d, err := b.e.rotate(1, put(b.vole("content", "big")), put(b.plain+"/big"), get(b.vole("content", "big")), get(b.plain+"/big"))
+	get := func(url string) side { return singleCalls(func() error { return b.request("GET", url, nil, 0) }) }
+	d, err := b.e.measureInRotation(1, put(b.vole("content", "big")), put(b.plain+"/big"), get(b.vole("content", "big")), get(b.plain+"/big"))
 	if err != nil {
 		return err
 	}

@@ -42,7 +42,7 @@ func benchStart(e *env) error {
 			return cpu, nil
 		}
 	}
-	own, floor, err := e.turns(startsPerRound, start(binary, "version"), start(empty))
+	own, floor, err := e.measureInTurns(startsPerRound, start(binary, "version"), start(empty))
 	if err == nil {
 		e.addTime("CPU time of vole version, beside an empty Go program", own, floor, 2.5)
 	}

@@ -47,11 +47,11 @@ func (e *env) command(name string, args ...string) error {
 	return nil
 }
 
-// has reports whether the programs of others are there.
-func (e *env) has(names ...string) bool {
+// hasPrograms reports whether the programs of others are there.
+func (e *env) hasPrograms(names ...string) bool {
 	for _, n := range names {
 		if _, err := exec.LookPath(n); err != nil {
-			e.log("skipped: no %s", n)
+			e.logProgress("skipped: no %s", n)
 			return false
 		}
 	}
@@ -61,7 +61,7 @@ func (e *env) has(names ...string) bool {
 // newTree makes a volume that fill fills, durably, as vole create --from does; after is told
 // of it before it is removed.
 func (e *env) newTree(disk bool, fill func(to transfer.Tree) error, after func(*vole.Volume) error) (time.Duration, error) {
-	h, err := e.fill("small", few)
+	h, err := e.openFilledHome("small", few)
 	if err != nil {
 		return 0, err
 	}
@@ -118,7 +118,7 @@ func (e *env) fromTar(t sourceTree) func(to transfer.Tree) error {
 // and of a dir volume beside tar on the same files. Both write to a pipe.
 func benchTreeOut(e *env) error {
 	t, err := e.sources()
-	if err != nil || !e.has("tar", "cat") {
+	if err != nil || !e.hasPrograms("tar", "cat") {
 		return err
 	}
 	m, err := e.mountImage()
@@ -127,7 +127,7 @@ func benchTreeOut(e *env) error {
 	}
 	if m != nil {
 		defer m.close()
-		if _, err := m.timed(func(root string) error { return e.command("tar", "-xf", t.tar, "-C", root) }); err != nil {
+		if _, err := m.timeOnFreshMount(func(root string) error { return e.command("tar", "-xf", t.tar, "-C", root) }); err != nil {
 			return err
 		}
 		if err := e.treeOut(t, true, m.dir, "a disk volume to a tar stream, beside tar on a loop mount"); err != nil {
@@ -139,9 +139,9 @@ func benchTreeOut(e *env) error {
 
 func (e *env) treeOut(t sourceTree, disk bool, theirs, what string) error {
 	_, err := e.newTree(disk, e.fromDir(t), func(v *vole.Volume) error {
-		own, their, err := e.turns(1,
+		own, their, err := e.measureInTurns(1,
 			func(int) (time.Duration, error) {
-				return e.piped(func(w *os.File) error {
+				return e.timePiped(func(w *os.File) error {
 					f, err := v.OpenFS(e.ctx, vole.FSOptions{ReadOnly: true})
 					if err != nil {
 						return err
@@ -151,7 +151,7 @@ func (e *env) treeOut(t sourceTree, disk bool, theirs, what string) error {
 				})
 			},
 			func(int) (time.Duration, error) {
-				return e.piped(func(w *os.File) error {
+				return e.timePiped(func(w *os.File) error {
 					c := exec.CommandContext(e.ctx, "tar", "-cf", "-", "-C", theirs, ".")
 					c.Stdout = w
 					return c.Run()
@@ -165,9 +165,9 @@ func (e *env) treeOut(t sourceTree, disk bool, theirs, what string) error {
 	return err
 }
 
-// piped times fn, which writes to a pipe that another process reads. tar looks whether it
+// timePiped times fn, which writes to a pipe that another process reads. tar looks whether it
 // writes to /dev/null, and reads nothing then.
-func (e *env) piped(fn func(w *os.File) error) (time.Duration, error) {
+func (e *env) timePiped(fn func(w *os.File) error) (time.Duration, error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return 0, err
@@ -191,7 +191,7 @@ func (e *env) piped(fn func(w *os.File) error) (time.Duration, error) {
 // make of the same, synced.
 func benchTreeIn(e *env) error {
 	t, err := e.sources()
-	if err != nil || !e.has("tar", "mke2fs") {
+	if err != nil || !e.hasPrograms("tar", "mke2fs") {
 		return err
 	}
 	image, plain := filepath.Join(e.dir, "tree.img"), filepath.Join(e.dir, "tree.plain")
@@ -205,7 +205,7 @@ func benchTreeIn(e *env) error {
 	}{
 		{"a directory to a disk volume, beside mke2fs -d", true, e.fromDir(t), func(int) (time.Duration, error) {
 			os.Remove(image)
-			return timed(1, func(int) error {
+			return timeCalls(1, func(int) error {
 				size := fmt.Sprintf("%dk", treeCapacity/vole.KiB)
 				return errors.Join(e.command("mke2fs", "-q", "-F", "-t", "ext4", "-d", t.dir, image, size), syncFile(image))
 			})
@@ -215,7 +215,7 @@ func benchTreeIn(e *env) error {
 			if err != nil {
 				return 0, err
 			}
-			return timed(1, func(int) error {
+			return timeCalls(1, func(int) error {
 				return errors.Join(e.command("tar", "-xf", t.tar, "-C", plain), e.command("sync", "-f", plain))
 			})
 		}},
@@ -223,7 +223,7 @@ func benchTreeIn(e *env) error {
 			if err := os.RemoveAll(plain); err != nil {
 				return 0, err
 			}
-			return timed(1, func(int) error {
+			return timeCalls(1, func(int) error {
 				return errors.Join(e.command("cp", "-a", t.dir, plain), e.command("sync", "-f", plain))
 			})
 		}},
@@ -238,11 +238,11 @@ func benchTreeIn(e *env) error {
 		last := &rows[len(rows)-1]
 		last.what, last.fill = "a tar stream to a disk volume, beside tar -x on a loop mount", e.fromTar(t)
 		last.theirs = func(int) (time.Duration, error) {
-			return m.timed(func(root string) error { return e.command("tar", "-xf", t.tar, "-C", root) })
+			return m.timeOnFreshMount(func(root string) error { return e.command("tar", "-xf", t.tar, "-C", root) })
 		}
 	}
 	for _, r := range rows {
-		v, f, err := e.turns(1, func(int) (time.Duration, error) { return e.newTree(r.disk, r.fill, nil) }, r.theirs)
+		v, f, err := e.measureInTurns(1, func(int) (time.Duration, error) { return e.newTree(r.disk, r.fill, nil) }, r.theirs)
 		if err != nil {
 			return err
 		}

@@ -21,9 +21,9 @@ func newName() string { return fmt.Sprintf("n%d", serial.Add(1)) }
 // few is how many volumes a small home holds.
 const few = 100
 
-// small returns the small home, filled, and a floor beside it.
-func (e *env) small() (*home, *floorHome, error) {
-	h, err := e.fill("small", few)
+// openSmallHome returns the small home, filled, and a floor beside it.
+func (e *env) openSmallHome() (*home, *floorHome, error) {
+	h, err := e.openFilledHome("small", few)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -39,12 +39,12 @@ func (h *home) createN(e *env, n int) (names []string, d time.Duration, err erro
 	for range n {
 		names = append(names, newName())
 	}
-	d, err = timed(n, func(i int) error { _, err := h.Create(e.ctx, names[i], vole.Spec{}); return err })
+	d, err = timeCalls(n, func(i int) error { _, err := h.Create(e.ctx, names[i], vole.Spec{}); return err })
 	return names, d, err
 }
 
 func (h *home) removeN(e *env, names []string) (time.Duration, error) {
-	return timed(len(names), func(i int) error { return h.Remove(e.ctx, names[i]) })
+	return timeCalls(len(names), func(i int) error { return h.Remove(e.ctx, names[i]) })
 }
 
 // create1 makes n volumes one at a time and removes them outside of the time.
@@ -107,7 +107,7 @@ func (h *home) create8(e *env) func(n int) (time.Duration, error) {
 }
 
 func benchCreate(e *env) error {
-	h, floor, err := e.small()
+	h, floor, err := e.openSmallHome()
 	if err != nil {
 		return err
 	}
@@ -115,18 +115,18 @@ func benchCreate(e *env) error {
 	floorCreate := func(some int) func(n int) (time.Duration, error) {
 		return atOnce(some, func() (string, error) { return floor.create(newName()) }, floor.delete)
 	}
-	v, f, err := e.turns(e.size(40, 8), h.create1(e), floorCreate(1))
+	v, f, err := e.measureInTurns(e.sizeFor(40, 8), h.create1(e), floorCreate(1))
 	if err != nil {
 		return err
 	}
 	e.addTime("create, one at a time", v, f, 1.6)
-	v8, v1, err := e.turns(e.size(160, 16), h.create8(e), h.create1(e))
+	v8, v1, err := e.measureInTurns(e.sizeFor(160, 16), h.create8(e), h.create1(e))
 	if err != nil {
 		return err
 	}
 	r := e.addRate("create, 8 at once, beside one at a time", "/s", 1/v8.Seconds(), 1/v1.Seconds(), 3)
 	r.Note = "both Vole"
-	v8, f8, err := e.turns(e.size(160, 16), h.create8(e), floorCreate(8))
+	v8, f8, err := e.measureInTurns(e.sizeFor(160, 16), h.create8(e), floorCreate(8))
 	if err != nil {
 		return err
 	}
@@ -135,7 +135,7 @@ func benchCreate(e *env) error {
 }
 
 func benchRemove(e *env) error {
-	h, floor, err := e.small()
+	h, floor, err := e.openSmallHome()
 	if err != nil {
 		return err
 	}
@@ -147,9 +147,9 @@ func benchRemove(e *env) error {
 				return 0, err
 			}
 		}
-		return timed(n, func(i int) error { return floor.delete(ids[i]) })
+		return timeCalls(n, func(i int) error { return floor.delete(ids[i]) })
 	}
-	v, f, err := e.turns(e.size(40, 8), h.remove1(e), floorRemove)
+	v, f, err := e.measureInTurns(e.sizeFor(40, 8), h.remove1(e), floorRemove)
 	if err != nil {
 		return err
 	}
@@ -160,13 +160,13 @@ func benchRemove(e *env) error {
 // getN gets n volumes by name, through all that fill made.
 func (h *home) getN(e *env) func(n int) (time.Duration, error) {
 	return func(n int) (time.Duration, error) {
-		names := spread(h.n, n)
-		return timed(n, func(i int) error { _, err := h.Get(e.ctx, names[i]); return err })
+		names := spreadNames(h.n, n)
+		return timeCalls(n, func(i int) error { _, err := h.Get(e.ctx, names[i]); return err })
 	}
 }
 
-// spread returns n names of volumes, evenly from among total.
-func spread(total, n int) []string {
+// spreadNames returns n names of volumes, evenly from among total.
+func spreadNames(total, n int) []string {
 	names := make([]string, n)
 	for i := range names {
 		names[i] = volName(i * 7919 % total) // a prime, so that neighbours are far apart
@@ -175,7 +175,7 @@ func spread(total, n int) []string {
 }
 
 func benchGet(e *env) error {
-	h, err := e.fill("small", few)
+	h, err := e.openFilledHome("small", few)
 	if err != nil {
 		return err
 	}
@@ -195,13 +195,13 @@ func (e *env) getOf(what string, h *home) error {
 	}
 	defer stmt.Close()
 	floorGet := func(n int) (time.Duration, error) {
-		names := spread(h.n, n)
-		return timed(n, func(i int) error {
+		names := spreadNames(h.n, n)
+		return timeCalls(n, func(i int) error {
 			var r row
 			return r.scan(stmt.QueryRow(names[i]))
 		})
 	}
-	v, f, err := e.turns(e.size(2000, 100), h.getN(e), floorGet)
+	v, f, err := e.measureInTurns(e.sizeFor(2000, 100), h.getN(e), floorGet)
 	if err == nil {
 		e.addTime(what, v, f, 2)
 	}
@@ -209,8 +209,8 @@ func (e *env) getOf(what string, h *home) error {
 }
 
 func benchList(e *env) error {
-	for _, total := range []int{e.size(1000, 200), e.size(10_000, 1000), e.size(100_000, 5000)} {
-		h, err := e.fill("big", total)
+	for _, total := range []int{e.sizeFor(1000, 200), e.sizeFor(10_000, 1000), e.sizeFor(100_000, 5000)} {
+		h, err := e.openFilledHome("big", total)
 		if err != nil {
 			return err
 		}
@@ -247,18 +247,18 @@ func (e *env) listOf(h *home, total int) error {
 		n, err := scanAll(db)
 		return errors.Join(err, enough(n))
 	}
-	v, f, err := e.turns(max(1, 20_000/total),
-		func(n int) (time.Duration, error) { return timed(n, list) },
-		func(n int) (time.Duration, error) { return timed(n, scan) })
+	v, f, err := e.measureInTurns(max(1, 20_000/total),
+		func(n int) (time.Duration, error) { return timeCalls(n, list) },
+		func(n int) (time.Duration, error) { return timeCalls(n, scan) })
 	if err != nil {
 		return err
 	}
 	e.addTime(fmt.Sprintf("list of %d volumes", total), v, f, 1.5)
-	vm, err := growth(func() error { return list(0) })
+	vm, err := residentGrowth(func() error { return list(0) })
 	if err != nil {
 		return err
 	}
-	fm, err := growth(func() error { return scan(0) })
+	fm, err := residentGrowth(func() error { return scan(0) })
 	if err != nil {
 		return err
 	}
@@ -266,11 +266,11 @@ func (e *env) listOf(h *home, total int) error {
 	return nil
 }
 
-// growth returns by how many MiB the resident memory of the process grew at most
+// residentGrowth returns by how many MiB the resident memory of the process grew at most
 // while fn ran; 0 where the system does not tell.
-func growth(fn func() error) (mib float64, err error) {
+func residentGrowth(fn func() error) (mib float64, err error) {
 	debug.FreeOSMemory()
-	before := resident()
+	before := residentMemory()
 	done := make(chan struct{})
 	peak := make(chan int64)
 	go func() {
@@ -280,9 +280,9 @@ func growth(fn func() error) (mib float64, err error) {
 		for {
 			select {
 			case <-tick.C:
-				top = max(top, resident())
+				top = max(top, residentMemory())
 			case <-done:
-				peak <- max(top, resident())
+				peak <- max(top, residentMemory())
 				return
 			}
 		}
@@ -292,8 +292,8 @@ func growth(fn func() error) (mib float64, err error) {
 	return float64(<-peak-before) / (1 << 20), err
 }
 
-// resident is the resident memory of this process in bytes, proc_pid_statm(5).
-func resident() int64 {
+// residentMemory is the resident memory of this process in bytes, proc_pid_statm(5).
+func residentMemory() int64 {
 	data, err := os.ReadFile("/proc/self/statm")
 	if err != nil {
 		return 0
@@ -309,14 +309,14 @@ func resident() int64 {
 // benchScale shows that what a call costs does not grow with the number of volumes:
 // its "floor" is Vole itself with few volumes in the home.
 func benchScale(e *env) error {
-	total := e.size(100_000, 5000)
+	total := e.sizeFor(100_000, 5000)
 	// Not the home of the other measurements: large files come and go beside that, and
 	// where its directories lie on the disk shows in the times.
-	small, err := e.fill("few", few)
+	small, err := e.openFilledHome("few", few)
 	if err != nil {
 		return err
 	}
-	big, err := e.fill("big", total)
+	big, err := e.openFilledHome("big", total)
 	if err != nil {
 		return err
 	}
@@ -325,11 +325,11 @@ func benchScale(e *env) error {
 		n    int
 		op   func(*home, *env) func(int) (time.Duration, error)
 	}{
-		{"create", e.size(40, 8), (*home).create1},
-		{"get", e.size(2000, 100), (*home).getN},
-		{"remove", e.size(40, 8), (*home).remove1},
+		{"create", e.sizeFor(40, 8), (*home).create1},
+		{"get", e.sizeFor(2000, 100), (*home).getN},
+		{"remove", e.sizeFor(40, 8), (*home).remove1},
 	} {
-		b, s, err := e.turns(c.n, c.op(big, e), c.op(small, e))
+		b, s, err := e.measureInTurns(c.n, c.op(big, e), c.op(small, e))
 		if err != nil {
 			return err
 		}
