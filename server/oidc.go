@@ -25,7 +25,7 @@ import (
 // A claim is named as it appears in the token, or by a path such as realm_access.roles.
 type OIDC struct {
 	Issuer   string // URL, exactly as it stands in the tokens
-	Audience string // that tokens must be for
+	Audience string // required in tokens
 	CAFile   string // PEM file of authorities to trust for Issuer; default: those of the system
 
 	// Org is the organisation of all tokens. Without it, OrgClaim names the claim with the

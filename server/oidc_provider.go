@@ -19,7 +19,7 @@ import (
 )
 
 const (
-	providerTimeout = 10 * time.Second // that the provider has to answer
+	providerTimeout = 10 * time.Second // of one request to the provider
 	providerPause   = 5 * time.Second  // after it did not, before it is asked again
 	maxProviderBody = 1 << 20          // most bytes of an answer
 )

@@ -41,7 +41,7 @@ func redactedLocation(s string) string {
 		return s
 	}
 	u, err := url.Parse(s)
-	if err != nil { // whose text would have it all
+	if err != nil { // its text would contain the whole URL
 		scheme, _, _ := strings.Cut(s, "://")
 		return scheme + "://..."
 	}

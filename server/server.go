@@ -77,11 +77,11 @@ type Options struct {
 	// that load balancers notice. Default: 0.
 	DrainDelay time.Duration
 
-	descriptorLimit int // that the process may have, in tests; 0: what it may
+	descriptorLimit int // for tests; 0: the limit of this process
 
 	endDrainDelay chan struct{} // ends DrainDelay early when closed, in tests
 
-	slack time.Duration // that a client has beyond what the least rate gives it, in tests
+	slack time.Duration // for tests: core.Options.Grace
 
 	Log     *slog.Logger // default: none
 	Version string       // of the program

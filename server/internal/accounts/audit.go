@@ -19,7 +19,7 @@ type AuditRecord struct {
 	// Org is "" when a request had no key that was accepted.
 	Org, KeyID, KeyName          string
 	Action, Volume, Path, Detail string
-	VolumeName                   string // at that time; "": not known
+	VolumeName                   string // at the time of the change; "": unknown
 	Addr, RequestID              string
 	Status                       int // of HTTP
 }

@@ -13,10 +13,10 @@ import (
 // and to several servers.
 type Idempotent struct {
 	Org         string
-	Key         string // what the client calls the request: 1 to 255 bytes
-	Fingerprint string // what the request asks for, such as a hash: 1 to 256 bytes
-	Result      string // what was answered: up to 1 MiB
-	Done        bool   // the result is there
+	Key         string // chosen by the client: 1 to 255 bytes
+	Fingerprint string // identifies the content of the request, such as a hash: 1 to 256 bytes
+	Result      string // the answer: up to 1 MiB
+	Done        bool   // Result is set
 	Created     time.Time
 }
 

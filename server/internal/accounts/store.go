@@ -48,7 +48,7 @@ type Store struct {
 	read, write   *sql.DB // one pool on PostgreSQL; on SQLite write has one connection
 	postgres      bool
 	clock         func() time.Time
-	signingSecret []byte // what volume tokens are signed with
+	signingSecret []byte // signs volume tokens
 	cache         keyCache
 	uses          chan keyUse // see noteKeyUse
 	records       chan *pendingRecord

@@ -18,7 +18,7 @@ const (
 	tokenPrefix      = "vvt_"
 	tokenVersion     = 1
 	signingSecretLen = 32                   // bytes of the secret that tokens are signed with
-	maxTokenTTL      = 366 * 24 * time.Hour // for which a token may be made
+	maxTokenTTL      = 366 * 24 * time.Hour // longest life of a token
 
 	// What a token has before the name of the organisation: version, key, volume, expiry.
 	tokenHeadLen = 1 + 16 + 16 + 8

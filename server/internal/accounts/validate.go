@@ -12,14 +12,14 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
-// Bounds of what is stored, in bytes where nothing else is said.
+// Limits of stored values, in bytes unless stated otherwise.
 const (
 	maxTextLen        = 128 // of a name
 	maxVolumes        = 256 // volumes that a key may be restricted to
 	maxIdempotencyKey = 255 // of the key of an idempotent request
 	maxFingerprint    = 256
 	maxResult         = 1 << 20 // of the result of an idempotent request
-	maxField          = 255     // of most fields of an audit record; what is longer is cut
+	maxField          = 255     // of most fields of an audit record; longer ones are clipped
 	maxDetail         = 2048    // of its detail
 )
 

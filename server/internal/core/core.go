@@ -63,19 +63,19 @@ type Session interface {
 type Options struct {
 	Organisations Organisations   // required
 	Accounts      *accounts.Store // required
-	OIDC          Verifier        // bearer tokens that are no keys; nil: none
+	OIDC          Verifier        // verifies bearer tokens that are not keys; nil: none
 	Log           *slog.Logger
 	Metrics       prometheus.Registerer
 	Version       string // of the program
 
-	Timeout     time.Duration  // of a request that moves no file content; default 60 s
-	MinRate     int64          // bytes per second that a client must send or take on average; default 1 KiB
-	Grace       time.Duration  // that a client has beyond what MinRate gives it; default 30 s
+	Timeout     time.Duration  // of requests that move no file content; default 60 s
+	MinRate     int64          // minimum of bytes per second, on average, in either direction; default 1 KiB
+	Grace       time.Duration  // extra time of a client on top of MinRate; default 30 s
 	MaxFile     int64          // most bytes of one file's content; default: no limit
 	Rate        float64        // requests per second of one key; default: no limit
 	Burst       int            // requests of a key at once; default: two seconds' worth
 	Budget      *budget.Budget // of memory for requests; default: that of DefaultMemory
-	Memory      int64          // that the process is to take at most; default: DefaultMemory
+	Memory      int64          // limit of the process; default: DefaultMemory
 	Descriptors Descriptors    // default: those of this process
 	TrustProxy  bool           // the address of the client is in X-Forwarded-For
 	// Redacted lists texts that no message to a client may contain: paths and hosts of the
@@ -104,7 +104,7 @@ type Core struct {
 	idempotency *idempotencyCache
 	rightsWatch *rightsWatcher
 	preAuth     *preAuthBudget
-	appendLocks KeyedLock // of those who append to a file, by volume and inode
+	appendLocks KeyedLock // serialize appends to a file, by volume and inode
 	Events      *Events
 
 	draining    atomic.Bool
@@ -112,7 +112,7 @@ type Core struct {
 	endLifetime context.CancelFunc
 
 	mu   sync.Mutex      // guards orgs
-	orgs map[string]*org // those that were asked for
+	orgs map[string]*org // in use, by name
 
 	background sync.WaitGroup
 }

@@ -25,7 +25,7 @@ const (
 	// One request may wait for a slot per this many bytes of memory.
 	queuedRequestMemory = 512 << 10
 
-	maxMemoryWait = 5 * time.Second // that a request waits for room
+	maxMemoryWait = 5 * time.Second // of a request for free memory
 )
 
 // NewBudget returns the budget for requests of a server with that much memory: a quarter in all,

@@ -42,10 +42,10 @@ type Dialect struct {
 // and the function that carries it out. Routes are data, so that tests can compare them with
 // openapi.yaml.
 type Route struct {
-	Method, Path string // as http.ServeMux has them
+	Method, Path string // pattern of http.ServeMux
 	Name         string // of the operation, for logs, metrics and the audit log
 	Auth         Auth
-	Scope        accounts.Scope // that the key must have
+	Scope        accounts.Scope // required of the caller
 	Changes      bool           // gets an audit record
 	AuditFirst   bool           // the audit record is durable before the answer; for changes beyond files
 	Stream       bool           // moves file content: bounded by Options.MinRate instead of Timeout

@@ -40,7 +40,7 @@ func createVolume(w http.ResponseWriter, r *core.Request) error {
 	}
 	r.Audit.Volume = in.Name
 	if r.Caller.Volumes != nil {
-		return core.ErrForbidden // it could not see what it made
+		return core.ErrForbidden // it could not see the new volume
 	}
 	store, err := r.Store()
 	if err != nil {
@@ -81,7 +81,7 @@ func findVolumeByID(r *core.Request) (*vole.Volume, error) {
 	}
 	v, err := r.VisibleVolume(id)
 	if err == nil && v.ID() != id {
-		return nil, vole.ErrNotFound // it matched by name
+		return nil, vole.ErrNotFound // id matched a name
 	}
 	return v, err
 }

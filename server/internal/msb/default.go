@@ -10,7 +10,7 @@ import (
 
 // The default volume of an organisation.
 const (
-	defaultID    = "default"     // what requests may say for its id
+	defaultID    = "default"     // its alias in requests
 	defaultName  = "msb-default" // outside this dialect
 	defaultLabel = "msb.default" // tells it from one that somebody gave that name
 )

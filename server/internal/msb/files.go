@@ -30,7 +30,7 @@ type wireFile struct {
 	Path       string     `json:"path"` // from the volume's root, with a leading slash
 	Kind       string     `json:"kind"`
 	Size       int64      `json:"size"`
-	Mode       uint32     `json:"mode"` // as stat(2) has it, with the type
+	Mode       uint32     `json:"mode"` // of stat(2), with the type bits
 	UID        uint32     `json:"uid"`
 	GID        uint32     `json:"gid"`
 	Readonly   bool       `json:"readonly"`

@@ -120,7 +120,7 @@ func createVolume(w http.ResponseWriter, r *core.Request) error {
 		return err
 	}
 	if r.Caller.Volumes != nil {
-		return core.ErrForbidden // it could not see what it made
+		return core.ErrForbidden // it could not see the new volume
 	}
 	taken := &core.Error{Status: http.StatusConflict, Code: codeTaken, Message: "a volume with that name already exists"}
 	if in.Name == defaultName {

@@ -26,7 +26,7 @@ type listing struct {
 	target    string // volume and path, which all pages have in common
 	dir       *vole.Dir
 	releaseFS func(error)
-	session   *session // that owns it; nil: it ends after listingIdleTimeout
+	session   *session // owner; nil: closed after listingIdleTimeout
 
 	mu       sync.Mutex   // held while a page is read
 	lastName string       // of the last entry that was answered

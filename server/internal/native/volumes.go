@@ -92,7 +92,7 @@ func appendVolumePage(r *core.Request, store *vole.Store, filter vole.Filter, ou
 
 const (
 	maxPageVolumes = 1000    // of a page
-	volumeStep     = 100     // that are read before their memory is counted
+	volumeStep     = 100     // volumes read before their memory is accounted for
 	maxPageMemory  = 2 << 20 // bytes after which a page ends early
 )
 
@@ -154,7 +154,7 @@ func (a *API) cloneVolume(w http.ResponseWriter, r *core.Request) error {
 func (a *API) createVolumeFrom(w http.ResponseWriter, r *core.Request, in api.CreateVolume) error {
 	r.Audit.Volume = in.Name
 	if r.Caller.Volumes != nil {
-		return core.ErrForbidden // it could not see what it made
+		return core.ErrForbidden // it could not see the new volume
 	}
 	store, err := a.storeOfSession(r, in.DraftOf)
 	if err != nil {
