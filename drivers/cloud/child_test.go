@@ -21,33 +21,33 @@ import (
 	"github.com/volehq/vole/server"
 )
 
-// A server of these tests is this test binary once more, so that it can be killed. It
-// ends with its standard input.
+// A server of these tests is a second process of the test binary, so that it can be killed. It
+// ends when its standard input does.
 
-// childEnv has, as JSON, what a child is to serve.
+// childEnv is the variable with the childSpec of a child, as JSON.
 const childEnv = "VOLE_TEST_SERVER"
 
 type childSpec struct {
 	Home   string
 	Bucket *bucket.Options
-	// Advertise lets sessions stay with this very server.
+	// Advertise makes sessions stay with this very server.
 	Advertise bool
 }
 
-// beServer makes this process a server, when the environment says so, and nothing else.
-func beServer() {
+// runAsServer serves until standard input ends, and exits, if childEnv is set.
+func runAsServer() {
 	text := os.Getenv(childEnv)
 	if text == "" {
 		return
 	}
-	if err := serveChild(text); err != nil {
+	if err := serveFromSpec(text); err != nil {
 		fmt.Fprintln(os.Stderr, "server:", err)
 		os.Exit(1)
 	}
 	os.Exit(0)
 }
 
-func serveChild(text string) error {
+func serveFromSpec(text string) error {
 	var spec childSpec
 	if err := json.Unmarshal([]byte(text), &spec); err != nil {
 		return err
@@ -132,14 +132,14 @@ func (c *child) kill() {
 	})
 }
 
-// relay is an address that stays while the servers behind it come and go. Of several it
-// takes one in turn for each connection.
+// relay is an address that stays while the servers behind it come and go. It distributes
+// connections over them in turn.
 type relay struct {
 	ln net.Listener
 
-	mu   sync.Mutex // guards what follows
-	to   map[string]bool
-	turn int
+	mu       sync.Mutex // guards what follows
+	to       map[string]bool
+	nextTurn int
 }
 
 func startRelay(t *testing.T) *relay {
@@ -176,8 +176,8 @@ func (r *relay) dial() net.Conn {
 	for addr := range r.to {
 		list = append(list, addr)
 	}
-	r.turn++
-	turn := r.turn
+	r.nextTurn++
+	turn := r.nextTurn
 	r.mu.Unlock()
 	for i := range list {
 		if conn, err := net.Dial("tcp", list[(turn+i)%len(list)]); err == nil {
@@ -210,7 +210,7 @@ func (r *relay) forward(conn net.Conn) {
 
 func (r *relay) url() string { return "http://" + r.ln.Addr().String() }
 
-// connect opens a client of its own.
+// connect opens a store that is closed after the test.
 func connect(t *testing.T, url, key string) *vole.Store {
 	t.Helper()
 	b, err := cloud.Open(context.Background(), cloud.Options{URL: url, Key: key, Patience: 30 * time.Second})

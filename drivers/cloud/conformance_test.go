@@ -27,7 +27,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	beServer()
+	runAsServer()
 	os.Exit(servers.Main(m))
 }
 
@@ -46,7 +46,7 @@ var engines = []struct {
 		"Caps", "Attach", "Lease", "Read", "Write", "Open", "File", "Unlinked", "Meta", "Race", "Concurrent", "Context", "Closed",
 		"Quota", "Random",
 	}, func(t *testing.T) server.Options {
-		cert, _ := certificate(t)
+		cert, _ := testCertificate(t)
 		return server.Options{Home: filepath.Join(t.TempDir(), "home"), AllowDevices: true, TLS: &tls.Config{Certificates: []tls.Certificate{cert}}}
 	}},
 	{"SQLite", nil, func(t *testing.T) server.Options {
@@ -60,8 +60,8 @@ var engines = []struct {
 	}},
 }
 
-// certificate returns the certificate of the servers of these tests, and its file.
-func certificate(t *testing.T) (tls.Certificate, string) {
+// testCertificate returns the certificate of the servers of these tests, and its file.
+func testCertificate(t *testing.T) (tls.Certificate, string) {
 	t.Helper()
 	certOnce.Do(func() {
 		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -90,13 +90,13 @@ var (
 	theCertPEM []byte
 )
 
-// running is a server that is served in this process.
-type running struct {
+// testServer is a server in this process.
+type testServer struct {
 	url, key, ca string
 }
 
-// serve starts a server that ends after the test.
-func serve(t *testing.T, opts server.Options) running {
+// startServer starts a server that ends after the test.
+func startServer(t *testing.T, opts server.Options) testServer {
 	t.Helper()
 	// Not the test's context: stores are checked while the test is being cleaned up.
 	s, err := server.New(context.Background(), opts)
@@ -123,15 +123,15 @@ func serve(t *testing.T, opts server.Options) running {
 			t.Errorf("close the server: %v", err)
 		}
 	})
-	r := running{url: "http://" + ln.Addr().String(), key: key}
+	r := testServer{url: "http://" + ln.Addr().String(), key: key}
 	if opts.TLS != nil {
-		_, r.ca = certificate(t)
+		_, r.ca = testCertificate(t)
 		r.url = "https://" + ln.Addr().String()
 	}
 	return r
 }
 
-func (r running) open(t *testing.T, readOnly bool) *vole.Store {
+func (r testServer) open(t *testing.T, readOnly bool) *vole.Store {
 	t.Helper()
 	b, err := cloud.Open(context.Background(), cloud.Options{URL: r.url, Key: r.key, CAFile: r.ca, ReadOnly: readOnly})
 	if err != nil {
@@ -140,13 +140,13 @@ func (r running) open(t *testing.T, readOnly bool) *vole.Store {
 	return vole.New(b)
 }
 
-// clients remembers the server of each store that the suite opened.
-type clients struct {
+// storeServers remembers the server of each store that the suite opened.
+type storeServers struct {
 	mu sync.Mutex // guards of
-	of map[*vole.Store]running
+	of map[*vole.Store]testServer
 }
 
-func (c *clients) open(t *testing.T, r running, readOnly bool) *vole.Store {
+func (c *storeServers) open(t *testing.T, r testServer, readOnly bool) *vole.Store {
 	t.Helper()
 	s := r.open(t, readOnly)
 	c.mu.Lock()
@@ -155,21 +155,21 @@ func (c *clients) open(t *testing.T, r running, readOnly bool) *vole.Store {
 	return s
 }
 
-func (c *clients) server(s *vole.Store) running {
+func (c *storeServers) server(s *vole.Store) testServer {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.of[s]
 }
 
-// servings returns the server of each test of the suite. With PostgreSQL, where a new namespace
+// serverPerTest returns the server of each test of the suite. With PostgreSQL, where a new namespace
 // costs more than most tests, it is one server for all, and an organisation each.
-func servings(t *testing.T, name string, fresh func(t *testing.T) server.Options) func(t *testing.T) running {
+func serverPerTest(t *testing.T, name string, fresh func(t *testing.T) server.Options) func(t *testing.T) testServer {
 	if name != "PostgreSQL" {
-		return func(t *testing.T) running { return serve(t, fresh(t)) }
+		return func(t *testing.T) testServer { return startServer(t, fresh(t)) }
 	}
-	shared := serve(t, fresh(t))
+	shared := startServer(t, fresh(t))
 	var orgs atomic.Int64
-	return func(t *testing.T) running {
+	return func(t *testing.T) testServer {
 		t.Helper()
 		b, err := cloud.Open(t.Context(), cloud.Options{URL: shared.url, Key: shared.key})
 		if err != nil {
@@ -180,7 +180,7 @@ func servings(t *testing.T, name string, fresh func(t *testing.T) server.Options
 		if err != nil {
 			t.Fatal(err)
 		}
-		return running{url: shared.url, key: key.Secret}
+		return testServer{url: shared.url, key: key.Secret}
 	}
 }
 
@@ -188,8 +188,8 @@ func TestConformance(t *testing.T) {
 	for _, e := range engines {
 		t.Run(e.name, func(t *testing.T) {
 			t.Parallel()
-			c := &clients{of: map[*vole.Store]running{}}
-			server := servings(t, e.name, e.fresh)
+			c := &storeServers{of: map[*vole.Store]testServer{}}
+			server := serverPerTest(t, e.name, e.fresh)
 			conformance.Run(t, conformance.Harness{
 				Groups:   e.groups,
 				Open:     func(t *testing.T) *vole.Store { return c.open(t, server(t), false) },

@@ -6,16 +6,19 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
 	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/drivers/cloud"
 	"github.com/volehq/vole/server"
 )
 
-// restarts is a server that can end and come back at its address.
-type restarts struct {
+// restartableServer is a server that can restart at the same address.
+type restartableServer struct {
 	t    *testing.T
 	opts server.Options
 	now  atomic.Pointer[server.Server]
@@ -23,8 +26,8 @@ type restarts struct {
 	key  string
 }
 
-func newRestarts(t *testing.T) *restarts {
-	r := &restarts{t: t, opts: server.Options{Home: filepath.Join(t.TempDir(), "home")}}
+func newRestartableServer(t *testing.T) *restartableServer {
+	r := &restartableServer{t: t, opts: server.Options{Home: filepath.Join(t.TempDir(), "home")}}
 	r.start()
 	key, err := r.now.Load().FirstKey(t.Context())
 	if err != nil {
@@ -42,7 +45,7 @@ func newRestarts(t *testing.T) *restarts {
 	return r
 }
 
-func (r *restarts) start() {
+func (r *restartableServer) start() {
 	s, err := server.New(context.Background(), r.opts)
 	if err != nil {
 		r.t.Fatal(err)
@@ -50,17 +53,17 @@ func (r *restarts) start() {
 	r.now.Store(s)
 }
 
-func (r *restarts) restart() {
+func (r *restartableServer) restart() {
 	if err := r.now.Load().Close(); err != nil {
 		r.t.Fatal(err)
 	}
 	r.start()
 }
 
-// What a server that ended had not synced is reported as lost, once, and what came after
-// is not.
+// Writes that a server had not synced when it ended are reported as lost, once; later ones are
+// not.
 func TestLostWrites(t *testing.T) {
-	r := newRestarts(t)
+	r := newRestartableServer(t)
 	b, err := cloud.Open(t.Context(), cloud.Options{URL: r.url, Key: r.key})
 	if err != nil {
 		t.Fatal(err)
@@ -121,4 +124,52 @@ func TestLostWrites(t *testing.T) {
 		r.restart()
 		want("close", f.Close(), true)
 	})
+}
+
+// A write during a Sync is not part of it: if the server ends afterwards, Close reports it as
+// lost.
+func TestWriteDuringSync(t *testing.T) {
+	syncing, wrote := make(chan struct{}), make(chan struct{})
+	var gone sync.WaitGroup
+	store := openScripted(t, func(w http.ResponseWriter, r *http.Request) bool {
+		switch {
+		case strings.HasSuffix(r.URL.Path, "/sync"):
+			close(syncing)
+			<-wrote
+		case r.Method == "DELETE" && strings.Contains(r.URL.Path, "/handles/"):
+			writeRefusal(w, http.StatusGone, "unknown_session") // the server has restarted
+			return true
+		}
+		return false
+	})
+	ctx := context.Background()
+	v, err := store.Get(ctx, "v")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := v.FS(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := f.Open(ctx, "x", vole.OpenOptions{Write: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.WriteAt(ctx, []byte("a"), 0); err != nil {
+		t.Fatal(err)
+	}
+	gone.Go(func() {
+		if err := h.Sync(ctx); err != nil {
+			t.Errorf("sync: %v", err)
+		}
+	})
+	<-syncing
+	if _, err := h.WriteAt(ctx, []byte("b"), 1); err != nil {
+		t.Fatal(err)
+	}
+	close(wrote)
+	gone.Wait()
+	if err := h.Close(); driver.Classify(err).Err != driver.ErrUnavailable {
+		t.Errorf("close: %v", err)
+	}
 }

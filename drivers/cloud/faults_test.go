@@ -23,8 +23,8 @@ var (
 	faultSeed  = flag.Uint64("fault.seed", 1, "of what is random")
 )
 
-// TestKill kills a server while clients write, and sees that nothing is lost that it
-// acknowledged, and that nothing is torn.
+// TestKill kills a server while clients write, and checks that nothing it acknowledged is lost,
+// and that no file is torn.
 func TestKill(t *testing.T) {
 	for name, spec := range map[string]childSpec{
 		"Local":  {Home: filepath.Join(t.TempDir(), "home")},
@@ -32,7 +32,7 @@ func TestKill(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := startChild(t, spec)
-			f := newFight(t, c.key)
+			f := newKillTest(t, c.key)
 			f.relay.add(c.addr)
 			f.run(func(rnd *rand.Rand) {
 				time.Sleep(time.Duration(200+rnd.IntN(800)) * time.Millisecond)
@@ -53,7 +53,7 @@ func TestKillOfTwo(t *testing.T) {
 	}}}
 	one := startChild(t, spec)
 	two := startChild(t, spec)
-	f := newFight(t, one.key)
+	f := newKillTest(t, one.key)
 	f.relay.add(one.addr)
 	f.relay.add(two.addr)
 	f.run(func(rnd *rand.Rand) {
@@ -65,8 +65,8 @@ func TestKillOfTwo(t *testing.T) {
 	})
 }
 
-// fight is clients at work while servers die.
-type fight struct {
+// killTest runs workers, each with a client of its own, while servers are killed.
+type killTest struct {
 	t     *testing.T
 	relay *relay
 	key   string
@@ -80,12 +80,12 @@ type fight struct {
 	names map[string]string // volumes that were made: ids by name
 }
 
-func newFight(t *testing.T, key string) *fight {
-	return &fight{t: t, relay: startRelay(t), key: key, names: map[string]string{}}
+func newKillTest(t *testing.T, key string) *killTest {
+	return &killTest{t: t, relay: startRelay(t), key: key, names: map[string]string{}}
 }
 
-// run works while kill is called some times, and then looks at what is there.
-func (f *fight) run(kill func(rnd *rand.Rand)) {
+// run calls kill faultKills times while the workers are at work, and then verifies the volume.
+func (f *killTest) run(kill func(rnd *rand.Rand)) {
 	t, ctx := f.t, context.Background()
 	f.store = connect(t, f.relay.url(), f.key)
 	defer f.store.Close()
@@ -135,7 +135,7 @@ func (f *fight) run(kill func(rnd *rand.Rand)) {
 	}
 }
 
-func (f *fight) open(store *vole.Store) *vole.FS {
+func (f *killTest) open(store *vole.Store) *vole.FS {
 	f.t.Helper()
 	v, err := store.Get(context.Background(), f.vol)
 	if err != nil {
@@ -148,8 +148,8 @@ func (f *fight) open(store *vole.Store) *vole.FS {
 	return fsys
 }
 
-// verify looks through a client of its own.
-func (f *fight) verify(workers []worker) {
+// verify checks the volumes and what the workers wrote, with a client of its own.
+func (f *killTest) verify(workers []worker) {
 	t, ctx := f.t, context.Background()
 	store := connect(t, f.relay.url(), f.key)
 	defer store.Close()
@@ -189,7 +189,7 @@ func TestCanceled(t *testing.T) {
 			continue
 		}
 		t.Run(e.name, func(t *testing.T) {
-			r := serve(t, e.fresh(t))
+			r := startServer(t, e.fresh(t))
 			setup := r.open(t, false)
 			v, err := setup.Create(t.Context(), "shared", vole.Spec{})
 			if err != nil {

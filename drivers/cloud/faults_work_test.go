@@ -14,7 +14,7 @@ import (
 	"github.com/volehq/vole"
 )
 
-// worker does one kind of thing, over and over, and knows what must be there then.
+// worker repeats one kind of operation, and knows what the volume must hold after it.
 type worker interface {
 	begin(ctx context.Context, fsys *vole.FS, dir string) error
 	step(t *testing.T, rnd *rand.Rand) bool // whether what it did was acknowledged
@@ -22,19 +22,19 @@ type worker interface {
 	verify(t *testing.T, fsys *vole.FS)
 }
 
-type lane struct {
+type workerDir struct {
 	fs  *vole.FS
 	dir string
 }
 
-func (l *lane) begin(ctx context.Context, fsys *vole.FS, dir string) error {
+func (l *workerDir) begin(ctx context.Context, fsys *vole.FS, dir string) error {
 	l.fs, l.dir = fsys, dir
 	return fsys.MkdirAll(ctx, dir, 0o755)
 }
 
-func (l *lane) end(*testing.T) {}
+func (l *workerDir) end(*testing.T) {}
 
-// version is content that tells which it is, and whether it is whole.
+// version is content that shows its own number, and whether it is whole.
 type version struct {
 	r    *rand.ChaCha8
 	left int64
@@ -62,8 +62,8 @@ func (v *version) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// whole reads content to the end and returns which version it is.
-func whole(r io.Reader, n int64) (uint64, error) {
+// readWholeVersion reads content to the end and returns which version it is.
+func readWholeVersion(r io.Reader, n int64) (uint64, error) {
 	var head [8]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
 		return 0, err
@@ -88,15 +88,15 @@ func whole(r io.Reader, n int64) (uint64, error) {
 	}
 }
 
-// history is what may be in one place: what was acknowledged last, or what was tried
-// after it.
+// history has the versions that a file or block may hold: the last acknowledged one, or one that
+// was tried after it.
 type history struct{ acked, tried uint64 }
 
 func (h history) fits(seq uint64) bool { return seq >= h.acked && seq <= h.tried }
 
 // smallWriter replaces small files.
 type smallWriter struct {
-	lane
+	workerDir
 	files [8]history
 }
 
@@ -128,7 +128,7 @@ func verifyVersion(t *testing.T, fsys *vole.FS, path string, size int64, h histo
 	}
 	var seq uint64
 	if err == nil {
-		seq, err = whole(r, size)
+		seq, err = readWholeVersion(r, size)
 		_ = r.Close()
 	}
 	if err != nil || !h.fits(seq) {
@@ -138,7 +138,7 @@ func verifyVersion(t *testing.T, fsys *vole.FS, path string, size int64, h histo
 
 // bigWriter replaces a big file by streams.
 type bigWriter struct {
-	lane
+	workerDir
 	history
 }
 
@@ -160,7 +160,7 @@ func (w *bigWriter) verify(t *testing.T, fsys *vole.FS) {
 // handleWriter writes blocks of an open file. Only what was written between two Syncs
 // that said nil is acknowledged.
 type handleWriter struct {
-	lane
+	workerDir
 	file    *vole.File
 	blocks  [16]history
 	written map[int]uint64 // since the last Sync
@@ -230,7 +230,7 @@ func (w *handleWriter) verify(t *testing.T, fsys *vole.FS) {
 		if h.acked == 0 && len(bytes.Trim(b, "\x00")) == 0 {
 			continue
 		}
-		seq, err := whole(bytes.NewReader(b), blockSize)
+		seq, err := readWholeVersion(bytes.NewReader(b), blockSize)
 		// A block is no file: it may be torn where its last write was not acknowledged.
 		if err != nil && h.tried > h.acked {
 			continue
@@ -243,7 +243,7 @@ func (w *handleWriter) verify(t *testing.T, fsys *vole.FS) {
 
 // renamer moves one file on from name to name.
 type renamer struct {
-	lane
+	workerDir
 	at    int // where it is as far as is known
 	maybe int // where it may be instead; 0: nowhere
 	made  bool
@@ -295,8 +295,8 @@ func (w *renamer) verify(t *testing.T, fsys *vole.FS) {
 // creator makes volumes, each of another name: that there is one already can only mean
 // that it was made twice.
 type creator struct {
-	lane
-	f *fight
+	workerDir
+	f *killTest
 	n int
 }
 

@@ -1,6 +1,7 @@
 package cloud_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,10 +10,12 @@ import (
 	"net/http/httptest"
 	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/drivers/cloud"
 	"github.com/volehq/vole/internal/api"
@@ -20,30 +23,30 @@ import (
 
 const hostileID = "0192f0c1-7c1e-7d7e-9d8e-000000000001"
 
-// hostile is a server that says what a test wants it to.
-type hostile map[string]func(w http.ResponseWriter, r *http.Request)
+// fakeServer is a server with one handler for each path below api.Prefix.
+type fakeServer map[string]func(w http.ResponseWriter, r *http.Request)
 
-// says answers with JSON, or what is none.
-func says(body string) func(w http.ResponseWriter, r *http.Request) {
+// respondJSON returns a handler that responds with body, as JSON, which it need not be.
+func respondJSON(body string) func(w http.ResponseWriter, r *http.Request) {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = io.WriteString(w, body)
 	}
 }
 
-var hostileServer = hostile{
-	"/server":                 says(`{"api":2,"caps":{"backend":"local","dir":true},"instance":"i","key":"k","key_name":"n","org":"o","scopes":["write"],"version":"1"}`),
-	"/volumes/" + hostileID:   says(`{"id":"` + hostileID + `","name":"v","kind":"dir","labels":{},"state":"ready","created":"2026-01-01T00:00:00Z","updated":"2026-01-01T00:00:00Z","used":0,"used_stale":false}`),
-	"/sessions":               says(`{"id":"s","lease_seconds":60}`),
-	"/sessions/s":             says(`{}`),
-	"/sessions/s/filesystems": says(`{"id":"f"}`),
-	"/filesystems/f/handles":  says(`{"id":"h","entry":{"name":"f","type":"file","inode":1,"nlink":1,"size":5,"uid":0,"gid":0,"mode":"0644","allocated":0}}`),
-	"/handles/h":              says(`{}`),
+var wellBehavedServer = fakeServer{
+	"/server":                 respondJSON(`{"api":2,"caps":{"backend":"local","dir":true},"instance":"i","key":"k","key_name":"n","org":"o","scopes":["write"],"version":"1"}`),
+	"/volumes/" + hostileID:   respondJSON(`{"id":"` + hostileID + `","name":"v","kind":"dir","labels":{},"state":"ready","created":"2026-01-01T00:00:00Z","updated":"2026-01-01T00:00:00Z","used":0,"used_stale":false}`),
+	"/sessions":               respondJSON(`{"id":"s","lease_seconds":60}`),
+	"/sessions/s":             respondJSON(`{}`),
+	"/sessions/s/filesystems": respondJSON(`{"id":"f"}`),
+	"/filesystems/f/handles":  respondJSON(`{"id":"h","entry":{"name":"f","type":"file","inode":1,"nlink":1,"size":5,"uid":0,"gid":0,"mode":"0644","allocated":0}}`),
+	"/handles/h":              respondJSON(`{}`),
 }
 
 // with returns the server with one answer replaced.
-func (h hostile) with(path string, answer func(w http.ResponseWriter, r *http.Request)) hostile {
-	out := hostile{path: answer}
+func (h fakeServer) with(path string, answer func(w http.ResponseWriter, r *http.Request)) fakeServer {
+	out := fakeServer{path: answer}
 	for k, v := range h {
 		if k != path {
 			out[k] = v
@@ -52,7 +55,7 @@ func (h hostile) with(path string, answer func(w http.ResponseWriter, r *http.Re
 	return out
 }
 
-func (h hostile) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (h fakeServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set(api.HeaderInstance, "i")
 	if answer, ok := h[strings.TrimPrefix(r.URL.Path, api.Prefix)]; ok {
 		answer(w, r)
@@ -77,8 +80,8 @@ func openHostile(t *testing.T, h http.Handler) (*cloud.Backend, driver.FS) {
 	return b, f
 }
 
-// list reads a directory to its end.
-func list(t *testing.T, f driver.FS, opts driver.DirOptions) error {
+// readWholeDir reads a directory to its end.
+func readWholeDir(t *testing.T, f driver.FS, opts driver.DirOptions) error {
 	d, err := f.OpenDir(t.Context(), "d", opts)
 	if err != nil {
 		return err
@@ -118,13 +121,13 @@ func TestHostileNames(t *testing.T) {
 		"cursor":       `{"entries":[` + good + `],"next":"a\u001b[31mb"}`,
 		"no advance":   `{"entries":[],"next":"x"}`,
 	} {
-		_, f := openHostile(t, hostileServer.with("/volumes/"+hostileID+"/entries", says(body)))
-		if err := list(t, f, driver.DirOptions{Sorted: true}); !errors.Is(err, driver.ErrCorrupt) {
+		_, f := openHostile(t, wellBehavedServer.with("/volumes/"+hostileID+"/entries", respondJSON(body)))
+		if err := readWholeDir(t, f, driver.DirOptions{Sorted: true}); !errors.Is(err, driver.ErrCorrupt) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	_, f := openHostile(t, hostileServer.with("/volumes/"+hostileID+"/entries", says(page(good))))
-	if err := list(t, f, driver.DirOptions{Sorted: true}); !errors.Is(err, io.EOF) {
+	_, f := openHostile(t, wellBehavedServer.with("/volumes/"+hostileID+"/entries", respondJSON(page(good))))
+	if err := readWholeDir(t, f, driver.DirOptions{Sorted: true}); !errors.Is(err, io.EOF) {
 		t.Error(err)
 	}
 }
@@ -140,14 +143,14 @@ func TestHostileListingEnds(t *testing.T) {
 		"two cursors": {func(n int64) int64 { return n % 2 }, false},
 		"new cursors": {func(n int64) int64 { return n }, true},
 	} {
-		_, f := openHostile(t, hostileServer.with("/volumes/"+hostileID+"/entries", func(w http.ResponseWriter, r *http.Request) {
-			says(fmt.Sprintf(`{"entries":[%s],"next":"c%d"}`, entryJSON("x"), c.cursor(n.Add(1))))(w, r)
+		_, f := openHostile(t, wellBehavedServer.with("/volumes/"+hostileID+"/entries", func(w http.ResponseWriter, r *http.Request) {
+			respondJSON(fmt.Sprintf(`{"entries":[%s],"next":"c%d"}`, entryJSON("x"), c.cursor(n.Add(1))))(w, r)
 		}))
-		if err := list(t, f, driver.DirOptions{Sorted: c.sorted}); !errors.Is(err, driver.ErrCorrupt) {
+		if err := readWholeDir(t, f, driver.DirOptions{Sorted: c.sorted}); !errors.Is(err, driver.ErrCorrupt) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	b, _ := openHostile(t, hostileServer.with("/volumes", says(`{"volumes":[],"next":"c"}`)).with("/audit", says(`{"records":[],"next":"c"}`)))
+	b, _ := openHostile(t, wellBehavedServer.with("/volumes", respondJSON(`{"volumes":[],"next":"c"}`)).with("/audit", respondJSON(`{"records":[],"next":"c"}`)))
 	if _, err := b.List(t.Context(), driver.Filter{Cursor: "c"}); !errors.Is(err, driver.ErrCorrupt) {
 		t.Error(err)
 	}
@@ -174,10 +177,10 @@ func TestHostileSizes(t *testing.T) {
 		"objects": repeat(`{"entries":[`, `{},`, 8<<20), "arrays": repeat(`{"entries":`, `[`, 8<<20), "labels": repeat(`{"entries":[{"x":{`, `"a":"",`, 14<<20),
 		"text": repeat(`{"next":"`, `x`, 1<<30), "blanks": repeat(``, ` `, 1<<30),
 	} {
-		_, f := openHostile(t, hostileServer.with("/volumes/"+hostileID+"/entries", answer))
+		_, f := openHostile(t, wellBehavedServer.with("/volumes/"+hostileID+"/entries", answer))
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
-		err := list(t, f, driver.DirOptions{})
+		err := readWholeDir(t, f, driver.DirOptions{})
 		runtime.ReadMemStats(&after)
 		if !errors.Is(err, driver.ErrUnavailable) || after.TotalAlloc-before.TotalAlloc > 192<<20 {
 			t.Errorf("%s: %v, %d MiB were allocated", what, err, (after.TotalAlloc-before.TotalAlloc)>>20)
@@ -201,13 +204,13 @@ func TestHostileSession(t *testing.T) {
 		"short lease":    `{"id":"s","lease_seconds":1e-9}`,
 		"negative lease": `{"id":"s","lease_seconds":-1}`,
 	} {
-		b, _ := openHostile(t, hostileServer.with("/sessions", says(body)))
+		b, _ := openHostile(t, wellBehavedServer.with("/sessions", respondJSON(body)))
 		_, err := b.Attach(t.Context(), hostileID, driver.AttachOptions{Holder: "h"})
 		if !errors.Is(err, driver.ErrUnsupported) && !errors.Is(err, driver.ErrCorrupt) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	b, _ := openHostile(t, hostileServer.with("/sessions", says(`{"id":"s","lease_seconds":1e300}`)))
+	b, _ := openHostile(t, wellBehavedServer.with("/sessions", respondJSON(`{"id":"s","lease_seconds":1e300}`)))
 	if _, err := b.Attach(t.Context(), hostileID, driver.AttachOptions{Holder: "h"}); errors.Is(err, driver.ErrCorrupt) || errors.Is(err, driver.ErrUnsupported) {
 		t.Error(err)
 	}
@@ -218,7 +221,7 @@ func TestHostileFiles(t *testing.T) {
 	for what, body := range map[string]string{
 		"nothing": `{"start":0,"end":0}`, "backwards": `{"start":9,"end":3}`, "negative": `{"start":-9,"end":30}`, "before": `{"start":1,"end":4}`,
 	} {
-		_, f := openHostile(t, hostileServer.with("/handles/h/extent", says(body)))
+		_, f := openHostile(t, wellBehavedServer.with("/handles/h/extent", respondJSON(body)))
 		h, err := f.Open(t.Context(), "f", driver.OpenOptions{})
 		if err != nil {
 			t.Fatal(err)
@@ -228,18 +231,18 @@ func TestHostileFiles(t *testing.T) {
 		}
 	}
 	for what, target := range map[string]string{"empty": "", "NUL": "a\x00b", "long": strings.Repeat("x", driver.MaxPathLen+1)} {
-		_, f := openHostile(t, hostileServer.with("/volumes/"+hostileID+"/readlink", says(target)))
+		_, f := openHostile(t, wellBehavedServer.with("/volumes/"+hostileID+"/readlink", respondJSON(target)))
 		if _, err := f.Readlink(t.Context(), "l"); !errors.Is(err, driver.ErrCorrupt) {
 			t.Errorf("link %s: %v", what, err)
 		}
 	}
 	for what, body := range map[string]string{"empty": `{"names":[""]}`, "NUL": `{"names":["user.\u0000"]}`, "long": `{"names":["` + strings.Repeat("x", 300) + `"]}`} {
-		_, f := openHostile(t, hostileServer.with("/volumes/"+hostileID+"/xattrs", says(body)))
+		_, f := openHostile(t, wellBehavedServer.with("/volumes/"+hostileID+"/xattrs", respondJSON(body)))
 		if _, err := f.Listxattr(t.Context(), "f"); !errors.Is(err, driver.ErrCorrupt) {
 			t.Errorf("attribute %s: %v", what, err)
 		}
 	}
-	_, f := openHostile(t, hostileServer.with("/volumes/"+hostileID+"/stat", says(entryJSON("../../x"))))
+	_, f := openHostile(t, wellBehavedServer.with("/volumes/"+hostileID+"/stat", respondJSON(entryJSON("../../x"))))
 	if e, err := f.Lstat(t.Context(), "d/f"); err != nil || e.Name != "f" {
 		t.Errorf("%q, %v", e.Name, err)
 	}
@@ -249,7 +252,7 @@ func TestHostileFiles(t *testing.T) {
 func TestHostileErrors(t *testing.T) {
 	evil := "\x1b]0;x\x07\u009b31m\u202e\r\n"
 	quoted, _ := json.Marshal(evil)
-	b, _ := openHostile(t, hostileServer.with("/keys", func(w http.ResponseWriter, r *http.Request) {
+	b, _ := openHostile(t, wellBehavedServer.with("/keys", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		w.WriteHeader(http.StatusInternalServerError)
 		fmt.Fprintf(w, `{"error":{"code":"internal","message":%s,"request_id":%s}}`, quoted, quoted)
@@ -276,8 +279,8 @@ func TestHostileSwitch(t *testing.T) {
 		<-hijacked
 	}
 	errs := make(chan error, 1)
-	_, f := openHostile(t, hostileServer.with("/volumes/"+hostileID+"/entries", switches))
-	go func() { errs <- list(t, f, driver.DirOptions{}) }()
+	_, f := openHostile(t, wellBehavedServer.with("/volumes/"+hostileID+"/entries", switches))
+	go func() { errs <- readWholeDir(t, f, driver.DirOptions{}) }()
 	select {
 	case err := <-errs:
 		if !errors.Is(err, driver.ErrUnavailable) || !strings.Contains(err.Error(), "101") {
@@ -288,14 +291,14 @@ func TestHostileSwitch(t *testing.T) {
 	}
 }
 
-// What is closed behind a server that has gone silent does not wait for each answer anew.
+// Closing many things at a silent server waits in full for the first one only.
 func TestSilentClose(t *testing.T) {
 	var asked atomic.Int32
 	silent := func(_ http.ResponseWriter, r *http.Request) {
 		asked.Add(1)
 		<-r.Context().Done()
 	}
-	b, f := openHostile(t, hostileServer.with("/handles/h", silent).with("/sessions/s", silent).with("/filesystems/f", silent))
+	b, f := openHostile(t, wellBehavedServer.with("/handles/h", silent).with("/sessions/s", silent).with("/filesystems/f", silent))
 	const files, wait = 30, time.Second
 	for range files {
 		if _, err := f.Open(t.Context(), "f", driver.OpenOptions{}); err != nil {
@@ -312,8 +315,8 @@ func TestSilentClose(t *testing.T) {
 	}
 }
 
-// A server that takes a request and says nothing, or stops in the middle of an answer, or
-// drips, holds nobody for ever.
+// A server that accepts a request and stays silent, or stops in the middle of a response, does
+// not block the client for ever.
 func TestSilentServer(t *testing.T) {
 	done := make(chan struct{})
 	defer close(done)
@@ -330,7 +333,7 @@ func TestSilentServer(t *testing.T) {
 		}
 	}
 	for what, begin := range map[string]string{"nothing": "", "a part": `{"keys":[`} {
-		b, f := openHostile(t, hostileServer.with("/keys", stall(begin)).with("/events", stall(": \n")).with("/volumes/"+hostileID+"/readlink", stall(begin)))
+		b, f := openHostile(t, wellBehavedServer.with("/keys", stall(begin)).with("/events", stall(": \n")).with("/volumes/"+hostileID+"/readlink", stall(begin)))
 		b.SetSilence(50 * time.Millisecond)
 		if _, err := b.Keys(t.Context()); !errors.Is(err, driver.ErrUnavailable) {
 			t.Errorf("%s: %v", what, err)
@@ -344,10 +347,10 @@ func TestSilentServer(t *testing.T) {
 	}
 }
 
-// Content of which the end is that of the connection may lack a part: it is not taken.
+// Content that ends where the connection ends may be truncated: it is refused.
 func TestBlindEnd(t *testing.T) {
 	for head, good := range map[string]bool{"HTTP/1.0 200 OK\r\n": false, "HTTP/1.1 200 OK\r\nConnection: close\r\n": false, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n": true} {
-		_, f := openHostile(t, hostileServer.with("/handles/h/data", func(w http.ResponseWriter, _ *http.Request) {
+		_, f := openHostile(t, wellBehavedServer.with("/handles/h/data", func(w http.ResponseWriter, _ *http.Request) {
 			c, _, err := w.(http.Hijacker).Hijack()
 			if err != nil {
 				t.Error(err)
@@ -365,4 +368,48 @@ func TestBlindEnd(t *testing.T) {
 			t.Errorf("%q: %d, %v", head, n, err)
 		}
 	}
+}
+
+// A proxy that answers a page of its own must not be taken for the server.
+func TestAnswerOfAnother(t *testing.T) {
+	var mu sync.Mutex
+	away := false
+	store := openScripted(t, func(w http.ResponseWriter, r *http.Request) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		if away {
+			w.Header().Set("Content-Type", "text/html")
+			fmt.Fprint(w, "<html>down for maintenance</html>")
+		}
+		return away
+	})
+	ctx := context.Background()
+	v, err := store.Get(ctx, "v")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := v.FS(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := f.Open(ctx, "x", vole.OpenOptions{Write: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mu.Lock()
+	away = true
+	mu.Unlock()
+	b := make([]byte, 64)
+	if n, err := h.ReadAt(ctx, b, 0); driver.Classify(err).Err != driver.ErrUnavailable {
+		t.Errorf("read %q, %v", b[:n], err)
+	}
+	if _, err := h.WriteAt(ctx, []byte("x"), 0); driver.Classify(err).Err != driver.ErrUnavailable {
+		t.Errorf("write: %v", err)
+	}
+	if err := f.Mkdir(ctx, "d", 0o755); driver.Classify(err).Err != driver.ErrUnavailable {
+		t.Errorf("mkdir: %v", err)
+	}
+	mu.Lock()
+	away = false
+	mu.Unlock()
 }

@@ -19,15 +19,15 @@ func TestCreateOnce(t *testing.T) {
 			continue
 		}
 		opts := e.fresh(t)
-		one := serve(t, opts)
-		two := serve(t, opts)
+		one := startServer(t, opts)
+		two := startServer(t, opts)
 		for round := range 20 {
 			name := fmt.Sprintf("v%d", round)
 			var wg sync.WaitGroup
 			answers := make([]string, 6)
 			for i := range answers {
 				url := []string{one.url, two.url}[i%2]
-				wg.Go(func() { answers[i] = createWith(url, one.key, name) })
+				wg.Go(func() { answers[i] = createVolumeWithKey(url, one.key, name) })
 			}
 			wg.Wait()
 			for _, a := range answers {
@@ -40,9 +40,9 @@ func TestCreateOnce(t *testing.T) {
 	}
 }
 
-// createWith makes a volume with the name as the idempotency key, and returns status and
+// createVolumeWithKey makes a volume with the name as the idempotency key, and returns status and
 // id, or what was said instead.
-func createWith(url, key, name string) string {
+func createVolumeWithKey(url, key, name string) string {
 	req, err := http.NewRequest("POST", url+"/vole/v1/volumes", strings.NewReader(`{"name":"`+name+`"}`))
 	if err != nil {
 		return err.Error()

@@ -57,7 +57,7 @@ func TestLoad(t *testing.T) {
 			rnd := rand.New(rand.NewPCG(7, uint64(i)))
 			for n := 0; time.Now().UnixNano() < until.Load(); n++ {
 				start := time.Now()
-				if err := oneStep(ctx, fsys, rnd, i, n); err != nil {
+				if err := runLoadStep(ctx, fsys, rnd, i, n); err != nil {
 					failed.Add(1)
 					t.Errorf("client %d: %v", i, err)
 					return
@@ -75,11 +75,11 @@ func TestLoad(t *testing.T) {
 	for _, d := range slow {
 		slowest = max(slowest, d)
 	}
-	t.Logf("%d clients: %d steps in %v, %d failed, the slowest took %v; the server had at most %d MiB", *loadClients, done.Load(), *loadTime, failed.Load(), slowest, resident(t, c)>>20)
+	t.Logf("%d clients: %d steps in %v, %d failed, the slowest took %v; the server had at most %d MiB", *loadClients, done.Load(), *loadTime, failed.Load(), slowest, peakResidentMemory(t, c)>>20)
 }
 
-// oneStep makes a few requests of one kind.
-func oneStep(ctx context.Context, fsys *vole.FS, rnd *rand.Rand, i, n int) error {
+// runLoadStep makes a few requests of one kind.
+func runLoadStep(ctx context.Context, fsys *vole.FS, rnd *rand.Rand, i, n int) error {
 	switch k := rnd.IntN(10); {
 	case k < 4:
 		b, err := fsys.ReadFile(ctx, fmt.Sprintf("common/%d", rnd.IntN(100)))
@@ -125,25 +125,25 @@ func TestMemory(t *testing.T) {
 	}
 	fsys := mustFS(t, setup, v.ID())
 	size := *loadBig << 20
-	idle := resident(t, c)
+	idle := peakResidentMemory(t, c)
 	start := time.Now()
 	if _, err := fsys.WriteFrom(ctx, "big", io.LimitReader(&pattern{}, size), vole.WriteOptions{Size: size}); err != nil {
 		t.Fatal(err)
 	}
-	up, most := time.Since(start), resident(t, c)
+	up, most := time.Since(start), peakResidentMemory(t, c)
 	start = time.Now()
 	r, err := fsys.NewReader(ctx, "big", 0, -1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := same(r, io.LimitReader(&pattern{}, size)); err != nil {
+	if err := compareReaders(r, io.LimitReader(&pattern{}, size)); err != nil {
 		t.Error(err)
 	}
 	_ = r.Close()
 	down := time.Since(start)
 	rate := func(d time.Duration) float64 { return float64(size) / 1e6 / d.Seconds() }
-	t.Logf("%d MiB: up %.0f MB/s, down %.0f MB/s; the server had %d MiB, then at most %d, then %d", size>>20, rate(up), rate(down), idle>>20, most>>20, resident(t, c)>>20)
-	if got := resident(t, c); got > mostResident {
+	t.Logf("%d MiB: up %.0f MB/s, down %.0f MB/s; the server had %d MiB, then at most %d, then %d", size>>20, rate(up), rate(down), idle>>20, most>>20, peakResidentMemory(t, c)>>20)
+	if got := peakResidentMemory(t, c); got > mostResident {
 		t.Errorf("the server had %d MiB resident; the most is %d", got>>20, mostResident>>20)
 	}
 }
@@ -159,7 +159,7 @@ func (p *pattern) Read(b []byte) (int, error) {
 	return len(b), nil
 }
 
-func same(a, b io.Reader) error {
+func compareReaders(a, b io.Reader) error {
 	x, y := make([]byte, 1<<20), make([]byte, 1<<20)
 	for off := int64(0); ; {
 		n, err := io.ReadFull(a, x)
@@ -177,8 +177,8 @@ func same(a, b io.Reader) error {
 	}
 }
 
-// resident is the most memory that a server has had, in bytes; 0 where that is not told.
-func resident(t *testing.T, c *child) int64 {
+// peakResidentMemory is the most memory that a server has had, in bytes; 0 where that is not told.
+func peakResidentMemory(t *testing.T, c *child) int64 {
 	t.Helper()
 	if runtime.GOOS != "linux" {
 		return 0

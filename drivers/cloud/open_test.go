@@ -40,7 +40,7 @@ func TestOpenRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer mute.Close()
-	good := serve(t, server.Options{Home: filepath.Join(t.TempDir(), "home")})
+	good := startServer(t, server.Options{Home: filepath.Join(t.TempDir(), "home")})
 	for what, c := range map[string]struct {
 		url, key string
 		want     error
@@ -69,14 +69,14 @@ func TestOpenRefuses(t *testing.T) {
 	}
 }
 
-// gate passes requests on to a server that may be changed and breaks some off.
-type gate struct {
+// answerDroppingServer passes requests on to a server and drops the first breaks responses.
+type answerDroppingServer struct {
 	http.Handler
 	breaks atomic.Int32 // how many answers are still to be cut off
 	seen   atomic.Int32
 }
 
-func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (g *answerDroppingServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if strings.HasSuffix(r.URL.Path, "/server") || g.breaks.Add(-1) < 0 {
 		g.Handler.ServeHTTP(w, r)
 		return
@@ -87,7 +87,7 @@ func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	panic(http.ErrAbortHandler)
 }
 
-// Changes whose answer was lost are done once, and the caller gets the answer.
+// Changes whose response was lost are made once, and the caller gets the response.
 func TestLostAnswers(t *testing.T) {
 	s, err := server.New(t.Context(), server.Options{Home: filepath.Join(t.TempDir(), "home")})
 	if err != nil {
@@ -97,7 +97,7 @@ func TestLostAnswers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := &gate{Handler: s.Handler()}
+	g := &answerDroppingServer{Handler: s.Handler()}
 	hs := httptest.NewServer(g)
 	t.Cleanup(func() {
 		hs.Close()

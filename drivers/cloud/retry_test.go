@@ -18,9 +18,9 @@ import (
 	"github.com/volehq/vole/internal/api"
 )
 
-// scripted is a server whose answers a test writes: do is asked first, and says whether
-// it answered. What it leaves alone is answered as an empty server would.
-func scripted(t *testing.T, do func(w http.ResponseWriter, r *http.Request) bool) *vole.Store {
+// openScripted opens a store at a fake server. do gets each request first and returns whether it
+// has responded; the other requests are answered as by a server with one empty volume.
+func openScripted(t *testing.T, do func(w http.ResponseWriter, r *http.Request) bool) *vole.Store {
 	t.Helper()
 	const id = "0190f3c4-0000-7000-8000-000000000001"
 	hs := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -55,7 +55,7 @@ func scripted(t *testing.T, do func(w http.ResponseWriter, r *http.Request) bool
 	return vole.New(b)
 }
 
-func refuse(w http.ResponseWriter, status int, code string) {
+func writeRefusal(w http.ResponseWriter, status int, code string) {
 	w.Header().Set(api.HeaderInstance, "one")
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
@@ -68,7 +68,7 @@ func TestStreamRefusedWhenBegun(t *testing.T) {
 	for _, status := range []int{http.StatusTooManyRequests, http.StatusServiceUnavailable} {
 		var mu sync.Mutex
 		var got []int
-		store := scripted(t, func(w http.ResponseWriter, r *http.Request) bool {
+		store := openScripted(t, func(w http.ResponseWriter, r *http.Request) bool {
 			if r.Method != "PUT" || !strings.HasSuffix(r.URL.Path, "/content") {
 				return false
 			}
@@ -80,7 +80,7 @@ func TestStreamRefusedWhenBegun(t *testing.T) {
 				if status == http.StatusServiceUnavailable {
 					code = "unavailable"
 				}
-				refuse(w, status, code)
+				writeRefusal(w, status, code)
 				return true
 			}
 			w.Header().Set(api.HeaderInstance, "one")
@@ -109,7 +109,7 @@ func TestStreamRefusedWhenBegun(t *testing.T) {
 func TestLostAnswerGoesToSameInstance(t *testing.T) {
 	var mu sync.Mutex
 	var asked []string
-	store := scripted(t, func(w http.ResponseWriter, r *http.Request) bool {
+	store := openScripted(t, func(w http.ResponseWriter, r *http.Request) bool {
 		if !strings.HasSuffix(r.URL.Path, "/rename") {
 			return false
 		}
@@ -124,7 +124,7 @@ func TestLostAnswerGoesToSameInstance(t *testing.T) {
 			}
 			return true
 		}
-		refuse(w, http.StatusConflict, "outcome_unknown")
+		writeRefusal(w, http.StatusConflict, "outcome_unknown")
 		return true
 	})
 	ctx := context.Background()
@@ -140,96 +140,4 @@ func TestLostAnswerGoesToSameInstance(t *testing.T) {
 	if len(asked) != 2 || asked[0] != "" || asked[1] != "one" || driver.Classify(err).Err != driver.ErrUnavailable {
 		t.Errorf("asked for the instances %q, %v", asked, err)
 	}
-}
-
-// What is written while a Sync is under way is not what that Sync made durable: when the
-// server is gone afterwards, Close says so.
-func TestWriteDuringSync(t *testing.T) {
-	syncing, wrote := make(chan struct{}), make(chan struct{})
-	var gone sync.WaitGroup
-	store := scripted(t, func(w http.ResponseWriter, r *http.Request) bool {
-		switch {
-		case strings.HasSuffix(r.URL.Path, "/sync"):
-			close(syncing)
-			<-wrote
-		case r.Method == "DELETE" && strings.Contains(r.URL.Path, "/handles/"):
-			refuse(w, http.StatusGone, "unknown_session") // it ended and is there again
-			return true
-		}
-		return false
-	})
-	ctx := context.Background()
-	v, err := store.Get(ctx, "v")
-	if err != nil {
-		t.Fatal(err)
-	}
-	f, err := v.FS(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	h, err := f.Open(ctx, "x", vole.OpenOptions{Write: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := h.WriteAt(ctx, []byte("a"), 0); err != nil {
-		t.Fatal(err)
-	}
-	gone.Go(func() {
-		if err := h.Sync(ctx); err != nil {
-			t.Errorf("sync: %v", err)
-		}
-	})
-	<-syncing
-	if _, err := h.WriteAt(ctx, []byte("b"), 1); err != nil {
-		t.Fatal(err)
-	}
-	close(wrote)
-	gone.Wait()
-	if err := h.Close(); driver.Classify(err).Err != driver.ErrUnavailable {
-		t.Errorf("close: %v", err)
-	}
-}
-
-// A proxy that answers a page of its own must not be taken for the server.
-func TestAnswerOfAnother(t *testing.T) {
-	var mu sync.Mutex
-	away := false
-	store := scripted(t, func(w http.ResponseWriter, r *http.Request) bool {
-		mu.Lock()
-		defer mu.Unlock()
-		if away {
-			w.Header().Set("Content-Type", "text/html")
-			fmt.Fprint(w, "<html>down for maintenance</html>")
-		}
-		return away
-	})
-	ctx := context.Background()
-	v, err := store.Get(ctx, "v")
-	if err != nil {
-		t.Fatal(err)
-	}
-	f, err := v.FS(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	h, err := f.Open(ctx, "x", vole.OpenOptions{Write: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	mu.Lock()
-	away = true
-	mu.Unlock()
-	b := make([]byte, 64)
-	if n, err := h.ReadAt(ctx, b, 0); driver.Classify(err).Err != driver.ErrUnavailable {
-		t.Errorf("read %q, %v", b[:n], err)
-	}
-	if _, err := h.WriteAt(ctx, []byte("x"), 0); driver.Classify(err).Err != driver.ErrUnavailable {
-		t.Errorf("write: %v", err)
-	}
-	if err := f.Mkdir(ctx, "d", 0o755); driver.Classify(err).Err != driver.ErrUnavailable {
-		t.Errorf("mkdir: %v", err)
-	}
-	mu.Lock()
-	away = false
-	mu.Unlock()
 }
