@@ -18,9 +18,9 @@ import (
 // Limits of the log. A transaction, and all blocks that await a checkpoint, are held in
 // memory, so they are smaller than a large journal would permit.
 const (
-	maxTransaction = 8192  // blocks
-	maxLogInUse    = 16384 // blocks, which are also held in memory until the checkpoint
-	maxWrite       = 1 << 20
+	maxTransaction = 8192    // blocks
+	maxLogInUse    = 16384   // blocks
+	maxWrite       = 1 << 20 // bytes of one write
 )
 
 // openLogForWriting prepares the journal for transactions: empty, and in the format in
