@@ -118,26 +118,37 @@ func (b *Backend) resolvePath(ctx context.Context, vol []byte, path string, mode
 	before := b.commitCount.Load()
 	w := pathWalker{vol: vol, lookupPath: db.lookupPath, run: func(list ...query) error { return db.runQueries(ctx, list...) }}
 	var list []inode
-	if ask, ok := db.lookupPathQuery(b.org, vol, path, &list); ok {
+	ask, atOnce := db.lookupPathQuery(b.org, vol, path, &list)
+	if atOnce {
 		if err := db.runQueries(ctx, ask); err != nil {
 			return resolved{}, err
 		}
 		w.prefetched = map[string][]inode{path: list}
-	} else {
-		var exists bool
-		err := db.runQueries(ctx, volumeExistsQuery(&exists, b.org, vol))
-		if err != nil {
-			return resolved{}, err
-		}
-		if !exists {
-			return resolved{}, driver.ErrNotFound
-		}
+	} else if err := b.checkVolumeExists(ctx, vol); err != nil {
+		return resolved{}, err
 	}
 	target, err := w.resolve(path, mode)
+	if !atOnce && (errors.Is(err, driver.ErrNotExist) || err == nil && target.node == nil) {
+		// The elements were looked up one by one. If the volume was removed in between, its
+		// rows are being deleted, and the name may only be missing for that.
+		if gone := b.checkVolumeExists(ctx, vol); gone != nil {
+			return resolved{}, gone
+		}
+	}
 	if err == nil && target.node != nil {
 		err = b.overlayDirty(ctx, vol, target.node, before)
 	}
 	return target, err
+}
+
+// checkVolumeExists returns ErrNotFound if a volume does not exist or is being removed.
+func (b *Backend) checkVolumeExists(ctx context.Context, vol []byte) error {
+	var exists bool
+	err := b.ns.db.runQueries(ctx, volumeExistsQuery(&exists, b.org, vol))
+	if err == nil && !exists {
+		err = driver.ErrNotFound
+	}
+	return err
 }
 
 // mustResolve is resolvePath with ErrNotExist if nothing is there.
