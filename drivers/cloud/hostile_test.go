@@ -310,7 +310,8 @@ func TestSilentClose(t *testing.T) {
 	if err := b.Close(); err == nil {
 		t.Error("no error")
 	}
-	if took := time.Since(begun); asked.Load() <= files || took > 15*wait {
+	// On a busy machine some requests are given up, after a 30th of wait, before they arrive.
+	if took := time.Since(begun); asked.Load() <= files/2 || took > 15*wait {
 		t.Errorf("%d requests, %v", asked.Load(), took)
 	}
 }

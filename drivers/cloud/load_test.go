@@ -27,7 +27,7 @@ var (
 	loadBig     = flag.Int64("load.big", 256, "MiB that TestMemory moves")
 )
 
-// TestLoad has many clients at work at once, none of which is to be refused anything.
+// TestLoad has many clients at work at once. None of them may be refused anything.
 func TestLoad(t *testing.T) {
 	c := startChild(t, childSpec{Bucket: &bucket.Options{Dir: filepath.Join(t.TempDir(), "namespace")}})
 	url, ctx := "http://"+c.addr, context.Background()

@@ -69,10 +69,11 @@ func TestOpenRefuses(t *testing.T) {
 	}
 }
 
-// answerDroppingServer passes requests on to a server and drops the first breaks responses.
+// answerDroppingServer passes requests on to a server and drops as many responses as breaks
+// says.
 type answerDroppingServer struct {
 	http.Handler
-	breaks atomic.Int32 // how many answers are still to be cut off
+	breaks atomic.Int32 // how many responses are still to be dropped
 	seen   atomic.Int32
 }
 
