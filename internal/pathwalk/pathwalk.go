@@ -60,9 +60,9 @@ type Walker[N any] struct {
 // Errors of its own match driver's ErrNotDir, ErrNotExist, ErrLoop and ErrPathEscape.
 func (w *Walker[N]) Walk(root N, p string) ([]N, error) {
 	r := run[N]{walker: w, entries: []entry[N]{{root, Directory}}}
-	r.prepend(p, false)
-	if err := r.resolve(); err != nil {
-		r.truncate(1)
+	r.prependPath(p, false)
+	if err := r.resolvePending(); err != nil {
+		r.releaseBeyond(1)
 		return nil, err
 	}
 	nodes := make([]N, len(r.entries))
@@ -93,8 +93,8 @@ type run[N any] struct {
 	links   int
 }
 
-// prepend puts the elements of p before those that are pending.
-func (r *run[N]) prepend(p string, inLink bool) {
+// prependPath puts the elements of p before those that are pending.
+func (r *run[N]) prependPath(p string, inLink bool) {
 	names := strings.Split(p, "/")
 	pending := make([]element, 0, len(names)+len(r.pending))
 	for _, name := range names {
@@ -103,8 +103,8 @@ func (r *run[N]) prepend(p string, inLink bool) {
 	r.pending = append(pending, r.pending...)
 }
 
-// truncate goes back up until n entries are left.
-func (r *run[N]) truncate(n int) {
+// releaseBeyond goes back up until n entries are left.
+func (r *run[N]) releaseBeyond(n int) {
 	if release := r.walker.Release; release != nil {
 		for _, e := range r.entries[n:] {
 			release(e.node)
@@ -113,7 +113,8 @@ func (r *run[N]) truncate(n int) {
 	r.entries = r.entries[:n]
 }
 
-func (r *run[N]) resolve() error {
+// resolvePending resolves the pending elements one after the other.
+func (r *run[N]) resolvePending() error {
 	for len(r.pending) > 0 {
 		next := r.pending[0]
 		kind := r.entries[len(r.entries)-1].kind
@@ -127,9 +128,9 @@ func (r *run[N]) resolve() error {
 		case next.name == ".." && kind == Missing:
 			err = driver.ErrNotExist // what does not exist has no parent
 		case next.name == "..":
-			err = r.ascend()
+			err = r.enterParent()
 		default:
-			err = r.descend(next)
+			err = r.enterElement(next)
 		}
 		if err != nil {
 			return err
@@ -138,21 +139,21 @@ func (r *run[N]) resolve() error {
 	return nil
 }
 
-// ascend goes to the parent of the directory reached so far.
-func (r *run[N]) ascend() error {
+// enterParent goes to the parent of the directory reached so far.
+func (r *run[N]) enterParent() error {
 	switch {
 	case len(r.entries) > 1:
-		r.truncate(len(r.entries) - 1)
+		r.releaseBeyond(len(r.entries) - 1)
 	case !r.walker.Chroot:
 		return driver.ErrPathEscape
 	}
 	return nil
 }
 
-// descend looks up one element in the directory reached so far, and follows a link.
-func (r *run[N]) descend(el element) error {
+// enterElement looks up one element in the directory reached so far, and follows a link.
+func (r *run[N]) enterElement(el element) error {
 	dir := r.entries[len(r.entries)-1].node
-	n, kind, err := r.walker.Lookup(dir, Step{Name: el.name, Last: r.atEnd(), InLink: el.inLink})
+	n, kind, err := r.walker.Lookup(dir, Step{Name: el.name, Last: r.isLastName(), InLink: el.inLink})
 	if err != nil {
 		return err
 	}
@@ -163,11 +164,11 @@ func (r *run[N]) descend(el element) error {
 	if r.walker.Release != nil {
 		defer r.walker.Release(n)
 	}
-	return r.follow(n)
+	return r.followLink(n)
 }
 
-// atEnd reports whether no name is pending.
-func (r *run[N]) atEnd() bool {
+// isLastName reports whether no name is pending.
+func (r *run[N]) isLastName() bool {
 	for _, el := range r.pending {
 		if el.name != "" && el.name != "." {
 			return false
@@ -176,8 +177,8 @@ func (r *run[N]) atEnd() bool {
 	return true
 }
 
-// follow puts the target of a link in its place.
-func (r *run[N]) follow(link N) error {
+// followLink puts the target of a link in its place.
+func (r *run[N]) followLink(link N) error {
 	if r.links++; r.links > MaxLinks {
 		return driver.ErrLoop
 	}
@@ -189,8 +190,8 @@ func (r *run[N]) follow(link N) error {
 		if !r.walker.Chroot {
 			return driver.ErrPathEscape
 		}
-		r.truncate(1)
+		r.releaseBeyond(1)
 	}
-	r.prepend(target, true)
+	r.prependPath(target, true)
 	return nil
 }

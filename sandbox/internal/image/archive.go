@@ -158,6 +158,7 @@ func isImageMember(h *tar.Header) bool {
 	return strings.HasPrefix(name, "blobs/")
 }
 
+// hasMember reports whether the archive has a member of that name that was remembered.
 func (a *archive) hasMember(name string) bool { _, ok := a.members[name]; return ok }
 
 // openMember returns the member called name.
@@ -254,6 +255,8 @@ type dockerManifest struct {
 	Layers []string
 }
 
+// isDockerSave reports whether the archive's manifest.json is one of docker save: any tar of a
+// root file system may have a file of that name.
 func (a *archive) isDockerSave() bool {
 	var m []dockerManifest
 	return a.hasMember("manifest.json") && readJSON(a, "manifest.json", &m) == nil && len(m) > 0 && m[0].Config != ""

@@ -57,6 +57,7 @@ type budgetReader struct {
 	exceeded func() error
 }
 
+// Read returns nothing of a read that goes beyond the budget.
 func (b budgetReader) Read(p []byte) (int, error) {
 	n, err := b.r.Read(p)
 	if *b.left -= int64(n); *b.left < 0 {

@@ -147,6 +147,7 @@ func explainError(image string, err error) error {
 	return fmt.Errorf("image %s: %w", image, err)
 }
 
+// maxBytes is Bytes, or its default.
 func (l Limits) maxBytes() int64 {
 	if l.Bytes > 0 {
 		return l.Bytes
@@ -154,6 +155,7 @@ func (l Limits) maxBytes() int64 {
 	return 64 << 30
 }
 
+// maxEntries is Entries, or its default.
 func (l Limits) maxEntries() int64 {
 	if l.Entries > 0 {
 		return l.Entries
@@ -203,6 +205,7 @@ type ctxReader struct {
 	r   io.Reader
 }
 
+// Read fails with the error of the context once that has ended.
 func (c ctxReader) Read(p []byte) (int, error) {
 	if err := c.ctx.Err(); err != nil {
 		return 0, err

@@ -29,6 +29,8 @@ func (c *Cache) List() []Entry {
 	return list
 }
 
+// describeEntry describes an image of the index. A damaged one has size 0, so that it is
+// listed and can be removed.
 func (c *Cache) describeEntry(d v1.Descriptor) Entry {
 	e := Entry{Name: d.Annotations[refAnnotation], Digest: d.Digest.String()}
 	if st, err := c.root.Stat(blobPath(d.Digest)); err == nil {
@@ -43,7 +45,8 @@ func (c *Cache) describeEntry(d v1.Descriptor) Entry {
 }
 
 // Remove deletes the images that match selects, returns them, and deletes the blobs that
-// belong to no image then. ErrInUse: sandboxes are starting from images all the time.
+// belong to no image then. ErrInUse: images are being unpacked all the time. Blobs that kept
+// images share with removed ones stay, which is why all manifests are read.
 func (c *Cache) Remove(ctx context.Context, match func(Entry) bool) (removed []Entry, err error) {
 	lock, err := flock.WaitIn(ctx, c.dir, pullLock)
 	if err != nil {
@@ -73,8 +76,8 @@ func (c *Cache) Remove(ctx context.Context, match func(Entry) bool) (removed []E
 	return removed, nil
 }
 
-// Matching returns what selects the images that ref means: one by its name, and those that
-// have a digest, which may stand alone.
+// Matching returns a function that selects the images that ref means: one by its name, or
+// those that have a digest, which may stand alone.
 func Matching(ref string) (func(Entry) bool, error) {
 	if strings.HasPrefix(ref, "sha256:") || strings.HasPrefix(ref, "sha512:") {
 		if h, err := v1.NewHash(ref); err == nil {

@@ -77,7 +77,7 @@ func (c *Cache) Ensure(ctx context.Context, ref Reference, policy Policy, p Prog
 	return img, err
 }
 
-// puller fetches one image.
+// puller fetches one image. Its blobs are fetched by several goroutines, each its own.
 type puller struct {
 	c      *Cache
 	remote *remote.Puller
@@ -228,7 +228,8 @@ const maxBlob = 1 << 40
 // parallelFetches is how many blobs of an image are fetched side by side.
 const parallelFetches = 3
 
-// fetchBlobs fetches the blobs of an image that are missing.
+// fetchBlobs fetches the missing blobs of an image, a few at a time. The first that fails ends
+// the others.
 func (p *puller) fetchBlobs(ctx context.Context, ref Reference, m v1.Manifest) (err error) {
 	blobs := map[v1.Hash]int64{}
 	addBlobSizes(blobs, m)
@@ -249,7 +250,7 @@ func (p *puller) fetchBlobs(ctx context.Context, ref Reference, m v1.Manifest) (
 	return g.Wait()
 }
 
-// tries is how often a blob is asked for when its transfer breaks off.
+// tries is how often a blob is requested when its transfer breaks off.
 const tries = 3
 
 // fetchBlob fetches a blob, with retries, unless the cache has it.
@@ -271,7 +272,7 @@ func (p *puller) fetchBlob(ctx context.Context, d v1.Descriptor) error {
 		if err = p.fetchBlobOnce(ctx, d, got); err == nil || ctx.Err() != nil || isFinalError(err) {
 			return err
 		}
-		p.reportProgress(-got.n) // what comes again is not more
+		p.reportProgress(-got.n) // fetched again, so not counted twice
 	}
 	return err
 }
@@ -282,6 +283,7 @@ func isFinalError(err error) bool {
 	return errors.As(err, &e)
 }
 
+// reportProgress reports n more bytes; negative: a blob begins again.
 func (p *puller) reportProgress(n int) {
 	if p.p != nil {
 		p.p.Add(n)
@@ -294,6 +296,7 @@ type counted struct {
 	n int
 }
 
+// Write counts and reports the bytes.
 func (c *counted) Write(b []byte) (int, error) {
 	c.n += len(b)
 	c.p.reportProgress(len(b))
@@ -316,8 +319,9 @@ func (p *puller) fetchBlobOnce(ctx context.Context, d v1.Descriptor, got io.Writ
 	})
 }
 
-// copyVerified copies a blob, of which not a byte more is taken than it is to have, and
-// which must have its digest.
+// copyVerified copies a blob: at most one byte more than its stated size is read, and size and
+// digest must be the stated ones. An error of r comes before a wrong size, since a transfer
+// that breaks off explains it; a wrong digest of all bytes comes first.
 func copyVerified(w io.Writer, r io.Reader, d v1.Descriptor) error {
 	sum, err := v1.Hasher(d.Digest.Algorithm)
 	if err != nil {

@@ -196,6 +196,7 @@ func (s *stallReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// Close stops the timer, so that it does not close the body again.
 func (s *stallReader) Close() error {
 	s.timer.Stop()
 	return s.ReadCloser.Close()
