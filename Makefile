@@ -6,7 +6,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 # What ships has no cgo: one static file, the same on every machine.
 # The version is that of git describe; -buildvcs would fail on a tree of another owner.
 GOBUILD = CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$(VERSION)"
-PLATFORMS = linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
+PLATFORMS = linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
 
 # Where make install puts things; DESTDIR is what packagers set before PREFIX.
 PREFIX ?= /usr/local
@@ -81,18 +81,20 @@ test-runsc: ## the tests of sandboxes with runsc beside crun and runc
 race: ## the tests that scripts/raced.txt names, under the race detector
 	CGO_ENABLED=1 $(call GOTEST,raced) -count=1 -race $$(scripts/gotest.sh packages raced)
 
-lint: vet staticcheck ## gofmt, go vet and staticcheck, for Linux and macOS
+lint: vet staticcheck ## gofmt, go vet and staticcheck, for Linux, macOS and Windows
 	@bad=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go')); \
 	if [ -n "$$bad" ]; then echo "gofmt is needed on:"; echo "$$bad"; exit 1; fi
 
 vet:
 	GOOS=linux $(GO) vet ./...
 	GOOS=darwin $(GO) vet ./...
+	GOOS=windows $(GO) vet ./...
 	$(GO) vet -tags manpages ./cmd/vole
 
 staticcheck: bin/staticcheck
 	GOOS=linux bin/staticcheck ./...
 	GOOS=darwin bin/staticcheck ./...
+	GOOS=windows bin/staticcheck ./...
 
 bin/staticcheck: internal/tools/go.mod
 	$(GO) -C internal/tools build -o ../../bin/staticcheck honnef.co/go/tools/cmd/staticcheck
@@ -147,7 +149,8 @@ fuzz: ## every fuzz target, FUZZTIME each
 cross: ## the binary for every platform, in bin/
 	@for p in $(PLATFORMS); do \
 		echo "build $$p"; \
-		GOOS=$${p%/*} GOARCH=$${p#*/} $(GOBUILD) -o bin/vole-$${p%/*}-$${p#*/} ./cmd/vole || exit 1; \
+		case $$p in windows/*) exe=.exe;; *) exe=;; esac; \
+		GOOS=$${p%/*} GOARCH=$${p#*/} $(GOBUILD) -o bin/vole-$${p%/*}-$${p#*/}$$exe ./cmd/vole || exit 1; \
 	done
 
 clean: ## remove what was built

@@ -11,7 +11,6 @@ import (
 
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
-	"golang.org/x/sys/unix"
 )
 
 // isSpecialNode reports whether a mode is that of a node: a device, a fifo or a socket of the
@@ -61,9 +60,9 @@ func OpenNode(ctx context.Context, path string) (*os.File, error) {
 	case !isSpecialNode(m):
 		return nil, nil
 	case m&fs.ModeDevice != 0 && m&fs.ModeCharDevice == 0:
-		flag |= unix.O_NOFOLLOW | blockExclusive
+		flag |= noFollow | blockExclusive
 	default:
-		flag |= unix.O_NOFOLLOW
+		flag |= noFollow
 	}
 	f, err := openCancellable(ctx, path, flag)
 	if errors.Is(err, syscall.EBUSY) {

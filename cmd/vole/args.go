@@ -1,6 +1,7 @@
 package main
 
 import (
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -44,14 +45,15 @@ func missingArgs(cmd *cobra.Command, what string) error {
 }
 
 // splitRef splits NAME:path. ok is false when arg is not of that form but a host
-// path: docker's rule, by which "./x:y", "/x:y" and a name without ":" are the host's.
+// path: docker's rule, by which "./x:y", "/x:y" and a name without ":" are the host's. So
+// is, on Windows, "C:x".
 func splitRef(arg string) (name, path string, ok bool) {
-	if strings.HasPrefix(arg, "/") || strings.HasPrefix(arg, ".") {
-		return "", arg, false
+	if strings.HasPrefix(arg, "/") || strings.HasPrefix(arg, ".") || filepath.VolumeName(arg) != "" {
+		return "", filepath.ToSlash(arg), false
 	}
 	name, path, ok = strings.Cut(arg, ":")
 	if !ok {
-		return "", arg, false
+		return "", filepath.ToSlash(arg), false
 	}
 	return name, path, true
 }

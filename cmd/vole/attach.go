@@ -18,7 +18,6 @@ import (
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/drivers/local"
-	"golang.org/x/sys/unix"
 )
 
 // Exit codes for a program that did not start, as shells have them.
@@ -251,11 +250,6 @@ func passOn(err error) error {
 	return &exitError{code: ee.ExitCode()}
 }
 
-// forwarded are the signals that the program gets when vole does.
-var forwarded = []os.Signal{
-	syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2,
-}
-
 // forward passes signals on until done is closed.
 func forward(p *os.Process, sigs <-chan os.Signal, done <-chan struct{}) {
 	for {
@@ -271,16 +265,4 @@ func forward(p *os.Process, sigs <-chan os.Signal, done <-chan struct{}) {
 			return
 		}
 	}
-}
-
-// inForeground reports whether vole's process group is the one that the controlling
-// terminal sends its signals to.
-func inForeground() bool {
-	tty, err := os.OpenFile("/dev/tty", os.O_RDONLY|unix.O_NOCTTY, 0)
-	if err != nil {
-		return false
-	}
-	defer tty.Close()
-	pgrp, err := unix.IoctlGetInt(int(tty.Fd()), unix.TIOCGPGRP)
-	return err == nil && pgrp == unix.Getpgrp()
 }

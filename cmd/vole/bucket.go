@@ -51,6 +51,9 @@ func (b *bucketFlags) add(cmd *cobra.Command) {
 // options returns what the flags and the environment say.
 func (b *bucketFlags) options() (bucket.Options, error) {
 	o := bucket.Options{Dir: b.dir, Database: b.db, Maintain: -1}
+	if err := checkSystem("bucket"); err != nil {
+		return o, err
+	}
 	if hasPassword(b.db) {
 		return o, &hinted{usagef("--db: a password must not be an argument, which everyone on this host can read"),
 			"put the URL into VOLE_BUCKET_DB, or the password into PGPASSWORD or ~/.pgpass"}

@@ -9,7 +9,6 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
-	"syscall"
 
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
@@ -264,15 +263,9 @@ func mayFollow(p string) error {
 	if err != nil {
 		return err
 	}
-	owner := func(i fs.FileInfo) int {
-		if st, ok := i.Sys().(*syscall.Stat_t); ok {
-			return int(st.Uid)
-		}
-		return -1
-	}
 	shared := dir.Mode()&fs.ModeSticky != 0 && dir.Mode().Perm()&0o002 != 0
-	if shared && owner(link) != os.Geteuid() && owner(link) != owner(dir) {
-		return driver.Errorf(vole.ErrPermission, "it is a link of another user (uid %d) in a directory that everyone may write to, and is not followed; name what it leads to", owner(link))
+	if shared && fileOwner(link) != os.Geteuid() && fileOwner(link) != fileOwner(dir) {
+		return driver.Errorf(vole.ErrPermission, "it is a link of another user (uid %d) in a directory that everyone may write to, and is not followed; name what it leads to", fileOwner(link))
 	}
 	return nil
 }

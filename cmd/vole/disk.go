@@ -5,17 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
-	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/ext4"
+	"github.com/volehq/vole/internal/flock"
 	"github.com/volehq/vole/internal/loop"
 	"github.com/volehq/vole/transfer"
-	"golang.org/x/sys/unix"
 )
 
 func newDiskCmd(a *app) *cobra.Command {
@@ -48,62 +46,23 @@ func completeImage(next completer) completer {
 // openImage opens an image of the host, which nobody may write meanwhile, nor read if
 // this is to write.
 func openImage(op, name string, write bool) (*os.File, error) {
-	flag, lock := os.O_RDONLY, unix.LOCK_SH
+	flag := os.O_RDONLY
 	if write {
-		flag, lock = os.O_RDWR, unix.LOCK_EX
+		flag = os.O_RDWR
 	}
-	f, err := openFileOrDevice(name, flag|unix.O_NONBLOCK) // not to wait for a fifo
+	f, err := openFileOrDevice(name, flag|syscall.O_NONBLOCK) // not to wait for a fifo
 	if err != nil {
 		return nil, imageError(op, name, err)
 	}
-	if err := claimImage(f, lock, write); err != nil {
+	if err := claimImage(f, write); err != nil {
 		f.Close()
 		return nil, imageError(op, name, err)
 	}
 	return f, nil
 }
 
-// openFileOrDevice opens a file, or a block device, which no file system may be mounted from
-// but for reading only.
-func openFileOrDevice(name string, flag int) (*os.File, error) {
-	st, err := os.Stat(name)
-	if err != nil || !isBlockDevice(st.Mode()) {
-		return os.OpenFile(name, flag, 0)
-	}
-	f, err := os.OpenFile(name, flag|unix.O_EXCL, 0) // of a device: for one user alone
-	if !errors.Is(err, unix.EBUSY) {
-		return f, err
-	}
-	if flag&unix.O_ACCMODE == os.O_RDONLY && onlyMountedReadOnly(st) {
-		return os.OpenFile(name, flag, 0)
-	}
-	return nil, driver.Errorf(vole.ErrInUse, "the device is in use, by a mount perhaps; unmount it first")
-}
-
-// onlyMountedReadOnly reports whether all mounts of a block device are for reading only.
-func onlyMountedReadOnly(device os.FileInfo) bool {
-	st, ok := device.Sys().(*syscall.Stat_t)
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
-	if !ok || err != nil {
-		return false
-	}
-	number := fmt.Sprintf("%d:%d", unix.Major(uint64(st.Rdev)), unix.Minor(uint64(st.Rdev)))
-	found := false
-	for line := range strings.Lines(string(mounts)) {
-		_, source, _ := strings.Cut(line, " - ") // type, source, options of the file system
-		mount, options := strings.Fields(line), strings.Fields(source)
-		if len(mount) < 3 || mount[2] != number || len(options) < 3 {
-			continue
-		}
-		found = true
-		if o := strings.Split(options[2], ","); !slices.Contains(o, "ro") {
-			return false
-		}
-	}
-	return found
-}
-
-func claimImage(f *os.File, lock int, write bool) error {
+// claimImage locks an open image, for as long as it is open.
+func claimImage(f *os.File, write bool) error {
 	st, err := f.Stat()
 	if err != nil {
 		return err
@@ -114,13 +73,11 @@ func claimImage(f *os.File, lock int, write bool) error {
 	if !st.Mode().IsRegular() && !isBlockDevice(st.Mode()) {
 		return driver.Errorf(vole.ErrInvalid, "it is neither a file nor a block device; save what it yields to a file")
 	}
-	for {
-		err = unix.Flock(int(f.Fd()), lock|unix.LOCK_NB)
-		if !errors.Is(err, unix.EINTR) {
-			break
-		}
+	held, err := flock.TryFile(f, write)
+	if err != nil {
+		return err
 	}
-	if errors.Is(err, unix.EWOULDBLOCK) {
+	if !held {
 		return driver.Errorf(vole.ErrInUse, "in use by another process; stop it first")
 	}
 	for _, d := range loop.Of(f) {
@@ -128,12 +85,12 @@ func claimImage(f *os.File, lock int, write bool) error {
 			return driver.Errorf(vole.ErrInUse, "in use by the loop device %s; unmount it first", d.Name)
 		}
 	}
-	return err
+	return nil
 }
 
 // imageError gives errors about an image Vole's sentinels, and its path.
 func imageError(op, name string, err error) error {
-	var errno unix.Errno
+	var errno syscall.Errno
 	var advice *hinted
 	switch {
 	case err == nil:

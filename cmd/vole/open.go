@@ -74,6 +74,9 @@ func (a *app) checkHome(ctx context.Context) error {
 	if home == "" {
 		return nil
 	}
+	if err := checkSystem("open"); err != nil {
+		return err
+	}
 	_, err = os.Stat(filepath.Join(home, "volumes"))
 	// With a catalog it is a home of which a part is missing: opening it says so.
 	if st, cerr := os.Stat(filepath.Join(home, "catalog.db")); errors.Is(err, fs.ErrNotExist) && (cerr != nil || st.Size() == 0) {

@@ -290,7 +290,7 @@ func (a *app) terminal(wanted bool, io *sandbox.IO) (restore func(), err error) 
 	io.Resize = resize
 	done := make(chan struct{})
 	winch := make(chan os.Signal, 1)
-	signal.Notify(winch, syscall.SIGWINCH)
+	notifyResize(winch)
 	go func() {
 		for {
 			if w, h, err := term.GetSize(int(out.Fd())); err == nil {

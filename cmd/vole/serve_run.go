@@ -161,9 +161,7 @@ func listenUnix(ctx context.Context, path string) (net.Listener, error) {
 			return nil, err
 		}
 	}
-	// The mode is right from the beginning. Nothing else makes files yet.
-	old := syscall.Umask(0o177)
-	defer syscall.Umask(old)
+	defer maskModes()() // the mode is right from the beginning; nothing else makes files yet
 	return net.Listen("unix", path)
 }
 

@@ -21,6 +21,9 @@ import (
 
 // resolve completes the flags from the environment and the configuration file.
 func (s *serveFlags) resolve(cmd *cobra.Command, warn func(string, ...any)) error {
+	if err := checkSystem("serve"); err != nil {
+		return err
+	}
 	s.from = map[string]string{}
 	file, err := s.readConfig(warn)
 	if err != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"syscall"
 	"testing"
 	"time"
 
@@ -140,7 +139,7 @@ func TestStopped(t *testing.T) {
 			if _, err := v.Attach(ctx, vole.AttachOptions{Exclusive: true}); !errors.Is(err, vole.ErrInUse) {
 				t.Fatalf("attached while another is, later: %v", err)
 			}
-			c.signal(t, syscall.SIGSTOP)
+			c.signal(t, sigStop)
 			a, took := mustAttach(t, v)
 			if took < lease/3 || took > lease+2*time.Second {
 				t.Errorf("the attachment of a stopped client ended after %v, its lease is %v", took, lease)
@@ -153,7 +152,7 @@ func TestStopped(t *testing.T) {
 			if err := f.WriteFile(ctx, "file", []byte("second"), 0o644); err != nil {
 				t.Fatal(err)
 			}
-			c.signal(t, syscall.SIGCONT)
+			c.signal(t, sigContinue)
 			readRefusals(t, c)
 			if w, err := readTree(ctx, v, "."); err != nil || len(w) != 1 || string(w["file"]) != "second" {
 				t.Errorf("there is, %v:\n%v", err, w)

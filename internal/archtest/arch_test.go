@@ -20,6 +20,9 @@ import (
 
 const module = "github.com/volehq/vole"
 
+// systems are those that the binary is built for.
+var systems = []string{"linux", "darwin", "windows"}
+
 // rule says what a package and those beneath it may link of this module, directly or
 // through others. "." is the SDK. Every package matches the first rule that fits.
 type rule struct {
@@ -114,7 +117,7 @@ func within(path, prefix string) bool {
 }
 
 func TestImportsGoOneWay(t *testing.T) {
-	for _, goos := range []string{"linux", "darwin"} {
+	for _, goos := range systems {
 		for _, p := range list(t, goos, "./...") {
 			name, _ := ours(p.ImportPath)
 			i := slices.IndexFunc(rules, func(r rule) bool { return within(name, r.pkg) })
@@ -134,7 +137,7 @@ func TestImportsGoOneWay(t *testing.T) {
 }
 
 func TestNoCgo(t *testing.T) {
-	for _, goos := range []string{"linux", "darwin"} {
+	for _, goos := range systems {
 		for _, p := range list(t, goos, "-deps", "./...") {
 			if p.ImportPath == "runtime/cgo" || len(p.CgoFiles) > 0 {
 				t.Errorf("GOOS=%s: the module links %s, which needs cgo", goos, p.ImportPath)
@@ -182,7 +185,7 @@ func TestServersAreForTests(t *testing.T) {
 
 func TestNoInit(t *testing.T) {
 	fset := token.NewFileSet()
-	for _, goos := range []string{"linux", "darwin"} {
+	for _, goos := range systems {
 		for _, p := range list(t, goos, "./...") {
 			for _, file := range p.GoFiles {
 				f, err := parser.ParseFile(fset, filepath.Join(p.Dir, file), nil, parser.SkipObjectResolution)
@@ -247,7 +250,7 @@ var byName = []string{"os.Chmod", "os.Chown", "os.Chtimes", "unix.Chmod", "unix.
 func TestAttributesByDescriptor(t *testing.T) {
 	exempt := []string{"internal/nofollow", "conformance", "internal/testing"}
 	fset := token.NewFileSet()
-	for _, goos := range []string{"linux", "darwin"} {
+	for _, goos := range systems {
 		for _, p := range list(t, goos, "./...") {
 			name, _ := ours(p.ImportPath)
 			if slices.ContainsFunc(exempt, func(e string) bool { return within(name, e) }) {

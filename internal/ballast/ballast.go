@@ -1,3 +1,5 @@
+//go:build unix
+
 // Package ballast keeps a little of a disk free for what gives room back. A file holds the
 // room, and empty files beside it hold inodes; when the disk is full, an operation that frees
 // something gets them for as long as it runs, and they are taken again afterwards. So a

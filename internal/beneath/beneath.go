@@ -1,3 +1,5 @@
+//go:build unix
+
 // Package beneath opens, makes and removes what lies beneath an open directory, by paths
 // relative to it ("a/b/c") on which no symbolic link is followed, the last element
 // included. So whoever can write there decides what is in the directory, but cannot lead

@@ -8,13 +8,10 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"syscall"
 
-	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/beneath"
 	"github.com/volehq/vole/internal/durable"
 	"github.com/volehq/vole/internal/flock"
-	"golang.org/x/sys/unix"
 )
 
 // location is where a database is: at a path, or in an open directory.
@@ -27,46 +24,6 @@ type location struct {
 // suffixes of the files that make a database: itself, the write-ahead log, its index, and
 // the journal of a transaction that is not in the log.
 var suffixes = []string{"", "-wal", "-shm", "-journal"}
-
-// locateDatabase returns the location of the database at path, which is in dir if that is not nil.
-// ErrCorrupt: one of its files is none, or has another name elsewhere.
-func locateDatabase(path string, dir *os.File) (location, error) {
-	if dir == nil {
-		return location{path: path}, nil
-	}
-	fd, err := unix.FcntlInt(dir.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return location{}, err
-	}
-	l := location{path: path, dir: os.NewFile(uintptr(fd), dir.Name())}
-	if held, vfs, ok := pathInOpenDir(l.dir, l.baseName()); ok {
-		l.path, l.vfs = held, vfs
-	}
-	for _, s := range suffixes {
-		if err := l.checkRegularFile(s); err != nil {
-			l.closeDirectory()
-			return location{}, err
-		}
-	}
-	return l, nil
-}
-
-// checkRegularFile refuses to hand SQLite anything but a file: it would follow a link, wait for
-// the other end of a fifo, and write to a file that is known elsewhere by another name.
-func (l location) checkRegularFile(suffix string) error {
-	st, err := beneath.Lstat(l.dir, l.baseName()+suffix)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil
-	case err != nil:
-		return err
-	case st.Mode&unix.S_IFMT != unix.S_IFREG:
-		return driver.Errorf(driver.ErrCorrupt, "%s%s is no regular file, but a link or something else; put the file itself there", l.baseName(), suffix)
-	case st.Nlink > 1:
-		return driver.Errorf(driver.ErrCorrupt, "%s%s has another name elsewhere, a hard link; copy the file, and put the copy in its place", l.baseName(), suffix)
-	}
-	return nil
-}
 
 func (l location) baseName() string { return filepath.Base(l.path) }
 
@@ -117,7 +74,7 @@ func (l location) readFile(suffix string) ([]byte, error) {
 	if l.dir == nil {
 		return os.ReadFile(l.path + suffix)
 	}
-	f, err := beneath.OpenFile(l.dir, l.baseName()+suffix, syscall.O_RDONLY, 0)
+	f, err := beneath.OpenFile(l.dir, l.baseName()+suffix, os.O_RDONLY, 0)
 	if err != nil {
 		return nil, err
 	}

@@ -9,14 +9,7 @@ import (
 )
 
 // SyncDir makes the entries of a directory durable.
-func SyncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
-}
+func SyncDir(path string) error { return syncDir(path) }
 
 // WriteFile makes the file at path hold data: a reader, or a crash, finds what it held
 // before or all of it. The file gets the given mode whatever the umask is. What is there

@@ -1,3 +1,5 @@
+//go:build unix
+
 // Package nofollow changes the attributes of what has a name, never of what a symbolic
 // link of that name leads to. A name is looked up once: whoever may write to the directory
 // can put something else in its place at any time, so a check and a change by name are two

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -27,7 +28,7 @@ type File struct {
 const mostFile = 1 << 20
 
 // Path is where the file is: $VOLE_CONFIG, else vole/config.json in $XDG_CONFIG_HOME,
-// else in ~/.config.
+// else in ~/.config; on Windows in %AppData%.
 func Path() (string, error) {
 	if p := os.Getenv("VOLE_CONFIG"); p != "" {
 		return filepath.Abs(p)
@@ -35,11 +36,19 @@ func Path() (string, error) {
 	if d := os.Getenv("XDG_CONFIG_HOME"); filepath.IsAbs(d) {
 		return filepath.Join(d, "vole", "config.json"), nil
 	}
-	h, err := os.UserHomeDir()
+	dir, err := configDir()
 	if err != nil {
 		return "", driver.Errorf(driver.ErrInvalid, "no place for profiles: %v; set VOLE_CONFIG", err)
 	}
-	return filepath.Join(h, ".config", "vole", "config.json"), nil
+	return filepath.Join(dir, "vole", "config.json"), nil
+}
+
+func configDir() (string, error) {
+	if runtime.GOOS == "windows" {
+		return os.UserConfigDir()
+	}
+	h, err := os.UserHomeDir()
+	return filepath.Join(h, ".config"), err
 }
 
 // Load reads the file at path; one that is not there is empty. It is refused when it is
@@ -86,8 +95,10 @@ func load(path string) (f File, err error) {
 	if f, err = parse(b); err != nil {
 		return File{}, err
 	}
+	// On Windows an access list says who may read it, and this mode tells nothing.
+	isOpen := st.Mode().Perm()&0o077 != 0 && runtime.GOOS != "windows"
 	for _, p := range f.Profiles {
-		if p.Key != "" && st.Mode().Perm()&0o077 != 0 {
+		if p.Key != "" && isOpen {
 			return File{}, driver.Errorf(driver.ErrPermission, "it has API keys and others may read or change it (mode %04o); 'chmod 600' it, and make new keys if they should not have seen these", st.Mode().Perm())
 		}
 	}

@@ -8,8 +8,6 @@ import (
 	"errors"
 	"io"
 	"os"
-
-	"golang.org/x/sys/unix"
 )
 
 // Content is what a file holds, read once from the beginning: as a whole by Read
@@ -101,26 +99,6 @@ func (c *file) Read(p []byte) (int, error) {
 }
 
 func (c *file) Close() error { return c.f.Close() }
-
-func (c *file) NextData(ctx context.Context) (off, n int64, err error) {
-	at, err := c.f.Seek(0, io.SeekCurrent)
-	if err != nil {
-		return 0, 0, err
-	}
-	start, err := c.f.Seek(at, unix.SEEK_DATA)
-	if errors.Is(err, unix.ENXIO) {
-		return 0, 0, io.EOF
-	}
-	if err != nil {
-		return 0, 0, err
-	}
-	end, err := c.f.Seek(start, unix.SEEK_HOLE)
-	if err != nil {
-		return 0, 0, err
-	}
-	_, err = c.f.Seek(start, io.SeekStart)
-	return start, end - start, err
-}
 
 // Stream is what r yields. A stream does not say where a file has holes, so blocks of
 // zeros count as such. Close does nothing.

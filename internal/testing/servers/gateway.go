@@ -14,7 +14,6 @@ import (
 
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
-	"golang.org/x/sys/unix"
 )
 
 // S3Config is what a client needs to use a bucket.
@@ -177,18 +176,6 @@ func (g *Gateway) Close() error {
 		err = errors.Join(err, os.RemoveAll(g.dir))
 	}
 	return err
-}
-
-// supportsXattrs reports whether files in dir can have extended attributes, where versitygw
-// keeps what S3 says of an object. Some temporary file systems have none.
-func supportsXattrs(dir string) bool {
-	f, err := os.CreateTemp(dir, ".xattr-")
-	if err != nil {
-		return false
-	}
-	defer os.Remove(f.Name())
-	defer f.Close()
-	return unix.Setxattr(f.Name(), "user.vole", []byte("1"), 0) == nil
 }
 
 // findGatewayBinary looks for versitygw in PATH, in Go's bin directory and in bin/ of the

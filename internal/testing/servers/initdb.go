@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
 	"strconv"
 	"sync"
@@ -54,14 +53,8 @@ func runInitdb(ctx context.Context, bin, dir, password string) (string, error) {
 	if err := os.Mkdir(data, 0o700); err != nil {
 		return "", err
 	}
-	if cred, err := postgresUser(); err != nil {
+	if err := giveToPostgres(data, secret); err != nil {
 		return "", err
-	} else if cred != nil {
-		for _, path := range []string{data, secret} {
-			if err := os.Chown(path, int(cred.Uid), int(cred.Gid)); err != nil {
-				return "", err
-			}
-		}
 	}
 	// A password, because every local user reaches a loopback port; in clear, because
 	// hashing it costs more than many a test does. Syncing a template protects nothing.
@@ -81,38 +74,6 @@ func runInitdb(ctx context.Context, bin, dir, password string) (string, error) {
 		return "", proc.withLog(fmt.Errorf("%v", cmd.ProcessState))
 	}
 	return data, nil
-}
-
-// startAsPostgresUser starts cmd as the user postgres when this process is root, for whom
-// PostgreSQL does not run.
-func startAsPostgresUser(cmd *exec.Cmd, log string, deathsig syscall.Signal) (*process, error) {
-	cred, err := postgresUser()
-	if err != nil {
-		return nil, err
-	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: cred}
-	cmd.Dir = "/" // the working directory may be closed to that user
-	return startProcess(cmd, log, deathsig)
-}
-
-// postgresUser returns whom PostgreSQL runs as, or nil for this process's own user.
-func postgresUser() (*syscall.Credential, error) {
-	if os.Getuid() != 0 {
-		return nil, nil
-	}
-	u, err := user.Lookup("postgres")
-	if err != nil {
-		return nil, err
-	}
-	uid, err := strconv.ParseUint(u.Uid, 10, 32)
-	if err != nil {
-		return nil, err
-	}
-	gid, err := strconv.ParseUint(u.Gid, 10, 32)
-	if err != nil {
-		return nil, err
-	}
-	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
 }
 
 // findPostgresDir returns the directory of initdb and postgres: that of PATH, or Debian's

@@ -34,7 +34,7 @@ func startProcess(cmd *exec.Cmd, log string, deathsig syscall.Signal) (*process,
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
-	cmd.SysProcAttr.Setpgid = true // Ctrl-C is for this process, which then stops it
+	ownGroup(cmd.SysProcAttr) // Ctrl-C is for this process, which then stops it
 	dieWithParent(cmd.SysProcAttr, deathsig)
 	p := &process{cmd: cmd, log: log, done: make(chan struct{})}
 	started := make(chan error)

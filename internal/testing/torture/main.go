@@ -1,3 +1,5 @@
+//go:build unix
+
 // Command torture attacks a local home in ways that no single test can, and judges
 // what is left of it by a record kept outside of it.
 //

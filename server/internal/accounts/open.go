@@ -21,7 +21,6 @@ import (
 	"github.com/volehq/vole/internal/flock"
 	"github.com/volehq/vole/internal/migrate"
 	"github.com/volehq/vole/internal/nofollow"
-	"golang.org/x/sys/unix"
 
 	_ "modernc.org/sqlite" // registers the driver "sqlite"
 )
@@ -119,21 +118,6 @@ func (s *Store) openSQLitePools(ctx context.Context, path string) (err error) {
 	})
 }
 
-// refuseForeignLinks refuses a path that leads elsewhere by a symbolic link of another user,
-// such as the owner of a home: the server would write to, and restrict the mode of, a file of
-// their choice. The directory is checked too, and the files that SQLite makes beside the
-// database.
-func refuseForeignLinks(path string) error {
-	for _, p := range []string{filepath.Dir(path), path, path + "-wal", path + "-shm", path + "-journal"} {
-		var st unix.Stat_t
-		err := unix.Lstat(p, &st)
-		if err == nil && st.Mode&unix.S_IFMT == unix.S_IFLNK && st.Uid != 0 && st.Uid != uint32(os.Geteuid()) {
-			return driver.Errorf(driver.ErrPermission, "%s is a symbolic link of another user (%d); name the file itself", p, st.Uid)
-		}
-	}
-	return nil
-}
-
 // createPrivateFile makes an empty file with mode 0600, in a directory with mode 0700 if that is
 // missing. SQLite gives its other files the mode of this one. A file that exists is restricted
 // to its owner.
@@ -159,20 +143,6 @@ func createPrivateFile(path string) error {
 	return durable.SyncDir(dir)
 }
 
-// inheritedOwner returns the owner for what root makes at path: that of the directory above, who
-// may run the server without root and would be locked out of root's files. uid is negative if
-// nothing needs to change.
-func inheritedOwner(path string) (uid, gid int, err error) {
-	var st unix.Stat_t
-	if os.Geteuid() != 0 {
-		return -1, -1, nil
-	}
-	if err := unix.Stat(filepath.Dir(path), &st); err != nil || st.Uid == 0 {
-		return -1, -1, err
-	}
-	return int(st.Uid), int(st.Gid), nil
-}
-
 // makeDirDurable is os.MkdirAll with mode 0700 that syncs each new directory entry.
 func makeDirDurable(dir string) error {
 	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
@@ -191,13 +161,7 @@ func makeDirDurable(dir string) error {
 	if uid, gid, err := inheritedOwner(dir); err != nil {
 		return err
 	} else if uid >= 0 {
-		n, err := nofollow.Open(unix.AT_FDCWD, dir)
-		if err != nil {
-			return err
-		}
-		err = n.Chown(uid, gid)
-		n.Close()
-		if err != nil {
+		if err := chownDir(dir, uid, gid); err != nil {
 			return err
 		}
 	}

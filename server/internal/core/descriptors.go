@@ -1,10 +1,5 @@
 package core
 
-import (
-	"math"
-	"syscall"
-)
-
 // Descriptors divides the open files, connections and the like of a process, so that no
 // organisation or key can use them up.
 type Descriptors struct {
@@ -29,13 +24,4 @@ func NewDescriptors(limit int) Descriptors {
 		Connections: part(5, 100_000), Requests: part(6, 8192), OrgRequests: part(9, 5461), KeyRequests: part(12, maxKeyRequests), OrgStreams: part(15, 8192),
 		Open: part(5, 200_000), OrgOpen: part(10, 50_000), Listings: part(20, 16_384), OrgListings: part(40, 4096),
 	}
-}
-
-// descriptorLimit returns RLIMIT_NOFILE of this process.
-func descriptorLimit() int {
-	var l syscall.Rlimit
-	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {
-		return 1024
-	}
-	return int(min(l.Cur, math.MaxInt32))
 }

@@ -1,0 +1,53 @@
+//go:build unix
+
+package catalog
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/beneath"
+	"golang.org/x/sys/unix"
+)
+
+// locateDatabase returns the location of the database at path, which is in dir if that is not nil.
+// ErrCorrupt: one of its files is none, or has another name elsewhere.
+func locateDatabase(path string, dir *os.File) (location, error) {
+	if dir == nil {
+		return location{path: path}, nil
+	}
+	fd, err := unix.FcntlInt(dir.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return location{}, err
+	}
+	l := location{path: path, dir: os.NewFile(uintptr(fd), dir.Name())}
+	if held, vfs, ok := pathInOpenDir(l.dir, l.baseName()); ok {
+		l.path, l.vfs = held, vfs
+	}
+	for _, s := range suffixes {
+		if err := l.checkRegularFile(s); err != nil {
+			l.closeDirectory()
+			return location{}, err
+		}
+	}
+	return l, nil
+}
+
+// checkRegularFile refuses to hand SQLite anything but a file: it would follow a link, wait for
+// the other end of a fifo, and write to a file that is known elsewhere by another name.
+func (l location) checkRegularFile(suffix string) error {
+	st, err := beneath.Lstat(l.dir, l.baseName()+suffix)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case st.Mode&unix.S_IFMT != unix.S_IFREG:
+		return driver.Errorf(driver.ErrCorrupt, "%s%s is no regular file, but a link or something else; put the file itself there", l.baseName(), suffix)
+	case st.Nlink > 1:
+		return driver.Errorf(driver.ErrCorrupt, "%s%s has another name elsewhere, a hard link; copy the file, and put the copy in its place", l.baseName(), suffix)
+	}
+	return nil
+}
