@@ -198,7 +198,7 @@ func testDetachTwice(t *testing.T, e *env) {
 	equal(t, "attachments", len(list), 0)
 }
 
-// Closing a store ends its attachments and nobody else's.
+// Closing a store ends its own attachments only.
 func testAttachClose(t *testing.T, e *env) {
 	ctx := t.Context()
 	other := e.another(t)
@@ -245,8 +245,8 @@ func testAttachRenamed(t *testing.T, e *env) {
 	detach(t, a)
 }
 
-// Some attach and detach, others remove: whoever holds an attachment finds the volume
-// there for as long as it does.
+// While some goroutines attach and detach and others remove, an attached volume exists for
+// as long as the attachment.
 func testAttachRemoveRace(t *testing.T, e *env) {
 	ctx := t.Context()
 	for round := range 6 {

@@ -111,7 +111,7 @@ func churnHandle(f *files, p string, rnd *rand.Rand) error {
 	return errors.Join(err, err2, h.Close())
 }
 
-// expected reports whether err is what a race between path operations may end in.
+// expected reports whether err is one that a race between path operations may return.
 func expected(err error) bool {
 	if err == nil {
 		return true
@@ -143,8 +143,8 @@ func churnAll(t *testing.T, e *env, list ...*files) {
 	}
 }
 
-// countedRight checks the count of bytes against a measurement. Nobody died and nobody
-// wrote past the FS, so that the count has no reason to be stale.
+// countedRight compares the count of bytes with a measurement. No process died and none
+// bypassed the FS, so the count must not be stale.
 func (f *files) countedRight() {
 	f.t.Helper()
 	counted, err := f.vol.Refresh(f.ctx)

@@ -90,7 +90,7 @@ func sameMeta(t *testing.T, f *files, a, b string) {
 	}
 }
 
-// dress gives what is at p attributes that no new file has by itself.
+// dress gives the file at p attributes that no new file has.
 func (f *files) dress(p string, mode fs.FileMode) {
 	f.t.Helper()
 	if f.e.caps.Chown {
@@ -322,7 +322,7 @@ func testCopyNoReplace(t *testing.T, e *env) {
 	f.hasNames("b/dirprize", "x")
 }
 
-// Whoever looks for a copied tree finds all of it or none.
+// A copied tree appears as a whole: a concurrent reader finds all of it or nothing.
 func testCopyTreeWhole(t *testing.T, e *env) {
 	f := e.files(t)
 	const n = 150

@@ -22,7 +22,7 @@ var draftTests = []test{
 
 var errFill = errors.New("this is why it was not filled")
 
-// unseen checks that nobody sees the volume "v", while its name is taken.
+// unseen checks that no listing or lookup returns the volume "v", while its name is taken.
 func (e *env) unseen(t *testing.T, s *vole.Store) {
 	t.Helper()
 	ctx := t.Context()
@@ -151,8 +151,8 @@ func testDraftChanged(t *testing.T, e *env) {
 	must(t, "remove", v.Remove(ctx))
 }
 
-// What is written to a draft lands where its path leads at that moment, whatever was moved
-// or replaced since the last file, and by whichever FS.
+// A write to a draft goes where its path leads at that moment, even if directories were moved
+// or replaced since the last write, also by another FS.
 func testDraftPaths(t *testing.T, e *env) {
 	need(t, e.caps.Drafts && e.caps.Links, "drafts and links")
 	ctx := t.Context()

@@ -9,8 +9,8 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
-// checkErr says what is wrong with err where want is due: it must be a *vole.Error,
-// wrapped once, that matches want and is classified as want. "" when nothing is.
+// checkErr describes how err differs from the expected error: it must be a *vole.Error,
+// wrapped once, that matches want and has its class. It returns "" if err is right.
 func checkErr(err, want error) string {
 	if err == nil {
 		return fmt.Sprintf("no error, want %q", want)
@@ -18,7 +18,7 @@ func checkErr(err, want error) string {
 	if !errors.Is(err, want) {
 		return fmt.Sprintf("error %q, want %q", err, want)
 	}
-	e, ok := err.(*vole.Error) //nolint:errorlint // the outermost error is what is looked at
+	e, ok := err.(*vole.Error) //nolint:errorlint // the outermost error is the one under test
 	if !ok {
 		return fmt.Sprintf("error %q is a %T, not a *vole.Error", err, err)
 	}

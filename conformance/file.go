@@ -150,7 +150,7 @@ func testFileGap(t *testing.T, e *env) {
 	m.check("gap in the middle")
 }
 
-// What was cut off does not come back when the file grows again.
+// Truncated bytes do not reappear when the file grows again.
 func testFileTruncate(t *testing.T, e *env) {
 	m := e.files(t).mirror("f")
 	m.writeAt(pattern(1, 100_000), 0)
@@ -253,7 +253,7 @@ func testFileNextData(t *testing.T, e *env) {
 	}
 }
 
-// record is what one append writes: it tells its writer and length.
+// record returns the bytes of one append, which name its writer and its length.
 func record(i, j int) string { return fmt.Sprintf("<%02d:%03d:%s>", i, j, strings.Repeat("x", j%50)) }
 
 func appendMany(f *files, h *vole.File, i, n int) error {
@@ -355,7 +355,8 @@ func testFileConcurrentRegions(t *testing.T, e *env) {
 	f.used("after all", 8*region)
 }
 
-// What one handle wrote, others see, by path and by handle, before it is closed.
+// Bytes written through one handle are visible by path and through other handles before it is
+// closed.
 func testFileSeenByOthers(t *testing.T, e *env) {
 	f := e.files(t)
 	f.write("f", "old")

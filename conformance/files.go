@@ -15,8 +15,8 @@ import (
 )
 
 // files is one open volume with the short forms of calls that tests make all the
-// time. The short forms end the test when they fail: they prepare and look, they are
-// not what is tested.
+// time. The short forms end the test when they fail: they prepare and verify, and are not
+// themselves under test.
 type files struct {
 	*vole.FS
 	t   *testing.T
@@ -164,7 +164,7 @@ func (f *files) hasNames(p string, want ...string) {
 	}
 }
 
-// tree is what a volume holds, as text by path, so that two can be compared.
+// tree is the content of a volume, as text by path, so that two can be compared.
 type tree map[string]string
 
 // tree takes down everything that the volume holds but for access times, change

@@ -103,7 +103,7 @@ func testHostPathStale(t *testing.T, e *env) {
 	stale(t, "with a writer on the host", v, true)
 	plant(t, a.Path(), "planted", 500)
 	must(t, "link on the host", os.Link(filepath.Join(a.Path(), "planted"), filepath.Join(a.Path(), "again")))
-	f.write("g", pattern(2, 30)) // the FS may be used meanwhile
+	f.write("g", pattern(2, 30)) // the FS stays usable
 	info, err := v.Measure(t.Context())
 	must(t, "measure", err)
 	equal(t, "stale after measuring under a writer", info.UsedStale, true)

@@ -70,7 +70,8 @@ func testExclusiveReaders(t *testing.T, e *env) {
 	refusedAttach(t, "a writer beside readers", v, vole.AttachOptions{Holder: "x"}, "reader1")
 }
 
-// Only who has the exclusive attachment changes files, whatever was open before.
+// Only the holder of the exclusive attachment may change files, also through handles that
+// others opened before.
 func testFenced(t *testing.T, e *env) {
 	e.dirLeases(t)
 	f := e.files(t)
@@ -90,7 +91,7 @@ func testFenced(t *testing.T, e *env) {
 	f.unchanged("refused changes", before)
 	f.holds("f", "before")
 	own := e.openFiles(t, f.vol, vole.FSOptions{Attachment: a.Info().ID})
-	// It may write to what another has open, who may not.
+	// The holder may write to a file that another has open; the other may not.
 	mine := own.open("f", vole.OpenOptions{Write: true})
 	_, err := mine.WriteAt(f.ctx, []byte("BEFORE"), 0)
 	must(t, "write", err)
@@ -114,7 +115,7 @@ func testFenced(t *testing.T, e *env) {
 	f.holds("f", "after")
 }
 
-// What was written by handle and not synced before another took over is not seen.
+// Bytes written through a handle and not synced before another holder took over are lost.
 func testFencedHandle(t *testing.T, e *env) {
 	e.dirLeases(t)
 	f := e.files(t)

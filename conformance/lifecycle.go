@@ -135,8 +135,8 @@ func testNameCase(t *testing.T, e *env) {
 	e.openFiles(t, got, vole.FSOptions{}).holds("f", "upper")
 }
 
-// A name may look like an id, but not be that of a volume: whoever means the one
-// would get the other.
+// A name may look like an id, but must not equal the id of a volume: a lookup would be
+// ambiguous.
 func testIDAsName(t *testing.T, e *env) {
 	ctx := t.Context()
 	a, b := e.create(t, "a"), e.create(t, "b")
@@ -302,8 +302,8 @@ func testRemoveRace(t *testing.T, e *env) {
 	}
 }
 
-// Many create, write to and remove volumes under two names. Nobody ever meets the
-// files of another's volume, and nothing fails but for a name that is taken or gone.
+// Many goroutines create, write to and remove volumes under two names. None ever finds the
+// files of another's volume, and calls fail only because a name is taken or missing.
 func testNameHammer(t *testing.T, e *env) {
 	stores := []*vole.Store{e.store}
 	if e.h.Another != nil {

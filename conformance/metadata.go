@@ -13,7 +13,7 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
-// What a volume may hold beside the bytes of its files, driver.MetadataBounds.
+// The bounds of entries and metadata of a volume, driver.MetadataBounds.
 var metadataTests = []test{
 	{"Entries", testMetadataEntries},
 	{"Bytes", testMetadataBytes},

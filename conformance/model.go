@@ -12,12 +12,12 @@ import (
 	"github.com/volehq/vole/internal/pathwalk"
 )
 
-// model is what a volume should hold: the simplest file system that keeps the
+// model is the expected content of a volume: the simplest file system that keeps the
 // contract, in memory. Its operations return every error that the real one may give
-// for a call, because the contract does not say which of two faults is told first.
+// for a call, because the contract does not say which of two faults is reported first.
 type model struct {
 	root  *node
-	all   []*node // every file ever made, to count what is held
+	all   []*node // every file ever made, for the count of bytes
 	quota int64   // 0: none
 }
 
@@ -80,7 +80,8 @@ func freed(n *node) int64 {
 	return int64(len(n.data))
 }
 
-// resolved is where a path leads: a directory, a name in it, and what has that name.
+// resolved is the result of resolving a path: a directory, a name in it, and the node of that
+// name.
 type resolved struct {
 	dirs    []*node  // from the root to the directory
 	name    string   // "" when the path ends in a directory by "." or ".."
@@ -168,7 +169,7 @@ func (m *model) makeParents(at resolved) *node {
 	return d
 }
 
-// put gives n a name, taking the name from what has it.
+// put gives n a name and takes it from the node that has it.
 func (m *model) put(d *node, name string, n *node) {
 	if old := d.names[name]; old != nil {
 		m.unlink(old)

@@ -40,7 +40,7 @@ func testBatch(t *testing.T, e *env) {
 	g.used("after close", int64(10_000+15+len("not synced but by Close")))
 }
 
-// Every operation works in batch mode, and what it did is there when it returns.
+// Every operation works in batch mode, and its effect is visible when it returns.
 func testBatchOps(t *testing.T, e *env) {
 	plain := e.openFiles(t, e.create(t, "plain"), vole.FSOptions{})
 	batch := e.openFiles(t, e.create(t, "batch"), vole.FSOptions{Batch: true})

@@ -28,7 +28,7 @@ func testOpenMatrix(t *testing.T, e *env) {
 	cases := []struct {
 		opts         vole.OpenOptions
 		there, gone  error  // when the file is there, and when it is missing
-		left, create string // what the file holds then
+		left, create string // the content afterwards
 	}{
 		{vole.OpenOptions{}, nil, vole.ErrNotExist, "old", ""},
 		{vole.OpenOptions{Write: true}, nil, vole.ErrNotExist, "old", ""},
@@ -76,7 +76,7 @@ func testOpenModes(t *testing.T, e *env) {
 		p := fmt.Sprint("f", i)
 		h, err := f.Open(f.ctx, p, vole.OpenOptions{Create: true, Mode: m})
 		must(t, "open", err)
-		// The mode is for those who open it later.
+		// The mode applies to later calls of Open.
 		_, err = h.WriteAt(f.ctx, []byte("x"), 0)
 		ok(t, fmt.Sprintf("write to a new file of mode %v", m), err)
 		ok(t, "close", h.Close())
@@ -95,7 +95,7 @@ func testOpenModes(t *testing.T, e *env) {
 	}
 }
 
-// What is neither a file nor a directory is never opened, and nobody waits for a fifo.
+// Only files and directories are opened, and no call blocks on a fifo.
 func testOpenNotFiles(t *testing.T, e *env) {
 	f := e.files(t)
 	f.mkdir("dir")

@@ -69,7 +69,7 @@ func testQuotaExact(t *testing.T, e *env) {
 	f.used("full again", 100_000)
 }
 
-// What a replaced file held is free for what replaces it.
+// The bytes of a replaced file are available to its replacement.
 func testQuotaOverwrite(t *testing.T, e *env) {
 	f := e.quotaFiles(t, 100_000)
 	f.write("a", pattern(1, 90_000))
@@ -188,7 +188,7 @@ func testQuotaFree(t *testing.T, e *env) {
 	f.used("last name removed", 0)
 }
 
-// Neither parents, nor temporary files, nor truncation are left of what was refused.
+// A refused write leaves no parents, no temporary files and no truncation behind.
 func testQuotaNothingChanges(t *testing.T, e *env) {
 	f := e.quotaFiles(t, 10_000)
 	f.fixture()

@@ -68,7 +68,7 @@ func testQuotaTwoFS(t *testing.T, e *env) {
 	f.used("closed there", 3000)
 }
 
-// What one store has not used is there for the other, to the last byte.
+// Bytes that one store has not used are available to the other, to the last byte.
 func testQuotaTwoStores(t *testing.T, e *env) {
 	f, g := e.pair(t, 1<<20)
 	f.write("a", pattern(1, 100))

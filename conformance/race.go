@@ -35,8 +35,8 @@ func (s swapper) run(stop *atomic.Bool, swaps *atomic.Int64) {
 				continue
 			}
 		}
-		// Others make things in the gaps, so that a step fails. Begin anew; if that
-		// fails too, the next round does.
+		// Other goroutines create files in the gaps, so that a step fails. Rebuild; if that
+		// fails too, the next round tries again.
 		for _, p := range []string{"swap", "out", "away", "leaf", "outleaf"} {
 			_ = s.removeAll(p)
 		}
@@ -75,7 +75,7 @@ func testRaceByHost(t *testing.T, e *env) {
 	}
 	dir, _ := outside(t)
 	f := e.openFiles(t, e.create(t, "vol"), vole.FSOptions{Batch: true})
-	// Who changes files by their host path says so; usage is measured afterwards.
+	// Changes by the host path are announced by an attachment; usage is measured afterwards.
 	a := attach(t, f.vol, vole.AttachOptions{Holder: "swapper", HostPath: e.caps.HostPath})
 	root := e.h.Root(t, e.store, f.vol)
 	at := func(p string) string { return filepath.Join(root, p) }
@@ -89,8 +89,8 @@ func testRaceByHost(t *testing.T, e *env) {
 	stale(t, "after the race", f.vol, false)
 }
 
-// buildOnHost makes what is swapped under names that nobody else uses, because a name
-// in use may be a fifo by now, and moves it into place.
+// buildOnHost creates the swapped files under names that no operation uses, because a name in
+// use may be a fifo by now, and moves them into place.
 func buildOnHost(root, dir string) {
 	at := func(p string) string { return filepath.Join(root, p) }
 	for _, p := range []string{"host-swap", "host-leaf"} {
@@ -106,8 +106,8 @@ func buildOnHost(root, dir string) {
 	os.Symlink(filepath.Join(dir, "secret"), at("outleaf"))
 }
 
-// raceSwaps runs every operation again and again while s swaps. That some fail is as
-// it should be; what counts is that none of them reaches what is outside.
+// raceSwaps runs every operation repeatedly while s swaps. Operations may fail; none may reach
+// files outside of the volume.
 func raceSwaps(t *testing.T, e *env, f *files, s swapper) {
 	t.Helper()
 	f.fixture()
@@ -145,7 +145,8 @@ func raceSwaps(t *testing.T, e *env, f *files, s swapper) {
 
 var racePaths = []string{"swap/secret", "swap/sub/inner", "leaf", "swap", "swap/sub", "swap/new", "swap/only-outside"}
 
-// raceRound runs each operation once, and looks at what was read, listed and taken in.
+// raceRound runs each operation once, and checks the bytes read, entries listed and files
+// copied.
 func raceRound(t *testing.T, e *env, f *files, n int) {
 	for i, o := range e.pathOps() {
 		p := racePaths[(n+i)%len(racePaths)]

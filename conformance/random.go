@@ -23,8 +23,8 @@ var randomTests = []test{
 	{"NewSeed", func(t *testing.T, e *env) { randomRun(t, e, newSeed(), true, false) }},
 }
 
-// newSeed is a seed that nobody has tried, where that is asked for, and the same one
-// everywhere else: what a change is judged by is to be the same each time.
+// newSeed returns a new seed if newSeedsVar is set, and otherwise always the same one: a change
+// must be judged by the same test each time.
 func newSeed() uint64 {
 	if os.Getenv(newSeedsVar) != "" {
 		return uint64(time.Now().UnixNano())
@@ -214,7 +214,7 @@ func (r *runner) metaStep(p string) {
 	ctx, f, m := r.f.ctx, r.f, r.m
 	switch k := r.rnd.IntN(4); {
 	case k == 0:
-		// All let the owner in: what else may be done then is not what is tested here.
+		// All modes let the owner in: permissions are not under test here.
 		mode := []fs.FileMode{0o700, 0o711, 0o755, 0o777}[r.rnd.IntN(4)]
 		r.try(fmt.Sprintf("chmod %s to %v", p, mode), func() []error { return m.chmod(p, mode) }, func() error { return f.Chmod(ctx, p, mode) })
 	case k == 1:

@@ -43,7 +43,7 @@ func testRemove(t *testing.T, e *env) {
 		must(t, "remove "+p, f.Remove(f.ctx, p))
 		delete(before, p)
 	}
-	f.unchanged("removing links", before) // what they led to is there
+	f.unchanged("removing links", before) // their targets remain
 	f.used("before the files go", int64(len("content")+len("inner")))
 	f.remove("file")
 	f.used("without a file", int64(len("inner")))
@@ -135,7 +135,7 @@ func testRemoveRoot(t *testing.T, e *env) {
 	}
 	f.unchanged("refused operations on the root", before)
 	if e.caps.Links {
-		// The root by way of a link: the link goes, not what is in the root.
+		// The root by way of a link: the link is removed, not the content of the root.
 		f.symlink(".", "dot")
 		must(t, "remove a link to the root", f.RemoveAll(f.ctx, "dot"))
 		f.unchanged("removing a link to the root", before)

@@ -69,7 +69,7 @@ func testStdWalk(t *testing.T, e *env) {
 		return nil
 	})
 	ok(t, "walk", err)
-	delete(want, "lost+found") // of a disk volume, outside of what is walked
+	delete(want, "lost+found") // of a disk volume, not part of the walk
 	equal(t, "entries", got, len(want))
 }
 

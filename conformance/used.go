@@ -19,7 +19,7 @@ var usedTests = []test{
 	{"RemoveUnusedRace", testRemoveUnusedRace},
 }
 
-// testPlaceOfVolume compares what a volume says of the place that it is in.
+// testPlaceOfVolume compares what volumes report of the storage that holds them.
 func testPlaceOfVolume(t *testing.T, e *env) {
 	v := e.create(t, "v")
 	check := func(what string, i vole.Info) {

@@ -234,7 +234,7 @@ func testWriteReaderFails(t *testing.T, e *env) {
 	f.used("after failed writes", int64(len("content")+len("inner")))
 }
 
-// Size is a hint: what counts is what the source yields.
+// Size is a hint: the length of the source decides.
 func testWriteSizeHint(t *testing.T, e *env) {
 	f := e.files(t)
 	for _, hint := range []int64{0, 1, 99, 100, 101, 1 << 30} {
@@ -329,7 +329,7 @@ func testWriteSparse(t *testing.T, e *env) {
 	if !e.caps.Holes {
 		return
 	}
-	// A size at which nobody writes the zeros one by one.
+	// Too large to write the zeros one by one.
 	r, opts = sparse(1<<40, rangeData{1 << 39, "middle"})
 	_, err = f.WriteFrom(f.ctx, "huge", r, opts)
 	must(t, "write 1 TiB of holes", err)
@@ -480,7 +480,7 @@ func testWriteConcurrent(t *testing.T, e *env) {
 	f.used("after many writers", int64(len(got)))
 }
 
-// Who writes from a slow source keeps nobody else waiting, on the same file neither.
+// A write from a slow source blocks no other call, not even one on the same file.
 func testWriteSlowSource(t *testing.T, e *env) {
 	f := e.files(t)
 	f.fixture()

@@ -90,7 +90,7 @@ func testXattrMissing(t *testing.T, e *env) {
 	f.hasXattr("file", "user.k", "v")
 }
 
-// Only the namespace "user." is there.
+// Only the namespace "user." exists.
 func testXattrNamespaces(t *testing.T, e *env) {
 	need(t, e.caps.Xattrs, "extended attributes")
 	f := e.files(t)
@@ -107,8 +107,8 @@ func testXattrNamespaces(t *testing.T, e *env) {
 	equal(t, "attributes", len(list), 0)
 }
 
-// The attributes of what is at a path are a link's own; where links have none, those
-// of the file are not touched in its place.
+// Attributes by path are the link's own. Where links have none, the call must not reach the
+// attributes of the link's target.
 func testXattrLinks(t *testing.T, e *env) {
 	need(t, e.caps.Xattrs && e.caps.Links, "extended attributes and links")
 	f := e.files(t)
@@ -134,7 +134,7 @@ func testXattrLinks(t *testing.T, e *env) {
 	f.hasXattr("dir/f", "user.a", "1")
 }
 
-// How much fits differs; what does not is refused, and what was set stays as it was.
+// Backends differ in how much fits. Too much is refused, and attributes set before stay.
 func testXattrLarge(t *testing.T, e *env) {
 	need(t, e.caps.Xattrs, "extended attributes")
 	f := e.files(t)

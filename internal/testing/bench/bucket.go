@@ -31,7 +31,7 @@ type cloud struct {
 // clients is how many work at once in the rows that say so.
 const clients = 16
 
-// errSkip is that what is measured against is not on this machine.
+// errSkip says that the program to compare with is not installed on this machine.
 var errSkip = errors.New("skipped")
 
 // cloud starts the servers, once. They keep their data on the disk that is measured
@@ -153,7 +153,7 @@ func newFS(ctx context.Context, s *vole.Store, fill func(f *vole.FS) error) (*vo
 	return v, f, err
 }
 
-// side is one of what is measured in turns. It makes n calls and says how long they
+// side is one of the candidates that are measured in turns. It makes n calls and says how long they
 // took.
 type side func(n int) (time.Duration, error)
 

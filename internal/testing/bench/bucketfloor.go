@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// The floor is what the same effect costs with nothing but the client of each server.
+// The floor is the cost of the same effect with nothing but the client of each server.
 
 const (
 	// partSize is that of parallel parts and of Vole's own objects.
@@ -75,7 +75,7 @@ func (c *cloud) findRow(ctx context.Context, id []byte) error {
 	return c.db.QueryRow(ctx, `SELECT size, mode, mtime, data FROM files WHERE id = $1`, id).Scan(&size, &mode, &mtime, &data)
 }
 
-// putParts makes one object in parallel parts: what the client does with options.
+// putParts makes one object in parallel parts, as the client does with options.
 func (c *cloud) putParts(ctx context.Context, key string, data []byte) error {
 	return c.putObject(ctx, key, data, minio.PutObjectOptions{PartSize: partSize, NumThreads: partsAtOnce, DisableContentSha256: true})
 }
@@ -101,7 +101,7 @@ func inParts(ctx context.Context, size int64, fn func(ctx context.Context, off, 
 	return g.Wait()
 }
 
-// copyRows copies rows of the floor's table in one commit, for what a clone does.
+// copyRows copies rows of the floor's table in one commit, as a clone does.
 func (c *cloud) copyRows(ctx context.Context, n int) error {
 	_, err := c.db.Exec(ctx, `INSERT INTO files (id, size, mode, mtime)
 		SELECT decode(md5(random()::text), 'hex'), size, mode, mtime FROM files LIMIT $1`, n)

@@ -49,7 +49,7 @@ func benchBucketScale(e *env, c *cloud) error {
 
 // loadRows fills an empty volume with directories of perDir files, each of 100 bytes, by
 // the database alone: half a minute for a million. One call for each would take the most
-// of an hour, and what is measured afterwards is what the rows cost, not who made them.
+// of an hour, and the measurement is of the cost of the rows, not of their creation.
 // The rows are those that WriteFile makes: an inode, a name, a chunk and a blob of a
 // file; next_ino and used are what they would be.
 func loadRows(ctx context.Context, conn *pgx.Conn, v *vole.Volume, files int) error {
@@ -60,7 +60,7 @@ func loadRows(ctx context.Context, conn *pgx.Conn, v *vole.Volume, files int) er
 		return err
 	}
 	defer func() { _ = tx.Rollback(ctx) }() // of no effect after the commit
-	// Inode 1 is the root, which is there; then come the directories, then the files.
+	// Inode 1 is the root, which exists; then come the directories, then the files.
 	const now = `(extract(epoch FROM now())::bigint * 1000000000)`
 	for _, s := range []struct {
 		sql  string

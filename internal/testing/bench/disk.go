@@ -96,7 +96,7 @@ func timeOnNewFile(path string, storage *int64, fn func(*os.File) error) (time.D
 	return d, err
 }
 
-// smallFiles is what the benchmarks of trees write: count files in directories of 100.
+// smallFiles writes the tree of the benchmarks: count files in directories of 100.
 func smallFiles(count int, mkdir func(dir string) error, write func(name string, data []byte) error) error {
 	data := bytes.Repeat([]byte("0123456789abcdef"), 128) // 2 KiB
 	for i := range count {

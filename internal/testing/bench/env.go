@@ -15,7 +15,7 @@ import (
 	"github.com/volehq/vole"
 )
 
-// env is what the measurements share.
+// env holds the state that all measurements share.
 type env struct {
 	ctx    context.Context
 	dir    string // everything is beneath it
@@ -193,7 +193,7 @@ func (e *env) addTime(what string, vole, floor time.Duration, most float64) {
 	e.rows = append(e.rows, r)
 }
 
-// addRate adds a row of rates; the ratio is to be at least least (0: no goal).
+// addRate adds a row of rates; the goal is a ratio of at least least (0: no goal).
 func (e *env) addRate(what, unit string, vole, floor, least float64) *Row {
 	r := Row{What: what, Vole: vole, Floor: floor, Unit: unit, Ratio: vole / floor, OK: true}
 	if least > 0 {

@@ -120,7 +120,7 @@ func (p *pattern) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// sink counts what is written to it. It has no ReadFrom, so the copier's buffer is used.
+// sink counts the bytes written to it. It has no ReadFrom, so the copier's buffer is used.
 type sink struct{ n int64 }
 
 func (s *sink) Write(p []byte) (int, error) {

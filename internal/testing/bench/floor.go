@@ -16,7 +16,7 @@ import (
 // columns are those that make up a volume's description.
 const columns = `id, name, kind, state, quota, capacity, labels, created, updated, used, stale, counted`
 
-// floorHome is what one would write without Vole: a directory per volume and a table
+// floorHome is the simplest replacement of Vole: a directory per volume and a table
 // with the same columns and indices, in a transaction per change.
 type floorHome struct {
 	dir            string

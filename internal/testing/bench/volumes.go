@@ -306,7 +306,7 @@ func residentMemory() int64 {
 	return pages * int64(os.Getpagesize())
 }
 
-// benchScale shows that what a call costs does not grow with the number of volumes:
+// benchScale shows that the cost of a call does not grow with the number of volumes:
 // its "floor" is Vole itself with few volumes in the home.
 func benchScale(e *env) error {
 	total := e.sizeFor(100_000, 5000)

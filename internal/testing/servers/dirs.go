@@ -117,6 +117,6 @@ func findFreePort() (int, error) {
 	return 0, err
 }
 
-// portTries is how often a first start is tried on another port: what was free may be
+// portTries is how often a first start is tried on another port: a free port may be
 // taken when the server wants it.
 const portTries = 5

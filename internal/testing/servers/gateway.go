@@ -16,7 +16,7 @@ import (
 	"github.com/minio/minio-go/v7/pkg/credentials"
 )
 
-// S3Config is what a client needs to use a bucket.
+// S3Config holds all that a client needs to use a bucket.
 type S3Config struct {
 	Endpoint             string // as in http://127.0.0.1:7070
 	Region, Bucket       string
@@ -68,7 +68,7 @@ func StartGateway(ctx context.Context, dir string) (*Gateway, error) {
 	return nil, errors.Join(err, g.Close())
 }
 
-// Config returns what a client needs for a bucket of this server.
+// Config returns the configuration of a client for a bucket of this server.
 func (g *Gateway) Config(bucket string) S3Config {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -16,10 +16,10 @@ import (
 	"time"
 )
 
-// Fault is what a [Proxy] does to one request. The zero Fault forwards it faithfully.
+// Fault describes how a [Proxy] disturbs one request. The zero Fault forwards it faithfully.
 type Fault struct {
 	// Delay holds the request back before anything else. What is forwarded then is
-	// forwarded even if the client has gone away meanwhile: a late request.
+	// forwarded even if the client has gone away by then: a late request.
 	Delay time.Duration
 	// Status is answered, with an S3 error as the body, and nothing is forwarded.
 	Status int

@@ -131,7 +131,7 @@ func withoutRunLines(output string) string {
 	return kept.String()
 }
 
-// skipReason returns what a test said before it was skipped, without go test's own lines.
+// skipReason returns the output of a skipped test without go test's own lines.
 func skipReason(output string) string {
 	var said []string
 	for line := range strings.Lines(output) {

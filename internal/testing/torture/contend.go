@@ -145,7 +145,7 @@ func (f *fighter) onVolume(ctx context.Context, r record, fn func(context.Contex
 	})
 }
 
-// attachVolume holds the volume for a moment, in which nobody can remove it.
+// attachVolume attaches the volume for a moment, in which no process can remove it.
 func (f *fighter) attachVolume(ctx context.Context, _ *record, v *vole.Volume) error {
 	att, err := v.Attach(ctx, vole.AttachOptions{Holder: "fighter"})
 	if err != nil {
@@ -178,7 +178,7 @@ func writeAndRead(ctx context.Context, r *record, v *vole.Volume) error {
 
 // runContendPhase lets the children fight and judges what they said.
 func runContendPhase(ctx context.Context, c config) (string, error) {
-	// The home is there before, so that all begin at once.
+	// The home exists before, so that all begin at once.
 	if err := reopenHome(ctx, c.home, func(context.Context, *vole.Store) error { return nil }); err != nil {
 		return "", err
 	}

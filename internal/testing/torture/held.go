@@ -36,7 +36,7 @@ func runRemoveChild(ctx context.Context, c config) error {
 }
 
 // runHeldPhase stops processes in the middle of removing a volume and of writing to one,
-// and uses all other names meanwhile: what they hold must delay none of them.
+// and uses all other names while they are stopped: their locks must delay none of these calls.
 func runHeldPhase(ctx context.Context, c config) (string, error) {
 	var worst time.Duration
 	removals, writes := 0, 0

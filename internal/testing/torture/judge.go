@@ -27,7 +27,7 @@ type judge struct {
 	duels    int
 }
 
-// life is what is known of one volume.
+// life holds all that is known of one volume.
 type life struct {
 	named []record // calls that gave it a name
 	left  []record // calls that took one away, or may have done so before they timed out
@@ -63,7 +63,7 @@ func (l *life) spans() []span {
 }
 
 // allowed are the errors that a loser may get, by operation. A removal takes files away
-// one by one, so whoever reads meanwhile may miss a file before the volume.
+// one by one, so a concurrent reader may miss a file before the volume.
 var allowed = map[string]string{
 	"create": "exists", "remove": "not-found in-use", "rename": "not-found exists", "attach": "not-found",
 	"write": "not-found no-file", "get": "not-found", "duel-create": "exists", "duel-remove": "not-found",

@@ -24,7 +24,7 @@ type killer struct {
 	lanes   map[string]*history // by name
 	killed  int
 	acked   int // operations
-	idle    int // times that nobody was alive
+	idle    int // rounds in which no child was alive
 }
 
 // runKillPhase kills children until there were c.kills of them. Mostly one is killed while
@@ -192,7 +192,7 @@ func (k *killer) verifySlot(ctx context.Context, s *vole.Store, slot int) error 
 	return nil
 }
 
-// verifyShared reads what all lanes fought over: whoever won, it must be whole.
+// verifyShared reads the volumes that all lanes share: whichever lane won, they must be whole.
 func (k *killer) verifyShared(ctx context.Context, s *vole.Store) error {
 	have, err := readLane(ctx, s, "shared-")
 	if err != nil {

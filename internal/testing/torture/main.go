@@ -28,7 +28,7 @@ import (
 	"time"
 )
 
-// config is what the command line says.
+// config holds the values of the command line's flags.
 type config struct {
 	home       string
 	kills      int

@@ -9,7 +9,7 @@ import (
 	"strconv"
 )
 
-// volume is what the record says, or the home shows, of one volume.
+// volume is the state of one volume, by the record or as found in the home.
 type volume struct {
 	id    string // "": whatever it was given by a create that was not acknowledged
 	label string
@@ -28,8 +28,8 @@ func (m model) clone() model {
 	return c
 }
 
-// applyRecord carries out what a record says was done. The record is in the lane's order,
-// so that what it acts on is there.
+// applyRecord applies a recorded operation. Records come in the lane's order, so its operands
+// exist.
 func (m model) applyRecord(r record) {
 	v, ok := m[r.Vol]
 	switch r.Op {
@@ -92,7 +92,7 @@ func (m model) differenceFrom(have model) string {
 	return ""
 }
 
-// history is what a lane has done so far.
+// history holds all that a lane has done so far.
 type history struct {
 	done    model
 	removed map[string]bool // ids that were acknowledged as removed

@@ -124,7 +124,7 @@ func (ch *child) readRecords(pipe io.Reader) {
 	for {
 		line, err := in.ReadBytes('\n')
 		if err != nil {
-			return // what is left without a newline was never finished
+			return // a last line without newline was never finished
 		}
 		var r record
 		if err := json.Unmarshal(line, &r); err != nil {

@@ -30,7 +30,7 @@ func reopenHome(ctx context.Context, home string, fn func(context.Context, *vole
 	return errors.Join(fn(ctx, s), s.Close())
 }
 
-// readLane reads what a home holds of the volumes whose names begin with prefix.
+// readLane reads the state of the volumes whose names begin with prefix.
 func readLane(ctx context.Context, s *vole.Store, prefix string) (model, error) {
 	m := model{}
 	for v, err := range s.Volumes(ctx, vole.Filter{}) {
