@@ -19,11 +19,14 @@ import (
 
 const attachmentColumns = `a.id, a.volume, v.name, a.holder, a.read_only, a.host_path, a.host, a.pid, a.started, a.since, a.process`
 
+// attachmentRow is a row of attachments, with the name of the volume and the process that holds
+// it.
 type attachmentRow struct {
 	driver.AttachmentInfo
 	process string
 }
 
+// scanAttachment reads one row of attachmentColumns. ErrCorrupt: one of its ids is not an id.
 func scanAttachment(scan func(...any) error) (r attachmentRow, err error) {
 	var started, since int64
 	err = scan(&r.ID, &r.VolumeID, &r.Volume, &r.Holder, &r.ReadOnly, &r.HostPath, &r.Host, &r.PID, &started, &since, &r.process)
@@ -85,7 +88,8 @@ func (b *Backend) Attach(ctx context.Context, id string, opts driver.AttachOptio
 	return a, nil
 }
 
-// prepareTarget makes sure that there is something to attach, and holds a disk's image.
+// prepareTarget makes sure that the volume has something to attach: the directory of its files,
+// or the image of a disk, on which it takes a hold.
 func (a *attachment) prepareTarget(ctx context.Context) error {
 	b, id := a.b, a.info.VolumeID
 	r, err := b.getVolume(ctx, driver.ByID(id))
@@ -122,8 +126,8 @@ func (a *attachment) prepareTarget(ctx context.Context) error {
 	return a.verifyPath(ctx, data)
 }
 
-// copiesOntoItself returns an error unless the path that the holder gets leads to an open file:
-// ErrNotFound when the volume was removed since it was opened.
+// verifyPath returns an error unless the path that the holder gets leads to the open file f.
+// ErrNotFound: the volume was removed after f was opened.
 func (a *attachment) verifyPath(ctx context.Context, f *os.File) error {
 	want, err := f.Stat()
 	if err != nil {
@@ -145,7 +149,7 @@ func (a *attachment) verifyPath(ctx context.Context, f *os.File) error {
 	return nil
 }
 
-// releaseImage gives the right to a disk's image back.
+// releaseImage gives the hold on a disk's image back.
 func (a *attachment) releaseImage() {
 	if a.hold != nil {
 		a.hold.release()
@@ -160,8 +164,9 @@ func (a *attachment) Hold() *os.File {
 	return a.hold.f
 }
 
-// holdForRemoval holds the image of a disk volume that is about to be removed: a
-// consumer may have it attached though the process that attached is dead.
+// holdForRemoval locks the image of a disk volume for its removal, until release is called: a
+// consumer may still use the image although the process that attached it is dead. A dir volume
+// needs no hold.
 func (b *Backend) holdForRemoval(ctx context.Context, ref driver.Ref) (release func(), err error) {
 	r, err := b.getVolume(ctx, ref)
 	if err != nil || r.Kind != driver.KindDisk {
@@ -207,8 +212,9 @@ func (b *Backend) holdForRemoval(ctx context.Context, ref driver.Ref) (release f
 	}
 }
 
-// serializeRemoval waits until no other call of this process removes the volume: what that
-// one holds is no reason to say that the volume is in use, however slow the disk is.
+// serializeRemoval blocks until no other call of this process removes the volume, and reserves
+// the removal until end is called. The hold of the other call must not be reported as ErrInUse,
+// however slow the disk is.
 func (b *Backend) serializeRemoval(ctx context.Context, id string) (end func(), err error) {
 	for {
 		b.mu.Lock()
@@ -233,6 +239,8 @@ func (b *Backend) serializeRemoval(ctx context.Context, id string) (end func(), 
 	}
 }
 
+// insertRow adds the attachment to the catalog. ErrUnsupported: it would write past the FS to a
+// volume with a quota.
 func (a *attachment) insertRow(tx *catalog.Tx, proc string) error {
 	info, err := scanOneVolume(tx.QueryRow(selectByID, a.info.VolumeID))
 	if err != nil {
@@ -257,13 +265,17 @@ func (a *attachment) insertRow(tx *catalog.Tx, proc string) error {
 	return err
 }
 
-// bypassesFS reports whether the holder may write where the FS does not see it.
+// bypassesFS reports whether the holder may write to the files without going through an FS,
+// which charges what it writes.
 func (a *attachment) bypassesFS() bool { return a.info.HostPath && !a.info.ReadOnly }
 
+// Info implements driver.Attachment.
 func (a *attachment) Info() driver.AttachmentInfo { return a.info }
 
+// Path implements driver.Attachment.
 func (a *attachment) Path() string { return a.path }
 
+// Detach implements driver.Attachment. It can be tried again if it fails.
 func (a *attachment) Detach(ctx context.Context) error {
 	return a.b.ballast.Freeing(func() error { return a.Close(ctx) })
 }
@@ -276,7 +288,7 @@ func (a *attachment) Close(ctx context.Context) error {
 		return nil
 	}
 	last := false
-	// Lazy: after a power cut this process is dead, and its attachments with it.
+	// Lazy: a power cut kills this process too, and recovery then deletes the row.
 	err := a.b.db.Write(ctx, catalog.Lazy, func(tx *catalog.Tx) error {
 		if _, err := tx.Exec(`DELETE FROM attachments WHERE id = ?`, a.info.ID); err != nil {
 			return err
@@ -300,19 +312,20 @@ func (a *attachment) Close(ctx context.Context) error {
 	if !last {
 		return nil
 	}
-	// The right is given back, whatever comes of this: a volume that cannot be
-	// measured keeps a figure that says of itself that it is stale.
+	// The attachment has ended whether or not the volume can be measured; if not, its usage
+	// stays marked as stale.
 	_, _ = a.b.measureAtRest(ctx, a.info.VolumeID)
 	return nil
 }
 
-// recordUse notes a use of a volume that ends now.
+// recordUse sets the last use of a volume, inside a transaction, to now.
 func (b *Backend) recordUse(tx *catalog.Tx, volume string) error {
 	_, err := tx.Exec(`UPDATE volumes SET last_used = max(?, last_used + 1) WHERE id = ?`, catalog.Nanos(b.clock()), volume)
 	return err
 }
 
-// liveAttachments lists a volume's attachments inside a transaction, dead ones left out.
+// liveAttachments lists the attachments of a volume inside a transaction, without those of dead
+// processes.
 func (b *Backend) liveAttachments(tx *catalog.Tx, volume string) ([]attachmentRow, error) {
 	rows, err := tx.Query(`SELECT `+attachmentColumns+` FROM attachments a JOIN volumes v ON v.id = a.volume
 		WHERE a.volume = ? ORDER BY a.id`, volume)
@@ -334,13 +347,13 @@ func (b *Backend) liveAttachments(tx *catalog.Tx, volume string) ([]attachmentRo
 	return list, rows.Err()
 }
 
-// liveBypassingWriters lists the live writable HostPath attachments of a volume.
+// liveBypassingWriters lists the attachments of live processes that may write past the FS.
 func (b *Backend) liveBypassingWriters(tx *catalog.Tx, volume string) ([]attachmentRow, error) {
 	list, err := b.liveAttachments(tx, volume)
 	return slices.DeleteFunc(list, func(r attachmentRow) bool { return !r.HostPath || r.ReadOnly }), err
 }
 
-// refuseAttached returns ErrInUse naming the first live holder, if there is one.
+// refuseAttached returns ErrInUse, naming the first live holder, if the volume is attached.
 func (b *Backend) refuseAttached(tx *catalog.Tx, volume string) error {
 	list, err := b.liveAttachments(tx, volume)
 	if err != nil || len(list) == 0 {

@@ -11,16 +11,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// bindsDir has the read-only views of volumes: a mount point ID for each, and a file
-// ID.lock that its maker keeps locked. Only root reaches them, as it alone reaches a home.
+// bindsDir holds the read-only views of volumes: a mount point ID for each, and a file ID.lock
+// that the process that made it keeps locked. Only root can reach them, as only root can reach
+// its home.
 const bindsDir = "/run/vole/ro"
 
 const bindLock = ".lock"
 
-// BindReadOnly makes a read-only view of path, without devices, that every process of this
-// mount namespace sees, below /run/vole/ro under the given id, and returns where that is.
-// It lasts until undo, or until somebody opens a home after this process has died.
-// ErrPermission, ErrReadOnly: this process may not mount, or not there.
+// BindReadOnly makes a read-only view of path, without devices, that every process of this mount
+// namespace sees, below /run/vole/ro under the given id, and returns its path. It lasts until
+// undo is called, or until a home is opened after this process has died. ErrPermission,
+// ErrReadOnly: this process may not mount, or not there.
 func BindReadOnly(path, id string) (at string, undo func() error, err error) {
 	if err := makeBindsDir(); err != nil {
 		return "", nil, translateError(err)
@@ -43,7 +44,7 @@ func BindReadOnly(path, id string) (at string, undo func() error, err error) {
 	return at, undo, nil
 }
 
-// makeBindsDir makes the directory of the views, and refuses one that others could change.
+// makeBindsDir makes the directory of the views, and refuses one that other users could change.
 func makeBindsDir() error {
 	if err := os.MkdirAll(filepath.Dir(bindsDir), 0o755); err != nil {
 		return err
@@ -54,8 +55,8 @@ func makeBindsDir() error {
 	return checkOwnedAlone(bindsDir)
 }
 
-// checkOwnedAlone refuses a directory that others than this user could reach, or put another in
-// the place of: a service may have /run/vole as its own.
+// checkOwnedAlone returns ErrPermission for a directory that other users could enter, or
+// replace: a service may have /run/vole as its own.
 func checkOwnedAlone(dir string) error {
 	for path, closed := range map[string]uint32{dir: 0o077, filepath.Dir(dir): 0o022} {
 		var st unix.Stat_t
@@ -69,7 +70,8 @@ func checkOwnedAlone(dir string) error {
 	return nil
 }
 
-// makeMountPoint makes what a view of path is mounted on: a directory, or a file.
+// makeMountPoint makes the mount point for a view of path: a directory for a directory, a file
+// for a file.
 func makeMountPoint(path, at string) error {
 	st, err := os.Lstat(path)
 	if err != nil {
@@ -102,8 +104,9 @@ func bindReadOnly(path, at string) error {
 	return unix.MoveMount(fd, "", unix.AT_FDCWD, at, unix.MOVE_MOUNT_F_EMPTY_PATH)
 }
 
-// removeBind takes a view away. Whoever has files of it open keeps these, read-only. A
-// mount point is removed and never what is in it, should a mount be left.
+// removeBind unmounts a view and removes its mount point. Open files of the view stay usable,
+// read-only. The mount point is removed with unlink or rmdir, never recursively, so nothing in a
+// mount that stays can be deleted.
 func removeBind(at string) error {
 	for {
 		if err := unix.Unmount(at, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
@@ -120,8 +123,8 @@ func removeBind(at string) error {
 	return errors.Join(errs...)
 }
 
-// sweepBinds takes away the views of processes that have died, of whatever home. One that
-// cannot be removed stays: it must not keep anyone from their volumes.
+// sweepBinds removes the views of dead processes, of whatever home. A view that cannot be
+// removed is skipped: it must not keep a home from being opened.
 func sweepBinds() {
 	if os.Geteuid() != 0 || checkOwnedAlone(bindsDir) != nil {
 		return

@@ -9,4 +9,5 @@ func BindReadOnly(string, string) (at string, undo func() error, err error) {
 	return "", nil, driver.Errorf(driver.ErrUnsupported, "read-only views of volumes need Linux")
 }
 
+// sweepBinds does nothing: this system has no such views.
 func sweepBinds() {}

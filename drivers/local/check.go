@@ -18,18 +18,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// checker carries one Check.
+// checker is the state of one Check.
 type checker struct {
 	b      *Backend
 	ctx    context.Context
 	fix    bool
 	report func(driver.Finding) error
 
-	progress func(done, total int64) // nil: nobody is told
+	progress func(done, total int64) // may be nil
 }
 
-// Check implements driver.Backend. It is safe while others use the home: what may be
-// under way is looked at again before it is called wrong.
+// Check implements driver.Backend. It is safe while other processes use the home: it looks again
+// at anything that may be in progress before it reports it.
 func (b *Backend) Check(ctx context.Context, opts driver.CheckOptions, report func(driver.Finding) error) error {
 	if err := b.checkOpen(); err != nil {
 		return err
@@ -51,7 +51,8 @@ func (b *Backend) Check(ctx context.Context, opts driver.CheckOptions, report fu
 	return nil
 }
 
-// reportFinding reports an inconsistency, having repaired it by fix if that was asked for.
+// reportFinding reports an inconsistency, after repairing it with fix if the caller asked for
+// repairs. A nil fix means that there is no repair.
 func (c *checker) reportFinding(code, volume, path, detail string, fix func() error) error {
 	f := driver.Finding{Code: code, Volume: volume, Path: path, Detail: detail}
 	if c.fix && fix != nil {
@@ -64,7 +65,8 @@ func (c *checker) reportFinding(code, volume, path, detail string, fix func() er
 	return c.report(f)
 }
 
-// checkDatabase asks SQLite. https://www.sqlite.org/pragma.html#pragma_integrity_check
+// checkDatabase runs SQLite's own check.
+// https://www.sqlite.org/pragma.html#pragma_integrity_check
 func (c *checker) checkDatabase() error {
 	lines, err := queryAll(c.ctx, c.b.db, func(scan func(...any) error) (s string, err error) {
 		return s, scan(&s)
@@ -83,7 +85,7 @@ func (c *checker) checkDatabase() error {
 	return nil
 }
 
-// checkPermissions looks for places of the home that others can enter.
+// checkPermissions reports parts of the home that other users can enter.
 func (c *checker) checkPermissions() error {
 	for _, name := range []string{".", catalogName, "volumes", "locks", "lost+found"} {
 		var st unix.Stat_t
@@ -104,7 +106,8 @@ func (c *checker) checkPermissions() error {
 	return nil
 }
 
-// checkUnfinished looks for what recovery should have finished when the home was opened.
+// checkUnfinished reports volumes in creation or removal that recovery should have settled when
+// the home was opened.
 func (c *checker) checkUnfinished() error {
 	list, err := c.b.listUnsettled(c.ctx)
 	if err != nil {
@@ -124,7 +127,7 @@ func (c *checker) checkUnfinished() error {
 	return nil
 }
 
-// hasVolumeRow reports whether the catalog has a row of a volume, in whatever state.
+// hasVolumeRow reports whether the catalog has a row of the volume, in any state.
 func (c *checker) hasVolumeRow(id string) (bool, error) {
 	list, err := queryAll(c.ctx, c.b.db, func(scan func(...any) error) (n int, err error) {
 		return n, scan(&n)
@@ -132,8 +135,8 @@ func (c *checker) hasVolumeRow(id string) (bool, error) {
 	return len(list) == 1 && list[0] > 0, err
 }
 
-// checkOrphanDirectories looks for what no volume claims. The row of a volume is there before its
-// directory and until after it.
+// checkOrphanDirectories reports directories without a volume. The row of a volume exists before
+// its directory is made and until it is deleted, so a directory without a row is an orphan.
 func (c *checker) checkOrphanDirectories() error {
 	names, err := beneath.Names(c.b.volumes, ".")
 	if err != nil {
@@ -153,7 +156,7 @@ func (c *checker) checkOrphanDirectories() error {
 		if _, err := beneath.Lstat(c.b.volumes, n); errors.Is(err, fs.ErrNotExist) {
 			continue // removed since it was listed
 		}
-		err = c.reportFinding("orphan-directory", "", "volumes/"+n, "no volume claims it; it is moved to lost+found",
+		err = c.reportFinding("orphan-directory", "", "volumes/"+n, "it belongs to no volume; it is moved to lost+found",
 			func() error { return c.b.moveToLostFound(path.Join("volumes", n)) })
 		if err != nil {
 			return err
@@ -162,7 +165,7 @@ func (c *checker) checkOrphanDirectories() error {
 	return nil
 }
 
-// moveToLostFound moves something of the home to lost+found, under a name that is free.
+// moveToLostFound moves a part of the home, rel, to lost+found under a free name, durably.
 func (b *Backend) moveToLostFound(rel string) error {
 	id, err := uuid.NewV7()
 	if err != nil {
@@ -188,7 +191,7 @@ func (b *Backend) moveToLostFound(rel string) error {
 	return errors.Join(b.host.syncFile(to), b.host.syncFile(from))
 }
 
-// checkVolumes looks at each volume: its directory, what lies beside its data, its usage.
+// checkVolumes checks each volume, and reports progress.
 func (c *checker) checkVolumes() error {
 	done, total, err := int64(0), int64(0), error(nil)
 	if c.progress != nil {
@@ -216,6 +219,7 @@ func (c *checker) checkVolumes() error {
 	}
 }
 
+// countVolumes returns the number of volumes, for the progress.
 func (c *checker) countVolumes() (int64, error) {
 	list, err := queryAll(c.ctx, c.b.db, func(scan func(...any) error) (n int64, err error) {
 		return n, scan(&n)
@@ -226,6 +230,8 @@ func (c *checker) countVolumes() (int64, error) {
 	return list[0], nil
 }
 
+// checkVolume checks the labels, the directory, stray and temporary files, and the usage of one
+// volume.
 func (c *checker) checkVolume(info driver.Info) error {
 	rel := "volumes/" + info.ID
 	if err := c.checkLabels(info.ID); err != nil {
@@ -240,7 +246,7 @@ func (c *checker) checkVolume(info driver.Info) error {
 			return ignoreNotFound(err)
 		}
 		return c.reportFinding("missing-directory", info.ID, missing,
-			fmt.Sprintf("the files of volume %q are gone; it is made anew, empty", info.Name),
+			fmt.Sprintf("the files of volume %q are gone; it is made again, empty", info.Name),
 			func() error {
 				if err := c.b.remakeVolumeDir(info.ID); err != nil {
 					return err
@@ -267,13 +273,13 @@ func (c *checker) checkVolume(info driver.Info) error {
 	return c.checkUsage(info)
 }
 
-// reportStray reports something that lies in a volume's directory and is none of ours.
+// reportStray reports a file in a volume's directory that Vole has not put there.
 func (c *checker) reportStray(id, rel string) error {
 	return c.reportFinding("stray-file", id, rel, "it is no part of a volume; it is moved to lost+found",
 		func() error { return c.b.moveToLostFound(rel) })
 }
 
-// checkLabels looks for a row whose labels cannot be read.
+// checkLabels reports a row whose labels cannot be decoded.
 func (c *checker) checkLabels(id string) error {
 	r, err := c.b.getVolume(c.ctx, driver.ByID(id))
 	if err != nil || !r.damaged {
@@ -288,8 +294,8 @@ func (c *checker) checkLabels(id string) error {
 		})
 }
 
-// findMissingDirectory returns the directory that a volume should have and has not. ErrNotFound:
-// it was removed meanwhile.
+// findMissingDirectory returns the path, in the home, of the directory that the volume lacks, ""
+// if it lacks none. ErrNotFound: the volume has been removed.
 func (c *checker) findMissingDirectory(id string) (string, error) {
 	name := id
 	if r, err := c.b.getVolume(c.ctx, driver.ByID(id)); err != nil {
@@ -305,6 +311,7 @@ func (c *checker) findMissingDirectory(id string) (string, error) {
 	return "volumes/" + name, err
 }
 
+// remakeVolumeDir makes the lost directory of a volume, empty.
 func (b *Backend) remakeVolumeDir(id string) error {
 	if err := beneath.Mkdir(b.volumes, id, 0o700); err != nil {
 		return err
@@ -315,7 +322,7 @@ func (b *Backend) remakeVolumeDir(id string) error {
 	return b.syncVolumesDir()
 }
 
-// checkStrayTemps looks for unfinished files of processes that are dead.
+// checkStrayTemps reports unfinished files of dead processes.
 func (c *checker) checkStrayTemps(id string) error {
 	names, err := beneath.Names(c.b.volumes, id+"/tmp")
 	if errors.Is(err, fs.ErrNotExist) {
@@ -346,78 +353,8 @@ func (c *checker) checkStrayTemps(id string) error {
 	return nil
 }
 
-// checkUsage compares the figure of a volume with its files. A figure that is known to be
-// stale is not wrong, but a repair measures it too.
-func (c *checker) checkUsage(info driver.Info) error {
-	if info.UsedStale {
-		if !c.fix {
-			return nil
-		}
-		_, err := c.b.measureAtRest(c.ctx, info.ID)
-		return c.reportUnmeasured(info, err)
-	}
-	if c.b.readOnly {
-		return nil // measuring needs locks
-	}
-	r, err := c.b.getVolume(c.ctx, driver.ByID(info.ID))
-	if err != nil {
-		return ignoreNotFound(err)
-	}
-	// Without locks first: most figures are right, and nobody has to wait.
-	before := c.b.withLiveUsage(r).usageFigures()
-	counted, err := c.b.countVolume(c.ctx, r)
-	if err == nil && counted == before {
-		return nil
-	}
-	err = c.b.withVolumeAtRest(c.ctx, info.ID, "checking", func(*page) error {
-		before, counted, err = c.recountAtRest(info.ID)
-		return err
-	})
-	if err != nil || before == counted {
-		return c.reportUnmeasured(info, err)
-	}
-	detail := fmt.Sprintf("volume %q is said to hold %d bytes and holds %d", info.Name, before.used, counted.used)
-	if before.used == counted.used {
-		detail = fmt.Sprintf("volume %q is said to hold %d entries with %d bytes of metadata and holds %d with %d", info.Name,
-			before.held.entries, before.held.metadata().Bytes, counted.held.entries, counted.held.metadata().Bytes)
-	}
-	return c.reportFinding("usage-wrong", info.ID, "", detail+"; the figure is corrected",
-		func() error { _, err := c.b.measureAtRest(c.ctx, info.ID); return err })
-}
-
-// recountAtRest compares the figures of a volume at rest with its files. Those that say of
-// themselves that they may be wrong are not.
-func (c *checker) recountAtRest(id string) (before, counted usageFigures, err error) {
-	r, err := c.b.getVolume(c.ctx, driver.ByID(id))
-	if err != nil {
-		return before, counted, err
-	}
-	r = c.b.withLiveUsage(r)
-	before = r.usageFigures()
-	if counted, err = c.b.countVolume(c.ctx, r); err != nil {
-		return before, counted, err
-	}
-	counted.used += c.b.namelessBytes(id)
-	if r.UsedStale {
-		return before, before, nil
-	}
-	if r.tally.entries < 0 {
-		counted.held = before.held // not known yet
-	}
-	return before, counted, nil
-}
-
-// reportUnmeasured reports a volume that could not be measured, and goes on.
-func (c *checker) reportUnmeasured(info driver.Info, err error) error {
-	if errors.Is(err, driver.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
-		return nil // removed meanwhile
-	}
-	if err == nil || c.ctx.Err() != nil {
-		return err
-	}
-	return c.reportFinding("usage-unknown", info.ID, "", fmt.Sprintf("volume %q cannot be measured: %v", info.Name, translateError(err)), nil)
-}
-
+// ignoreNotFound turns ErrNotFound into nil: a volume that was removed during the check is no
+// finding.
 func ignoreNotFound(err error) error {
 	if errors.Is(err, driver.ErrNotFound) {
 		return nil
@@ -425,7 +362,7 @@ func ignoreNotFound(err error) error {
 	return err
 }
 
-// checkStaleLocks looks for lock files of volumes that are no more.
+// checkStaleLocks reports lock files of volumes that no longer exist.
 func (c *checker) checkStaleLocks() error {
 	names, err := beneath.Names(c.b.dir, "locks")
 	if err != nil {
@@ -448,6 +385,7 @@ func (c *checker) checkStaleLocks() error {
 	return nil
 }
 
+// isStaleLock reports whether locks/name is the lock file of a volume without a row.
 func (c *checker) isStaleLock(name string) (bool, error) {
 	if uuid.Validate(name) != nil {
 		return false, nil

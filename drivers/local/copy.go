@@ -16,8 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Copy implements driver.FS. What is copied is built in tmp and then given its name,
-// so that it appears whole or not at all.
+// Copy implements driver.FS. The copy is built in tmp and then renamed, so it appears whole or
+// not at all.
 func (f *volumeFS) Copy(ctx context.Context, from, to string, opts driver.CopyOptions) error {
 	c, err := f.enterChange(ctx)
 	if err != nil {
@@ -46,7 +46,8 @@ func (f *volumeFS) Copy(ctx context.Context, from, to string, opts driver.CopyOp
 	return f.explainError(f.copyThroughTemp(ctx, c, src, to, dir || opts.NoReplace))
 }
 
-// copiesOntoItself reports whether what is at src, or what it is a link to, is the file at to.
+// copiesOntoItself reports whether to names the file that from names, or leads to through a
+// link.
 func (f *volumeFS) copiesOntoItself(from string, src resolved, to string) bool {
 	dst, err := f.resolve(to)
 	if err != nil {
@@ -65,7 +66,8 @@ func (f *volumeFS) copiesOntoItself(from string, src resolved, to string) bool {
 	return err == nil && is(toUnixStat(info.Sys().(*syscall.Stat_t)))
 }
 
-// copyThroughTemp copies to a name, whose missing parents are made when the copy is complete.
+// copyThroughTemp copies src to a temporary name and renames it to the name to. Missing parents
+// of to are made only when the copy is complete.
 func (f *volumeFS) copyThroughTemp(ctx context.Context, c *counter, src resolved, to string, exclusive bool) error {
 	var old *unix.Stat_t
 	dst, err := f.resolve(to)
@@ -88,7 +90,11 @@ func (f *volumeFS) copyThroughTemp(ctx context.Context, c *counter, src resolved
 	} else if err := f.admitNewEntries(c, to, tally{}); err != nil {
 		return err
 	}
-	cp := copier{ctx: ctx, host: f.b.host, admitBytes: func(n int64) error { return errors.Join(c.admitBytes(n-credit), unnamed(n)) }, admitTally: func(t tally) error { return c.page.admitTally(t.plus(entryTally(path.Base(to))).minus(lost)) }, noDevices: !f.b.devices, tmpFD: tmp.parentFD(), copiedLinks: map[uint64]string{}}
+	cp := copier{
+		ctx: ctx, host: f.b.host, noDevices: !f.b.devices, tmpFD: tmp.parentFD(), copiedLinks: map[uint64]string{},
+		admitBytes: func(n int64) error { return errors.Join(c.admitBytes(n-credit), unnamed(n)) },
+		admitTally: func(t tally) error { return c.page.admitTally(t.plus(entryTally(path.Base(to))).minus(lost)) },
+	}
 	if cp.targetInode, err = f.nearestParentInode(to); err == nil {
 		err = cp.copyNode(src, tmp, tmp.name)
 	}
@@ -109,8 +115,8 @@ func (f *volumeFS) copyThroughTemp(ctx context.Context, c *counter, src resolved
 	return err
 }
 
-// isInsideDirectory reports whether what would get that name is in the directory with that inode,
-// or beneath. It is for an early word: copyDirectory looks, too.
+// isInsideDirectory reports whether name is, or would be, in the directory with inode dir or
+// beneath it. It allows an early error; copyDirectory checks again, against renames in between.
 func (f *volumeFS) isInsideDirectory(name string, dir uint64) bool {
 	at, err := f.root.Open(path.Dir(name))
 	for errors.Is(err, fs.ErrNotExist) && name != "." {
@@ -128,8 +134,8 @@ func (f *volumeFS) isInsideDirectory(name string, dir uint64) bool {
 	return isBeneath(at, root, dir)
 }
 
-// isBeneath reports whether at, which it closes, is the directory with that inode, or
-// leads up to it before it leads to root.
+// isBeneath reports whether at, which it closes, is the directory with inode dir, or is beneath
+// it and inside root. It walks up the ".." entries.
 func isBeneath(at *os.File, root fs.FileInfo, dir uint64) bool {
 	var below fs.FileInfo
 	for {
@@ -151,8 +157,7 @@ func isBeneath(at *os.File, root fs.FileInfo, dir uint64) bool {
 	}
 }
 
-// nearestParentInode is the inode of the directory that name is in, or of the nearest above it
-// that is there.
+// nearestParentInode returns the inode of the nearest existing directory above name.
 func (f *volumeFS) nearestParentInode(name string) (uint64, error) {
 	for {
 		name = path.Dir(name)
@@ -166,7 +171,8 @@ func (f *volumeFS) nearestParentInode(name string) (uint64, error) {
 	}
 }
 
-// copier copies one file or tree.
+// copier copies one file or tree. All new names are made beneath tmp, which no other operation
+// looks at.
 type copier struct {
 	ctx         context.Context
 	host        hostFS
@@ -177,8 +183,8 @@ type copier struct {
 	bytes       int64               // sizes of the regular files made
 	nodes       int                 // how many names were made
 	noDevices   bool                // device nodes are refused
-	tmpFD       int                 // descriptor of tmp, where nobody else makes links
-	copiedLinks map[uint64]string   // beneath top: copies of files with several names
+	tmpFD       int                 // descriptor of tmp, where no other operation makes links
+	copiedLinks map[uint64]string   // by inode, paths beneath tmp: copies of files with several names
 }
 
 // syncCopy makes the copy durable: one file by itself, a tree with everything.
@@ -189,6 +195,8 @@ func (cp *copier) syncCopy(f *volumeFS, tmp resolved) error {
 	return f.syncResolved(tmp)
 }
 
+// copyNode copies what is at src, and all beneath it, to dst. rel is the path of dst beneath
+// tmp.
 func (cp *copier) copyNode(src, dst resolved, rel string) error {
 	if err := cp.ctx.Err(); err != nil {
 		return err
@@ -224,8 +232,8 @@ func (cp *copier) copyNode(src, dst resolved, rel string) error {
 	return cp.copyMetadata(linkXattrs(src), dst, &st)
 }
 
-// copySymlink copies a link that was charged by its state st. Another link may have replaced it
-// since: the charge follows.
+// copySymlink copies a symbolic link that was charged by its state st. Another link may have
+// replaced it since, of which the charge is corrected.
 func (cp *copier) copySymlink(src, dst resolved, st *unix.Stat_t) error {
 	buf := make([]byte, driver.MaxPathLen+1)
 	n, err := unix.Readlinkat(src.parentFD(), src.name, buf)
@@ -236,6 +244,8 @@ func (cp *copier) copySymlink(src, dst resolved, st *unix.Stat_t) error {
 	return cp.host.mutate("symlink", dst.name, func() error { return unix.Symlinkat(string(buf[:n]), dst.parentFD(), dst.name) })
 }
 
+// copyDirectory copies a directory and everything beneath it. ErrInvalid: the target is inside
+// it.
 func (cp *copier) copyDirectory(src, dst resolved, rel string, st *unix.Stat_t) error {
 	if st.Ino == cp.targetInode {
 		return driver.Errorf(driver.ErrInvalid, "a directory cannot be copied into itself")
@@ -271,7 +281,7 @@ func (cp *copier) copyDirectory(src, dst resolved, rel string, st *unix.Stat_t) 
 }
 
 // copyUnlessGone copies an entry of a directory. One that is removed while it is copied is left
-// out: nothing of it stays in the copy, and nothing is charged for it.
+// out: its partial copy is deleted and not charged.
 func (cp *copier) copyUnlessGone(src, dst resolved, rel string) error {
 	held, bytes := cp.held, cp.bytes
 	err := cp.copyNode(src, dst, rel)
@@ -282,6 +292,8 @@ func (cp *copier) copyUnlessGone(src, dst resolved, rel string) error {
 	return cp.host.removeTree(dst.parent, dst.name, cp.host.plainRemoval())
 }
 
+// copyFile copies a regular file. A further name of a file that was copied becomes a link to the
+// copy.
 func (cp *copier) copyFile(src, dst resolved, rel string, st *unix.Stat_t) error {
 	if st.Nlink > 1 {
 		if first, ok := cp.copiedLinks[uint64(st.Ino)]; ok {
@@ -295,7 +307,7 @@ func (cp *copier) copyFile(src, dst resolved, rel string, st *unix.Stat_t) error
 		return err
 	}
 	defer in.Close()
-	// What was opened is what is copied, whatever has become of the name.
+	// The open file is copied, even if its name leads elsewhere by now.
 	if err := unix.Fstat(int(in.Fd()), st); err != nil {
 		return err
 	}
@@ -314,7 +326,7 @@ func (cp *copier) copyFile(src, dst resolved, rel string, st *unix.Stat_t) error
 	return nil
 }
 
-// copyData copies size bytes of a file, leaving its holes.
+// copyData copies size bytes of a file and leaves its holes.
 func (cp *copier) copyData(in *os.File, dst resolved, size int64) error {
 	if err := cp.admitBytes(cp.bytes + size); err != nil {
 		return err
@@ -331,18 +343,8 @@ func (cp *copier) copyData(in *os.File, dst resolved, size int64) error {
 	return nil
 }
 
-func (h hostFS) openResolved(p resolved, flags int, mode uint32) (*os.File, error) {
-	var fd int
-	err := h.mutate("open", p.name, func() (err error) {
-		fd, err = unix.Openat(p.parentFD(), p.name, flags|unix.O_CLOEXEC, mode)
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return os.NewFile(uintptr(fd), p.name), nil
-}
-
+// copyDataRanges shares the storage of in where the file system can; elsewhere it copies range
+// by range and skips holes.
 func (cp *copier) copyDataRanges(out, in *os.File, size int64) error {
 	if cloneFile(out, in) == nil {
 		return out.Truncate(size) // it may have grown since it was looked at
@@ -364,6 +366,8 @@ func (cp *copier) copyDataRanges(out, in *os.File, size int64) error {
 	return out.Truncate(size)
 }
 
+// copyDataRange copies the bytes from off to end, in steps between which it looks at the
+// context.
 func (cp *copier) copyDataRange(out, in *os.File, off, end int64) error {
 	for off < end {
 		if err := cp.ctx.Err(); err != nil {
@@ -382,16 +386,16 @@ func (cp *copier) copyDataRange(out, in *os.File, off, end int64) error {
 			return err
 		})
 		if err != nil || n == 0 {
-			return err // cut short meanwhile; the rest is a hole
+			return err // truncated since it was opened; the rest is a hole
 		}
 		off += n
 	}
 	return nil
 }
 
-// copyMetadata copies owner, mode, xattrs and times; the owner only as far as this
-// process may. The order matters: a new owner clears setuid bits, and every change
-// but the last touches a time.
+// copyMetadata copies owner, mode, extended attributes and times; the owner only as far as this
+// process may set it. The order matters: a change of owner clears setuid bits, and every change
+// but the last one changes a time.
 func (cp *copier) copyMetadata(src xattrs, dst resolved, st *unix.Stat_t) error {
 	err := unix.Fchownat(dst.parentFD(), dst.name, int(st.Uid), int(st.Gid), unix.AT_SYMLINK_NOFOLLOW)
 	if err != nil && !errors.Is(err, unix.EPERM) {

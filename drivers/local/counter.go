@@ -19,7 +19,7 @@ import (
 
 // While files of a volume are being changed through the FS, its usage is not in the
 // catalog but in a counter: a page of the file locks/<id>, mapped into the memory of
-// every process that is at it. So each change is charged exactly, against all others,
+// every process that changes the files. So each change is charged exactly, against all others,
 // without a write to the database. The file's bytes are also what is locked while a
 // change happens: one for changes of names, one of 64 for the contents of a file. A
 // measurement takes them all, and so sees the volume at rest.
@@ -32,7 +32,10 @@ import (
 // idleCounter is how long a counter outlives its last use: uses come in bursts.
 const idleCounter = 2 * time.Second
 
-// counter is a volume's counter in this process.
+// counter is the usage counter of a volume in this process. States: being started (ready is
+// open), in use (refs > 0), idle (refs is 0 and idleTimer runs), retired. A retired counter is
+// never used again; the next user makes a new one. Lock order: Backend.mu before counter.mu;
+// namesLock before one of fileLocks, each followed by its byte of the page.
 type counter struct {
 	b  *Backend
 	id string
@@ -54,8 +57,8 @@ type counter struct {
 	retired   bool
 }
 
-// acquireCounter returns the counter of a volume, for a user that will call release. The
-// first use in a process costs a durable commit. ErrNotFound.
+// acquireCounter returns the usage counter of a volume, for a user that will call release. The
+// first use in a process costs a durable commit. ErrNotFound: the volume does not exist.
 func (b *Backend) acquireCounter(ctx context.Context, id string) (*counter, error) {
 	for {
 		c, first, err := b.findOrAddCounter(id)
@@ -79,12 +82,12 @@ func (b *Backend) acquireCounter(ctx context.Context, id string) (*counter, erro
 		if c.err == nil {
 			return c, nil
 		}
-		// The first user failed, maybe by its own context alone. Try anew.
+		// The first user failed, perhaps only because its own context ended. Try again.
 	}
 }
 
-// findOrAddCounter returns the counter with one more reference; first says that the
-// caller must begin it.
+// findOrAddCounter returns the counter with one more reference. If first is set the caller must
+// start it, and close ready.
 func (b *Backend) findOrAddCounter(id string) (c *counter, first bool, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -112,6 +115,7 @@ func (b *Backend) findOrAddCounter(id string) (c *counter, first bool, err error
 	return c, true, nil
 }
 
+// removeCounter takes a counter that failed to start out of the index.
 func (b *Backend) removeCounter(c *counter) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -120,14 +124,15 @@ func (b *Backend) removeCounter(c *counter) {
 	}
 }
 
-// startCounting marks the volume as counted by this process and sets the page up, unless
-// another live process is counting already.
+// startCounting marks the volume as counted by this process, durably, and maps the page. It
+// initialises the page unless another live process is counting already, and measures the volume
+// first if its usage is stale and it has a quota.
 func (c *counter) startCounting(ctx context.Context) error {
 	proc, err := c.b.processID()
 	if err != nil {
 		return translateError(err)
 	}
-	// Before the lock file is made: there must be none for a volume that is not.
+	// Before the lock file is made: a volume that does not exist must not have one.
 	if err := c.b.ensureDataDir(ctx, c.id); err != nil {
 		return err
 	}
@@ -167,9 +172,9 @@ func (c *counter) startCounting(ctx context.Context) error {
 	return nil
 }
 
-// joinCounting adds this process to those that count. It reports whether the volume must be
-// measured before anything is charged: its figure is stale, and it has a quota. mixed: other
-// processes count as another version of Vole does.
+// joinCounting adds this process to those that count the volume. measure says that the volume
+// must be measured before anything is charged: its usage is stale or unknown, and it has a
+// quota. mixed says that a process of another version of Vole counts too.
 func (b *Backend) joinCounting(tx *catalog.Tx, p *page, id, proc string) (measure, mixed bool, err error) {
 	r, err := scanOneVolume(tx.QueryRow(selectByID, id))
 	if err != nil {
@@ -202,7 +207,7 @@ func (b *Backend) joinCounting(tx *catalog.Tx, p *page, id, proc string) (measur
 	return (stale || unknown) && info.Quota != 0, mixed, err
 }
 
-// countingMarks is what deleteDeadMarks found.
+// countingMarks is the result of deleteDeadMarks.
 type countingMarks struct {
 	others int  // live processes besides this one
 	kept   int  // dead ones whose files could not be removed
@@ -210,7 +215,7 @@ type countingMarks struct {
 	died   bool // some were dead
 }
 
-// deleteDeadMarks removes the marks of dead processes, with what they were writing.
+// deleteDeadMarks deletes the marks of dead processes on a volume, with their temporary files.
 func (b *Backend) deleteDeadMarks(tx *catalog.Tx, id, proc string) (m countingMarks, err error) {
 	rows, err := tx.Query(`SELECT process FROM counting WHERE volume = ?`, id)
 	if err != nil {
@@ -249,8 +254,8 @@ func (b *Backend) deleteDeadMarks(tx *catalog.Tx, id, proc string) (m countingMa
 	return m, nil
 }
 
-// leaveCounting takes this process from those that count and puts the figure into the
-// catalog. Lazy: after a power cut the mark is there again, of a dead process.
+// leaveCounting removes this process from those that count the volume and writes the usage to
+// the catalog. Lazy: after a power cut the mark exists again, and belongs to a dead process.
 func (b *Backend) leaveCounting(ctx context.Context, p *page, id, proc string) error {
 	return b.db.Write(ctx, catalog.Lazy, func(tx *catalog.Tx) error {
 		n, err := tx.Exec(`DELETE FROM counting WHERE volume = ? AND process = ?`, id, proc)
@@ -259,7 +264,7 @@ func (b *Backend) leaveCounting(ctx context.Context, p *page, id, proc string) e
 		}
 		t := p.readTally()
 		if p.load(offMagic) != pageMagic {
-			p.store(offStale, 1) // another version of Vole has begun to count meanwhile
+			p.store(offStale, 1) // another version of Vole has begun to count
 		}
 		_, err = tx.Exec(`UPDATE volumes SET used = ?, counted = counted - 1, stale = max(stale, ?), entries = ?, names = ?, xattrs = ?,
 			last_used = max(last_used, ?) WHERE id = ?`,
@@ -268,22 +273,21 @@ func (b *Backend) leaveCounting(ctx context.Context, p *page, id, proc string) e
 	})
 }
 
-// touchLastUse notes a change of the volume's files, in memory alone: leave puts the time into the
-// catalog. Changes call it under a lock of the page, so that whoever holds all locks knows
-// the last one.
+// touchLastUse records a use of the volume's files, in memory only: leaveCounting writes it to
+// the catalog. Callers hold a lock of the page, so a holder of all locks sees the latest use.
 func (c *counter) touchLastUse() {
 	now := c.b.clock().UnixNano()
 	c.page.updateWord(offLastUse, func(last int64) int64 { return max(now, last+1) })
 }
 
-// acquire adds a use to a counter that is in use.
+// acquire adds a reference to a counter that is in use.
 func (c *counter) acquire() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.refs++
 }
 
-// release ends one use. The counter itself stays for a while.
+// release drops a reference. The counter stays for idleCounter after the last one.
 func (c *counter) release() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -298,7 +302,7 @@ func (c *counter) release() {
 	}
 }
 
-// retireIfIdle settles a counter that nobody uses.
+// retireIfIdle writes the usage of an unused counter to the catalog and closes its page.
 func (c *counter) retireIfIdle(ctx context.Context) error {
 	c.mu.Lock()
 	if c.refs > 0 || c.retired {
@@ -318,8 +322,8 @@ func (c *counter) retireIfIdle(ctx context.Context) error {
 	return errors.Join(err, c.page.close())
 }
 
-// settleUsage leaves, holding all locks of the page, so that a new counter of the volume
-// enters either before it, and takes the mark over, or after it.
+// settleUsage leaves the counting while it holds all locks of the page: a new counter of the
+// volume joins either before that, and takes the mark over, or after it.
 func (c *counter) settleUsage(ctx context.Context, proc string) error {
 	unlock, err := c.page.lockAllRanges(ctx, "settling")
 	if err != nil {
@@ -336,17 +340,17 @@ func (c *counter) settleUsage(ctx context.Context, proc string) error {
 		return nil // a new counter of this process has taken the mark over
 	}
 	if c.hasStrayTemps.Load() && c.page.load(offRemoved) == 0 {
-		// Nobody of this process is writing to the volume. If this fails too, the
-		// mark stays, and makes whoever finds it once this process is dead do it.
+		// This process writes nothing to the volume any more. If the removal fails again,
+		// the mark stays, and recovery does it once this process is dead.
 		if err := c.b.removeTempsOf(c.id, proc); err != nil {
 			return err
 		}
-		c.page.store(offStale, 1) // what went was not taken off the charge
+		c.page.store(offStale, 1) // the deleted files were charged and not uncharged
 	}
 	return c.b.leaveCounting(ctx, c.page, c.id, proc)
 }
 
-// retireAllCounters retires all counters, at the end.
+// retireAllCounters retires all counters when the backend is closed.
 func (b *Backend) retireAllCounters(ctx context.Context) error {
 	b.mu.Lock()
 	var list []*counter
@@ -367,8 +371,7 @@ func (b *Backend) retireAllCounters(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// readLiveUsage replaces the usage of a volume that is being counted by what its counter
-// says now.
+// readLiveUsage replaces the recorded usage of a volume by that in its page. It takes no lock.
 func (b *Backend) readLiveUsage(r *volumeRow) {
 	f, err := b.openPageReadOnly(r.ID)
 	if err != nil {
@@ -387,7 +390,7 @@ func (b *Backend) readLiveUsage(r *volumeRow) {
 	r.raiseLastUse(decodeWord(buf, offLastUse))
 }
 
-// openPageReadOnly opens the page of a volume for reading, if it is there.
+// openPageReadOnly opens the page of a volume for reading. fs.ErrNotExist: there is none.
 func (b *Backend) openPageReadOnly(id string) (*os.File, error) {
 	if b.locks == nil {
 		return nil, fs.ErrNotExist
@@ -395,9 +398,10 @@ func (b *Backend) openPageReadOnly(id string) (*os.File, error) {
 	return beneath.OpenFile(b.locks, id, os.O_RDONLY, 0)
 }
 
+// decodeWord reads a word of a page.
 func decodeWord(buf []byte, off int) int64 { return int64(binary.NativeEndian.Uint64(buf[off:])) }
 
-// markPageRemoved tells every process that counts a volume that it is gone.
+// markPageRemoved tells all processes that count the volume that it is removed.
 func (b *Backend) markPageRemoved(id string) {
 	if _, err := beneath.Lstat(b.locks, id); err != nil {
 		return

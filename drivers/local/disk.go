@@ -21,14 +21,15 @@ import (
 const (
 	diskName    = "disk.raw"
 	diskTemp    = "disk.raw.new"
-	diskSideLog = "disk.log" // of an image too small for a log: what is to be written to it
+	diskSideLog = "disk.log" // the write-ahead log of an image that is too small to hold one
 )
 
-// imageName and sideLogName are the names of an image and of the log beside it in volumes/.
+// imageName and sideLogName return the paths of an image and of its side log beneath volumes/.
 func imageName(id string) string   { return id + "/" + diskName }
 func sideLogName(id string) string { return id + "/" + diskSideLog }
 
-// roundDiskSize is the size that an image of at least capacity bytes gets.
+// roundDiskSize returns the size of an image with at least capacity bytes: a multiple of 4096,
+// the block size.
 func roundDiskSize(capacity driver.Size) (driver.Size, error) {
 	const unit = 4096
 	if capacity < ext4.MinSize || capacity > ext4.MaxSize {
@@ -38,7 +39,7 @@ func roundDiskSize(capacity driver.Size) (driver.Size, error) {
 	return (capacity + unit - 1) / unit * unit, nil
 }
 
-// createImage makes the image of a volume whose directory is there, durably.
+// createImage makes the image of a volume whose directory exists, durably.
 func (b *Backend) createImage(info driver.Info) error {
 	dir, err := openDirAt(b.volumes, info.ID)
 	if err != nil {
@@ -61,7 +62,7 @@ func (b *Backend) createImage(info driver.Info) error {
 	return b.publishImage(dir)
 }
 
-// publishImage gives a finished image its name, durably.
+// publishImage renames a finished image to its final name, durably.
 func (b *Backend) publishImage(dir *os.File) error {
 	err := b.host.mutate("rename", diskName, func() error {
 		return unix.Renameat(int(dir.Fd()), diskTemp, int(dir.Fd()), diskName)
@@ -72,6 +73,7 @@ func (b *Backend) publishImage(dir *os.File) error {
 	return b.host.syncFile(dir)
 }
 
+// formatImage gives a new image its size and a file system.
 func (b *Backend) formatImage(f *os.File, info driver.Info) error {
 	err := b.host.mutate("truncate", diskTemp, func() error { return f.Truncate(int64(info.Capacity)) })
 	if errors.Is(err, unix.EFBIG) {
@@ -91,7 +93,7 @@ func (b *Backend) formatImage(f *os.File, info driver.Info) error {
 // diskLabel is a volume's name as a label, which has 16 bytes at most.
 func diskLabel(name string) string { return name[:min(16, len(name))] }
 
-// imageExists reports whether a volume's image is whole.
+// imageExists reports whether a volume has an image, which is complete if it has its final name.
 func (b *Backend) imageExists(id string) (bool, error) {
 	_, err := beneath.Lstat(b.volumes, imageName(id))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -100,7 +102,8 @@ func (b *Backend) imageExists(id string) (bool, error) {
 	return err == nil, err
 }
 
-// openImage opens a volume's image. ErrNotFound.
+// openImage opens a volume's image. ErrNotFound: the volume does not exist. ErrCorrupt: its
+// image is missing.
 func (b *Backend) openImage(ctx context.Context, id string, readOnly bool) (*os.File, error) {
 	flag := os.O_RDWR
 	if readOnly {
@@ -119,7 +122,8 @@ func (b *Backend) openImage(ctx context.Context, id string, readOnly bool) (*os.
 	return f, nil
 }
 
-// growDiskVolume makes a volume's image larger. The catalog follows.
+// growDiskVolume makes a volume's image larger, and returns its new size. The caller updates the
+// catalog afterwards: an image larger than the catalog says is harmless.
 func (b *Backend) growDiskVolume(ctx context.Context, r volumeRow, capacity driver.Size) (driver.Size, error) {
 	size, err := roundDiskSize(capacity)
 	if err != nil {
@@ -153,10 +157,9 @@ func (b *Backend) growDiskVolume(ctx context.Context, r volumeRow, capacity driv
 	return size, nil
 }
 
-// undoGrowth takes back what a growth did before there was no space for the rest of it, so
-// that whoever opens the image next does not try again for a size that cannot be had. An
-// image that got a log of its own meanwhile keeps that, and the catalog follows. What fails
-// here is left for Check to report.
+// undoGrowth takes back a growth that ran out of space, so that the next user of the image does
+// not try again for a size that cannot be had. An image that got a log of its own on the way
+// keeps it, and the catalog records its size. Check reports failures of this.
 func (b *Backend) undoGrowth(ctx context.Context, id string, f *os.File, capacity driver.Size) {
 	ctx = context.WithoutCancel(ctx)
 	defer b.ballast.Lend()()
@@ -183,7 +186,7 @@ func (b *Backend) undoGrowth(ctx context.Context, id string, f *os.File, capacit
 	}
 }
 
-// growImage grows an image that is held alone.
+// growImage grows an image that the caller holds exclusively.
 func (b *Backend) growImage(ctx context.Context, id string, f *os.File, size int64) error {
 	st, err := f.Stat()
 	if err != nil {
@@ -202,9 +205,9 @@ func (b *Backend) growImage(ctx context.Context, id string, f *os.File, size int
 	return err
 }
 
-// completeGrowth finishes a growth of an image that is held alone, if one was cut off: the
-// image then has another size than the catalog says. What fails is left for Check to
-// report; the file system is whole at any time.
+// completeGrowth finishes an interrupted growth of an image that the caller holds exclusively:
+// the image then is larger than the catalog says. Failures are left to Check; the file system is
+// consistent at any time.
 func (b *Backend) completeGrowth(ctx context.Context, id string, f *os.File) {
 	r, err := b.getVolume(ctx, driver.ByID(id))
 	if err != nil {
@@ -220,6 +223,7 @@ func (b *Backend) completeGrowth(ctx context.Context, id string, f *os.File) {
 	_ = b.updateCapacity(ctx, id, driver.Size(st.Size()))
 }
 
+// updateCapacity records the size of a volume's image in the catalog.
 func (b *Backend) updateCapacity(ctx context.Context, id string, size driver.Size) error {
 	return b.db.Write(ctx, catalog.Durable, func(tx *catalog.Tx) error {
 		_, err := tx.Exec(`UPDATE volumes SET capacity = ? WHERE id = ?`, int64(size), id)
@@ -233,6 +237,7 @@ type imageFile struct {
 	faults *fault.Injector
 }
 
+// imageFile returns an open image as ext4 uses it.
 func (h hostFS) imageFile(f *os.File) imageFile { return imageFile{f, h.faults} }
 
 func (f imageFile) WriteAt(p []byte, off int64) (n int, err error) {
@@ -247,7 +252,7 @@ func (f imageFile) Sync() error {
 	return f.faults.Do("image.sync", f.Name(), func() error { return f.faults.Do("fsync", f.Name(), f.File.Sync) })
 }
 
-// PunchHole implements what ext4 gives storage back by.
+// PunchHole gives storage of the image back to the host; ext4 calls it when it frees blocks.
 func (f imageFile) PunchHole(off, length int64) error {
 	return f.faults.Do("image.punch", f.Name(), func() error { return punchHole(f.File, off, length) })
 }
@@ -256,7 +261,7 @@ func (f imageFile) Truncate(size int64) error {
 	return f.faults.Do("image.truncate", f.Name(), func() error { return f.File.Truncate(size) })
 }
 
-// translateDiskError translates an error of ext4.
+// translateDiskError turns an error of ext4 into one that matches a sentinel of driver.
 func translateDiskError(err error) error {
 	if err == nil {
 		return nil
@@ -285,8 +290,8 @@ func translateDiskError(err error) error {
 	return translateError(err)
 }
 
-// sumDiskUsage adds up the sizes of a disk volume's files. busy: another uses the image, so
-// that they cannot be counted now.
+// sumDiskUsage returns the sum of the sizes of a disk volume's files. busy: another process has
+// the image open, so they cannot be counted now.
 func (b *Backend) sumDiskUsage(ctx context.Context, id string) (used int64, busy bool, err error) {
 	if d := b.acquireOpenDisk(id); d != nil {
 		used, err = d.fs.SumSizes(ctx)
@@ -317,8 +322,8 @@ func (b *Backend) sumDiskUsage(ctx context.Context, id string) (used int64, busy
 	return used, false, translateDiskError(err)
 }
 
-// acquireOpenDisk returns the file system by which this process changes a disk volume, with
-// one more reference; nil: there is none.
+// acquireOpenDisk returns the writable file system that this process has open on a disk volume,
+// with one more reference; nil if there is none.
 func (b *Backend) acquireOpenDisk(id string) *sharedDisk {
 	b.mu.Lock()
 	defer b.mu.Unlock()

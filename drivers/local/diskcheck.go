@@ -3,7 +3,6 @@
 package local
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -14,33 +13,11 @@ import (
 	"github.com/volehq/vole/internal/beneath"
 )
 
-// usageFigures are what a volume is charged.
-type usageFigures struct {
-	used int64
-	held tally
-}
-
-func (r volumeRow) usageFigures() usageFigures { return usageFigures{int64(r.Used), r.tally} }
-
-// countVolume counts what a volume holds. Of a disk that another uses it
-// returns the figure that is known: who uses it counts.
-func (b *Backend) countVolume(ctx context.Context, r volumeRow) (f usageFigures, err error) {
-	if r.Kind != driver.KindDisk {
-		f.used, f.held, err = b.countVolumeFiles(ctx, r.ID)
-		return f, err
-	}
-	used, busy, err := b.sumDiskUsage(ctx, r.ID)
-	if busy {
-		used = int64(r.Used)
-	}
-	return usageFigures{used: used}, err
-}
-
 // maxProblems is how many inconsistencies of one image are reported.
 const maxProblems = 10
 
-// checkDisk looks at a disk volume: what lies in its directory, and the file system in the
-// image, unless it is in use.
+// checkDisk checks a disk volume: its directory, its image, and the file system in the image
+// unless the image is in use.
 func (c *checker) checkDisk(info driver.Info) error {
 	rel := filepath.Join("volumes", info.ID)
 	whole, err := c.b.imageExists(info.ID)
@@ -71,7 +48,7 @@ func (c *checker) checkDisk(info driver.Info) error {
 	return c.checkUsage(info)
 }
 
-// checkImage checks the size of an image, and the file system in it, unless it is in use.
+// checkImage checks the size of an image, and the file system in it unless it is in use.
 func (c *checker) checkImage(info driver.Info) error {
 	if !c.b.readOnly {
 		_ = c.b.replaySideLog(c.ctx, info.ID) // in use: looked at below
@@ -105,9 +82,10 @@ func (c *checker) checkImage(info driver.Info) error {
 		func() error { return c.finishGrowth(info.ID, size) })
 }
 
+// imageRelPath is the path of an image in the home.
 func imageRelPath(id string) string { return filepath.Join("volumes", id, diskName) }
 
-// volumeFS checks the file system in an image.
+// checkFileSystem runs ext4.Check on an image, and reports at most maxProblems problems.
 func (c *checker) checkFileSystem(id string, f *os.File) error {
 	n := 0
 	err := ext4.Check(c.ctx, f, ext4.CheckOptions{}, func(p ext4.Problem) error {
@@ -128,9 +106,10 @@ func (c *checker) checkFileSystem(id string, f *os.File) error {
 	return translateError(err)
 }
 
+// errEnough ends a check that has found maxProblems problems.
 var errEnough = errors.New("enough")
 
-// finishGrowth makes the file system and the catalog agree with an image's size.
+// finishGrowth completes a growth: file system and catalog get the size of the image.
 func (c *checker) finishGrowth(id string, size driver.Size) error {
 	f, err := c.b.openImage(c.ctx, id, false)
 	if err != nil {

@@ -18,7 +18,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// diskFS implements driver.FS on the image of a disk volume, without a mount.
+// diskFS implements driver.FS on the image of a disk volume, without a mount. All diskFSes of
+// one volume in this process share one sharedDisk.
 type diskFS struct {
 	b        *Backend
 	d        *sharedDisk
@@ -33,7 +34,7 @@ type diskFS struct {
 func (b *Backend) openDiskFS(ctx context.Context, id string, opts driver.FSOptions) (driver.FS, error) {
 	f := &diskFS{b: b, readOnly: opts.ReadOnly || b.readOnly, batch: opts.Batch}
 	var d *sharedDisk
-	err := b.ballast.Freeing(func() (err error) { // what it takes to open is what a removal needs
+	err := b.ballast.Freeing(func() (err error) { // a removal of files must be able to open the image on a full disk
 		d, err = b.acquireDisk(ctx, id, f.readOnly)
 		return err
 	})
@@ -88,8 +89,8 @@ func (f *diskFS) runRead(ctx context.Context, fn func() error) error {
 	return translateDiskError(fn())
 }
 
-// runChange runs an operation that changes something, charges what it added, and makes
-// it durable.
+// runChange runs an operation that changes files, charges their growth, and syncs it unless in
+// batch mode.
 func (f *diskFS) runChange(ctx context.Context, fn func() error) error {
 	if err := f.enter(ctx); err != nil {
 		return err
@@ -129,6 +130,7 @@ func (f *diskFS) Lstat(ctx context.Context, path string) (e driver.Entry, err er
 	return e, err
 }
 
+// entryOfDiskInfo translates ext4's description of a file.
 func entryOfDiskInfo(i ext4.Info) driver.Entry {
 	return driver.Entry{
 		Name: i.Name, Mode: i.Mode, Size: i.Size, Allocated: i.Allocated, UID: i.UID, GID: i.GID,
@@ -288,7 +290,7 @@ func (f *diskFS) Sync(ctx context.Context) error {
 	return f.runRead(ctx, func() error { return f.fs.Sync(ctx) })
 }
 
-// diskDirStream implements driver.Dir.
+// diskDirStream implements driver.Dir for a disk volume.
 type diskDirStream struct {
 	f      *diskFS
 	sorted bool
@@ -352,6 +354,7 @@ func (s *diskDirStream) Read(ctx context.Context, n int) ([]driver.Entry, error)
 	return out, nil
 }
 
+// readSorted reads all remaining entries into memory and sorts them by name.
 func (s *diskDirStream) readSorted(ctx context.Context) error {
 	for {
 		part, err := s.d.Read(1024)

@@ -14,12 +14,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Two kernel locks say who uses an image. An attachment holds one on the image itself:
-// who inherits the open file, a virtual machine say, goes on holding it when the
-// process that attached dies. Whoever reads or writes files in the image holds one on
-// the volume's directory. Each kind takes its own and then looks at the other, so
-// never both succeed. Readers share, writers do not; a volume can be removed under
-// those who use its files, but not under an attachment.
+// holdKind says which of the two locks of an image a hold takes. An attachment locks the image
+// itself: a consumer that inherits the open file, a virtual machine for example, keeps the lock
+// when the process that attached dies. Users of the files lock the volume's directory. Each kind
+// takes its own lock and then tests the other one, so never both succeed. Readers share a lock,
+// writers exclude all others. Holds on files do not keep a volume from being removed;
+// attachments do.
 type holdKind int
 
 const (
@@ -30,13 +30,14 @@ const (
 // holdPatience is how long to wait for a lock: users of files come and go.
 const holdPatience = 400 * time.Millisecond
 
-// diskHold is a held right to an image.
+// diskHold is the right to use an image: an open file with a lock on it.
 type diskHold struct{ f *os.File }
 
-// release gives the right back, unless another process has inherited it.
+// release gives the right back, unless another process has inherited the open file.
 func (h *diskHold) release() { h.f.Close() }
 
-// acquireDiskHold takes the right to use an image. ErrInUse, naming a holder.
+// acquireDiskHold takes the right to use an image, and waits holdPatience for it. ErrInUse:
+// another process holds it, and the error names that process.
 func (b *Backend) acquireDiskHold(ctx context.Context, id string, image *os.File, kind holdKind, shared bool) (*diskHold, error) {
 	deadline := time.Now().Add(holdPatience)
 	for pause := time.Millisecond; ; pause = min(2*pause, 20*time.Millisecond) {
@@ -58,7 +59,8 @@ func (b *Backend) acquireDiskHold(ctx context.Context, id string, image *os.File
 	}
 }
 
-// tryDiskHold returns nil without an error when another holds the image.
+// tryDiskHold is acquireDiskHold without waiting. It returns nil and no error if the image is in
+// use.
 func (b *Backend) tryDiskHold(id string, image *os.File, kind holdKind, shared bool) (*diskHold, error) {
 	own, err := b.tryFlockDisk(id, kind, shared)
 	if own == nil || err != nil {
@@ -77,7 +79,8 @@ func (b *Backend) tryDiskHold(id string, image *os.File, kind holdKind, shared b
 	return &diskHold{own}, nil
 }
 
-// tryFlockDisk opens and locks what one kind of holder locks; nil: another holds it.
+// tryFlockDisk opens and locks the file that holds of this kind lock. It returns nil and no
+// error if another process has the lock.
 func (b *Backend) tryFlockDisk(id string, kind holdKind, shared bool) (f *os.File, err error) {
 	if kind == holdAttach {
 		f, err = beneath.OpenFile(b.volumes, imageName(id), os.O_RDONLY, 0)
@@ -107,7 +110,7 @@ func (b *Backend) tryFlockDisk(id string, kind holdKind, shared bool) (f *os.Fil
 	return nil, translateError(err)
 }
 
-// errDiskInUse is the error for an image that is in use.
+// errDiskInUse returns ErrInUse for an image, naming the user if it can be found.
 func (b *Backend) errDiskInUse(id string, image *os.File) error {
 	if list, err := b.Attachments(context.Background(), id); err == nil && len(list) > 0 {
 		return errAttached(list[0], len(list) > 1)
@@ -127,7 +130,7 @@ func (b *Backend) errDiskInUse(id string, image *os.File) error {
 	return driver.Errorf(driver.ErrInUse, "in use by another; try again")
 }
 
-// errAttached is the error for a volume that is attached.
+// errAttached returns ErrInUse for a volume that is attached.
 func errAttached(i driver.AttachmentInfo, more bool) error {
 	and := ""
 	if more {

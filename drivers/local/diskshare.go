@@ -15,8 +15,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sharedDisk is the file system of an image that this process has open. All FSes of one
-// volume share it: the image has one writer, which is this process, not one FS.
+// sharedDisk is the open file system of an image in this process. All FSes of one volume share
+// it: the image has one writer, which is this process, not one FS. refs counts its FSes and open
+// files. The last release closes it; acquireDisk waits for that and opens it again.
 type sharedDisk struct {
 	b        *Backend
 	id       string
@@ -27,7 +28,7 @@ type sharedDisk struct {
 	image   *os.File
 	sideLog *os.File // the log beside an image without one, else nil
 	hold    *diskHold
-	fs      *ext4.FS // in batch mode: who wants a change durable says so
+	fs      *ext4.FS // in batch mode: diskFS.runChange and Sync sync it
 
 	refs   int           // guarded by Backend.mu; 0: it is being closed
 	closed chan struct{} // closed once it is
@@ -37,13 +38,15 @@ type sharedDisk struct {
 	chargedBytes int64      // of the change of ext4.Usage.FileBytes
 }
 
+// diskKey tells the shared disks of this process apart: of one volume a read-only and a writable
+// one.
 type diskKey struct {
 	id       string
 	readOnly bool
 }
 
-// acquireDisk returns a volume's file system, for a user that will call release. A reader
-// shares that of a writer.
+// acquireDisk returns the file system of a disk volume, for a user that will call release. A
+// reader shares that of a writer.
 func (b *Backend) acquireDisk(ctx context.Context, id string, readOnly bool) (*sharedDisk, error) {
 	for {
 		d, first, err := b.findOrAddDisk(ctx, id, readOnly)
@@ -56,7 +59,7 @@ func (b *Backend) acquireDisk(ctx context.Context, id string, readOnly bool) (*s
 		if first {
 			d.err = d.openFileSystem(ctx)
 			if d.err != nil {
-				d.removeFromShared() // who comes now tries for himself
+				d.removeFromShared() // the next user tries again
 			}
 			close(d.ready)
 			if d.err != nil {
@@ -80,8 +83,9 @@ func (b *Backend) acquireDisk(ctx context.Context, id string, readOnly bool) (*s
 	}
 }
 
-// findOrAddDisk returns a volume's file system with one more reference; first says that
-// the caller must open it. Nil: one was being closed, and is now.
+// findOrAddDisk returns the file system of a volume with one more reference. If first is set the
+// caller must open it and close ready. It returns nil if it had to wait for one that was being
+// closed; call it again then.
 func (b *Backend) findOrAddDisk(ctx context.Context, id string, readOnly bool) (d *sharedDisk, first bool, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -111,6 +115,7 @@ func (b *Backend) findOrAddDisk(ctx context.Context, id string, readOnly bool) (
 	return d, true, nil
 }
 
+// openFileSystem opens the image, takes a hold on it, and opens the file system in it.
 func (d *sharedDisk) openFileSystem(ctx context.Context) (err error) {
 	if d.image, err = d.b.openImage(ctx, d.id, d.readOnly); err != nil {
 		return err
@@ -128,8 +133,8 @@ func (d *sharedDisk) openFileSystem(ctx context.Context) (err error) {
 	return translateDiskError(err)
 }
 
-// openSideLog opens the log beside an image, which one has that is too small for a log in
-// it. It is made for a writer; others have none to look at unless a writer died.
+// openSideLog opens the side log of an image that is too small for a log of its own. A writer
+// makes it. A reader finds one only if a writer died.
 func (d *sharedDisk) openSideLog() (ext4.SideLog, error) {
 	if d.sideLog != nil {
 		return d.b.host.imageFile(d.sideLog), nil
@@ -147,10 +152,10 @@ func (d *sharedDisk) openSideLog() (ext4.SideLog, error) {
 	return d.b.host.imageFile(f), nil
 }
 
-// maxSideLogged is the size below which an image may be without a log of its own.
+// maxSideLogged is the size in bytes below which an image may need a side log.
 const maxSideLogged = 16 << 20
 
-// openSideLogFile opens the log beside an image; nil: there is none.
+// openSideLogFile opens the side log of an image; nil and no error: it has none.
 func (b *Backend) openSideLogFile(id string, readOnly, create bool) (*os.File, error) {
 	flag := os.O_RDWR
 	if readOnly {
@@ -175,8 +180,8 @@ func (b *Backend) openSideLogFile(id string, readOnly, create bool) (*os.File, e
 	return f, b.host.syncFile(dir)
 }
 
-// replaySideLog brings what the log beside an image holds home, and completes a growth that
-// was cut off, before anything else than ext4 uses the image.
+// replaySideLog writes the contents of the side log to the image and completes an interrupted
+// growth, before anything but ext4 uses the image.
 func (b *Backend) replaySideLog(ctx context.Context, id string) error {
 	st, err := beneath.Lstat(b.volumes, sideLogName(id))
 	beside := err == nil && st.Size > 0
@@ -190,10 +195,10 @@ func (b *Backend) replaySideLog(ctx context.Context, id string) error {
 	if beside {
 		return err
 	}
-	return nil // what cannot be completed now is in order as it is
+	return nil // a growth that cannot be completed now leaves a consistent image
 }
 
-// hasUnfinishedGrowth reports whether a growth of an image began and did not end.
+// hasUnfinishedGrowth reports whether a growth of the image was interrupted.
 func (b *Backend) hasUnfinishedGrowth(ctx context.Context, id string) bool {
 	f, err := b.openImage(ctx, id, true)
 	if err != nil {
@@ -204,14 +209,15 @@ func (b *Backend) hasUnfinishedGrowth(ctx context.Context, id string) bool {
 	return began && err == nil
 }
 
-// acquire adds a use to a file system that is in use.
+// acquire adds a reference to a file system that is in use.
 func (d *sharedDisk) acquire() {
 	d.b.mu.Lock()
 	defer d.b.mu.Unlock()
 	d.refs++
 }
 
-// release ends one use. The last one closes the image, which makes all durable.
+// release drops a reference. The last one closes the file system, which makes all changes
+// durable, and the image.
 func (d *sharedDisk) release() error {
 	d.b.mu.Lock()
 	d.refs--
@@ -220,7 +226,7 @@ func (d *sharedDisk) release() error {
 	if !last {
 		return nil
 	}
-	// Who wants it next waits until all is given back, and finds no one in his way.
+	// acquireDisk waits for closed: it finds image and hold released.
 	defer func() {
 		d.removeFromShared()
 		close(d.closed)
@@ -248,7 +254,7 @@ func (d *sharedDisk) release() error {
 	return err
 }
 
-// removeFromShared takes the file system out of those that others share.
+// removeFromShared takes the file system out of the index of shared ones.
 func (d *sharedDisk) removeFromShared() {
 	d.b.mu.Lock()
 	defer d.b.mu.Unlock()
@@ -257,14 +263,14 @@ func (d *sharedDisk) removeFromShared() {
 	}
 }
 
-// isRemoved reports whether the volume has been removed: its image has no name left.
+// isRemoved reports whether the volume has been removed: its image has no link left.
 func (d *sharedDisk) isRemoved() bool {
 	var st unix.Stat_t
 	return unix.Fstat(int(d.image.Fd()), &st) == nil && st.Nlink == 0
 }
 
-// beginChange takes the volume's counter at the first change, and notes each. The files of
-// a disk are changed under the hold on its directory, not under locks of the page.
+// beginChange acquires the volume's counter at the first change, and records the use. Files of a
+// disk are changed under the hold on its directory, not under locks of the page.
 func (d *sharedDisk) beginChange(ctx context.Context) error {
 	d.mu.Lock()
 	c := d.counter
@@ -288,7 +294,7 @@ func (d *sharedDisk) beginChange(ctx context.Context) error {
 	return nil
 }
 
-// updateCharge brings the counter to what the image holds.
+// updateCharge sets the charge to the bytes of the files in the image.
 func (d *sharedDisk) updateCharge() {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -18,17 +18,19 @@ import (
 )
 
 // A draft is private: only the process that makes it knows it, and when that process dies
-// recovery removes it with all it holds. So nobody sees a file that is half written there,
-// and nobody else moves a directory away under a path. Until the draft is published,
+// recovery removes it with all it holds. So no other process sees a half-written file there,
+// or moves a directory away under a path. Until the draft is published,
 // attached or measured, its page is not locked against other processes, and a batch writes
 // small files under their own names, where other volumes need a temporary file and a rename,
 // and keeps the directory open that it used last.
 
-// shareDraft ends all that for a volume which others are about to see.
+// shareDraft ends the privacy of a draft, before another process can see the volume: from then
+// on its page is locked against other processes, and its files are written through temporary
+// ones. It waits for changes in progress.
 func (b *Backend) shareDraft(ctx context.Context, id string) error {
 	b.mu.Lock()
 	if b.drafts[id] {
-		b.drafts[id] = false // of which new counters are
+		b.drafts[id] = false // new counters lock the page
 	}
 	c := b.counters[id]
 	b.mu.Unlock()
@@ -47,21 +49,21 @@ func (b *Backend) shareDraft(ctx context.Context, id string) error {
 	return nil
 }
 
-// registerDraft notes that this process makes a draft, which nobody else finds.
+// registerDraft records that this process makes a draft, which no other process looks up.
 func (b *Backend) registerDraft(id string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.drafts[id] = true
 }
 
-// forgetDraft forgets a draft that has become a volume, or was removed.
+// forgetDraft forgets a draft that was published or removed.
 func (b *Backend) forgetDraft(id string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	delete(b.drafts, id)
 }
 
-// refuseForeignDraft returns an error for a draft of another process.
+// refuseForeignDraft returns ErrNotFound for a draft of another process.
 func (b *Backend) refuseForeignDraft(r *volumeRow) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -71,17 +73,19 @@ func (b *Backend) refuseForeignDraft(r *volumeRow) error {
 	return nil
 }
 
-// errDraftShared says that a volume is no longer a draft.
+// errDraftShared means that the draft was shared after the caller had looked.
 var errDraftShared = errors.New("no longer a draft")
 
-// isSmallWrite reports whether a file can be written by writeDraftFile.
+// isSmallWrite reports whether writeDraftFile can write the file: it fits into one buffer, is
+// not sparse, and does not come from a file, whose content the kernel copies.
 func isSmallWrite(r io.Reader, opts driver.WriteOptions) bool {
 	_, file := r.(*os.File) // whose content the kernel copies
 	return !file && opts.NextData == nil && opts.Size <= bufferSize
 }
 
-// writeDraftFile is replace for a new, small file of a draft: read first, and then made under
-// its name in one change. All else it leaves to replace.
+// writeDraftFile is writeThroughTemp for a new, small file of a draft: it reads the content
+// first and then makes the file under its own name, in one change. Everything else it leaves to
+// writeThroughTemp.
 func (f *volumeFS) writeDraftFile(ctx context.Context, c *counter, name string, r io.Reader, opts driver.WriteOptions) (int64, error) {
 	if c.admitBytes(opts.Size) != nil {
 		return f.writeThroughTemp(ctx, c, name, r, opts) // it may replace one that is as large
@@ -105,8 +109,8 @@ func (f *volumeFS) writeDraftFile(ctx context.Context, c *counter, name string, 
 	return int64(n), nil
 }
 
-// fillBuffer fills buf. An error, which may be io.EOF, means that r yielded no more than the
-// n bytes.
+// fillBuffer reads r until buf is full or r fails. An error, which may be io.EOF, means that r
+// yielded only n bytes.
 func fillBuffer(ctx context.Context, r io.Reader, buf []byte) (n int, err error) {
 	for n < len(buf) && err == nil {
 		if err := ctx.Err(); err != nil {
@@ -119,8 +123,8 @@ func fillBuffer(ctx context.Context, r io.Reader, buf []byte) (n int, err error)
 	return n, err
 }
 
-// createDraftFile makes a file of a draft. It is charged and complete before anyone else gets
-// the lock, so a measurement sees all of it or nothing.
+// createDraftFile makes a file of a draft under the names lock. The file is charged and complete
+// before the lock is released, so a measurement sees all of it or nothing.
 func (f *volumeFS) createDraftFile(ctx context.Context, c *counter, name string, data []byte, opts driver.WriteOptions) error {
 	to, err := f.resolve(name)
 	if err != nil {
@@ -147,7 +151,8 @@ func (f *volumeFS) createDraftFile(ctx context.Context, c *counter, name string,
 	})
 }
 
-// createAndWrite makes a file with that content and metadata, or nothing.
+// createAndWrite makes a file with this content and metadata. On failure it removes the file
+// again.
 func createAndWrite(c *counter, to resolved, data []byte, m *driver.FileMeta) error {
 	var fd int
 	err := c.b.host.mutate("create", to.name, func() (err error) {
@@ -165,11 +170,12 @@ func createAndWrite(c *counter, to resolved, data []byte, m *driver.FileMeta) er
 		err = cerr // a network file system reports a failed write here
 	}
 	if err != nil && c.b.host.unlink(to.parent, to.name, nil) != nil {
-		c.page.store(offStale, 1) // what stays is not charged
+		c.page.store(offStale, 1) // the file stays and is not charged
 	}
 	return err
 }
 
+// writeAll writes all of data at the offset of the descriptor.
 func writeAll(fd int, data []byte) error {
 	for len(data) > 0 {
 		n, err := unix.Write(fd, data)
@@ -184,26 +190,29 @@ func writeAll(fd int, data []byte) error {
 	return nil
 }
 
-// cachedDir is a directory of a draft that stays open: the next file mostly is beside the last.
+// cachedDir is a directory of a draft that stays open, since the next file is mostly in the same
+// directory. refs counts the operations that use it, plus one for volumeFS.cachedDir; the last
+// release closes it.
 type cachedDir struct {
 	path  string
 	dir   *os.File
 	moves uint64 // of the counter, before the path was resolved
 
-	refs atomic.Int32 // operations under way, and volumeFS.kept
+	refs atomic.Int32 // operations in progress, and volumeFS.cachedDir
 }
 
+// release drops a use of the directory. A nil cachedDir is none.
 func (k *cachedDir) release() {
 	if k != nil && k.refs.Add(-1) == 0 {
 		k.dir.Close()
 	}
 }
 
-// invalidateCachedDirs notes that paths may lead elsewhere now: a name was taken away or given to
-// something else.
+// invalidateCachedDirs records that a path may lead elsewhere now, because a name was removed or
+// renamed.
 func (c *counter) invalidateCachedDirs() { c.moveCount.Add(1) }
 
-// resolveInDraft is find that keeps the directory open.
+// resolveInDraft is resolve for a draft: it keeps the directory open for the next call.
 func (f *volumeFS) resolveInDraft(c *counter, dir, base string) (resolved, error) {
 	moves := c.moveCount.Load()
 	f.mu.Lock()

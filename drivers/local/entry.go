@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// entryOfStat turns what stat(2) tells into an Entry.
+// entryOfStat translates the result of stat(2).
 func entryOfStat(name string, st *unix.Stat_t) driver.Entry {
 	return driver.Entry{
 		Name:      name,
@@ -30,7 +30,7 @@ func entryOfStat(name string, st *unix.Stat_t) driver.Entry {
 	}
 }
 
-// entryOfInfo is entryOfStat for what os.Root returns.
+// entryOfInfo is entryOfStat for the results of os.Root.
 func entryOfInfo(name string, info fs.FileInfo) driver.Entry {
 	return entryOfStat(name, toUnixStat(info.Sys().(*syscall.Stat_t)))
 }

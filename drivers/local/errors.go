@@ -12,8 +12,8 @@ import (
 	"github.com/volehq/vole/internal/catalog"
 )
 
-// errPathEscapes is the error with which os.Root refuses to leave its directory. The
-// os package does not export it, so it is taken from a call that must be refused.
+// errPathEscapes is the error with which os.Root refuses to leave its directory. Package os does
+// not export it, so it is taken from a call that must be refused.
 var errPathEscapes = sync.OnceValue(func() error {
 	r, err := os.OpenRoot("/")
 	if err != nil {
@@ -28,8 +28,8 @@ var errPathEscapes = sync.OnceValue(func() error {
 	return nil
 })
 
-// translateHomeError is translateError for the errors of making and opening a home, which keeps what the
-// system said: a part of the home's path may be what is wrong.
+// translateHomeError is translateError for the errors of making and opening a home. It keeps the
+// text of the system's error: a part of the home's path may be the cause.
 func translateHomeError(err error) error {
 	kind := translateError(err)
 	if errors.As(err, new(syscall.Errno)) && !errors.As(kind, new(syscall.Errno)) && kind != err {
@@ -38,8 +38,8 @@ func translateHomeError(err error) error {
 	return kind
 }
 
-// translateError turns what the operating system, os.Root or SQLite returned into an error
-// that matches a sentinel of driver. Errors that do so already stay as they are.
+// translateError turns an error of the operating system, of os.Root or of SQLite into one that
+// matches a sentinel of driver. Errors that match one already stay as they are.
 func translateError(err error) error {
 	if err == nil {
 		return nil

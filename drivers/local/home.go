@@ -20,17 +20,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A home is opened once, as a directory, whoever owns it is asked of that open directory,
-// and everything in it is opened beneath it without following links. So neither what is
-// in a home that somebody else prepared, nor what becomes of its path meanwhile, leads
-// anywhere else. Only the path of the home itself may go through links.
+// A home is opened once, as a directory. Its owner is read from that open directory, and
+// everything in it is opened beneath it without following links. So neither the content of
+// a home that another user prepared nor a later change of its path leads anywhere else.
+// Only the path of the home itself may go through links.
 
-// overflowUID is shown as the owner of what belongs to a user whom this process's user
-// namespace does not map (user_namespaces(7)), and may be the id of this user, too.
+// overflowUID is the id that the kernel shows for owners that this process's user namespace does
+// not map (user_namespaces(7)). It may be the id of this user, too.
 const overflowUID = 65534
 
-// CheckOwner returns the error with which Open would refuse a home for its owner, or because
-// it is not there.
+// CheckOwner returns the error with which Open would refuse the home for its owner, or because
+// it does not exist.
 func CheckOwner(home string, foreign bool) error {
 	dir, err := openHomeDir(home, false, foreign)
 	if err != nil {
@@ -39,8 +39,8 @@ func CheckOwner(home string, foreign bool) error {
 	return dir.Close()
 }
 
-// openHomeDir opens the directory of a home, making it if makeIt. ErrPermission: it belongs
-// to another user, unless foreign.
+// openHomeDir opens the directory of a home, and makes it first if makeIt is set. ErrPermission:
+// it belongs to another user, and foreign is not set.
 func openHomeDir(home string, makeIt, foreign bool) (*os.File, error) {
 	if makeIt {
 		if err := mkdirAllDurable(home); err != nil {
@@ -72,7 +72,7 @@ func openHomeDir(home string, makeIt, foreign bool) (*os.File, error) {
 	return beneath.OpenDir(held, ".")
 }
 
-// ownerName is the name of a user for messages.
+// ownerName describes a user for messages.
 func ownerName(uid uint32) string {
 	n := strconv.FormatUint(uint64(uid), 10)
 	if u, err := user.LookupId(n); err == nil {
@@ -81,8 +81,9 @@ func ownerName(uid uint32) string {
 	return "user " + n
 }
 
-// checkHomePart refuses a part of a home that is not what it should be, or that neither this
-// user nor root has made: then the home was open to others. One that is missing is none.
+// checkHomePart returns an error for a part of the home that has the wrong type, or that another
+// user than this one or root has made: then the home was open to others. A missing part is none
+// of these.
 func (b *Backend) checkHomePart(name string) error {
 	st, err := beneath.Lstat(b.dir, name)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -102,10 +103,10 @@ func (b *Backend) checkHomePart(name string) error {
 	return driver.Errorf(driver.ErrPermission, "%s in the home belongs to %s; to use it all the same, say --foreign-home (Options.ForeignHome)", name, ownerName(st.Uid))
 }
 
-// openHomeParts opens the directories of a home, and looks at those that are opened later:
-// none may be a link.
+// openHomeParts opens the directories of a home, and checks those that are opened later. None of
+// them may be a link.
 func (b *Backend) openHomeParts() (err error) {
-	// The log of the catalog is as good as the catalog: what is in it takes its place.
+	// The write-ahead log is trusted like the catalog: its pages replace those of the catalog.
 	for _, name := range []string{catalogName, catalogName + "-wal", catalogName + "-shm", catalogName + "-journal", "volumes", "locks", "lost+found", "sandboxes", "server", ballast.Name, ballast.InodesName} {
 		if err := b.checkHomePart(name); err != nil {
 			return err
@@ -123,8 +124,8 @@ func (b *Backend) openHomeParts() (err error) {
 	return err
 }
 
-// makeHomeDirs makes the directories of a home. A directory that holds anything but a
-// home is refused, so that a mistyped path does not scatter files.
+// makeHomeDirs makes the directories of a home. ErrInvalid: the directory holds anything but a
+// home, so that a mistyped path does not scatter files.
 func (b *Backend) makeHomeDirs() error {
 	if b.hasCatalog() {
 		if _, err := beneath.Lstat(b.dir, "lost+found"); err == nil {
@@ -138,7 +139,7 @@ func (b *Backend) makeHomeDirs() error {
 	for _, name := range names {
 		switch name {
 		case "volumes":
-			// Volumes without a catalog: whoever began anew here would lose their names.
+			// Volumes without a catalog: a new catalog would lose their names.
 			if err := b.refuseOrphanVolumes(); err != nil {
 				return err
 			}
@@ -159,28 +160,27 @@ func (b *Backend) makeHomeDirs() error {
 	return b.host.syncFile(b.dir)
 }
 
-// hasCatalog reports whether a home has a catalog in which something was written.
+// hasCatalog reports whether the home has a catalog that is not empty.
 func (b *Backend) hasCatalog() bool {
 	st, err := beneath.Lstat(b.dir, "catalog.db")
 	return err == nil && st.Size > 0
 }
 
-// refuseOrphanVolumes returns ErrCorrupt for a home whose catalog is gone while its volumes
-// are there.
+// refuseOrphanVolumes returns ErrCorrupt for a home that has volumes and no catalog.
 func (b *Backend) refuseOrphanVolumes() error {
 	list, err := beneath.Names(b.dir, "volumes")
 	if err != nil || len(list) == 0 {
 		return err
 	}
 	if b.hasCatalog() {
-		return nil // of another process, that made it meanwhile
+		return nil // another process has just made it
 	}
 	return driver.Errorf(driver.ErrCorrupt,
 		"%d volumes are there, but the catalog that knows their names is missing or empty; restore catalog.db from a backup, or move %s away",
 		len(list), b.homePath("volumes"))
 }
 
-// mkdirAllDurable is os.MkdirAll, syncing the parent of each directory it makes.
+// mkdirAllDurable is os.MkdirAll that syncs the parent of each directory it makes.
 func mkdirAllDurable(path string) error {
 	if _, err := os.Stat(path); err == nil {
 		return nil
@@ -197,8 +197,8 @@ func mkdirAllDurable(path string) error {
 	return durable.SyncDir(parent)
 }
 
-// probeWritable finds out why a home cannot be written, by trying: of SQLite's errors many
-// can mean a full disk.
+// probeWritable writes a temporary file and returns the error: many of SQLite's errors can mean
+// a full disk.
 func (b *Backend) probeWritable() error {
 	name := ".probe-" + rand.Text()
 	f, err := beneath.OpenFile(b.dir, name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
@@ -211,9 +211,9 @@ func (b *Backend) probeWritable() error {
 	return err
 }
 
-// Directory is the open home, for package sandbox, which keeps its own there. It must not
-// be closed.
+// Directory is the open directory of the home, for package sandbox, which has files of its own
+// there. Callers must not close it.
 func (b *Backend) Directory() *os.File { return b.dir }
 
-// Foreign reports whether the home may be another user's.
+// Foreign reports whether the home may belong to another user.
 func (b *Backend) Foreign() bool { return b.foreign }

@@ -9,14 +9,14 @@ import (
 	"github.com/volehq/vole/internal/catalog"
 )
 
-// What the catalog holds is believed as little as any other file: its ids become names of
-// directories and files, which are removed by them. So every one is checked where a row is
-// read, before anything is done with it.
+// The catalog is not trusted more than any other file: its ids become names of directories
+// and files, some of which are removed. So each id is checked where its row is read, before
+// anything is done with it.
 
-// errBadRow is what the errors of validateRow and validateIDs match, besides ErrCorrupt.
+// errBadRow is matched by the errors of validateRow and validateIDs, besides ErrCorrupt.
 var errBadRow = driver.Errorf(driver.ErrCorrupt, "the catalog has a row that Vole has not written")
 
-// validateIDs refuses ids that have not the form of one.
+// validateIDs returns an error for strings that are not ids.
 func validateIDs(ids ...string) error {
 	for _, id := range ids {
 		if !driver.IsID(id) {
@@ -26,7 +26,7 @@ func validateIDs(ids ...string) error {
 	return nil
 }
 
-// validateRow refuses a row that cannot be a volume's.
+// validateRow returns an error for a row that no version of Vole writes.
 func validateRow(id, name, kind string) error {
 	if err := validateIDs(id); err != nil {
 		return err
@@ -40,10 +40,10 @@ func validateRow(id, name, kind string) error {
 	return nil
 }
 
-// badRow is a row that Check found.
+// badRow is a row that Check found, by the value of a column.
 type badRow struct{ table, id string }
 
-// checkRowIDs looks for rows whose ids, names or kinds are none. Nothing on disk can belong to them.
+// checkRowIDs reports rows with an invalid id, name or kind. Nothing on disk can belong to them.
 func (c *checker) checkRowIDs() error {
 	var bad []badRow
 	for _, find := range []func() ([]badRow, error){c.findBadVolumes, c.findBadAttachments, c.findBadCounting, c.findBadSandboxes} {
@@ -63,7 +63,7 @@ func (c *checker) checkRowIDs() error {
 	return nil
 }
 
-// deleteBadRow removes a row, and with a volume's those that belong to it.
+// deleteBadRow deletes a row, and with a volume all that refers to it.
 func (c *checker) deleteBadRow(r badRow) error {
 	return c.b.db.Write(c.ctx, catalog.Durable, func(tx *catalog.Tx) error {
 		for _, q := range map[string][]string{
@@ -81,6 +81,7 @@ func (c *checker) deleteBadRow(r badRow) error {
 	})
 }
 
+// findBadVolumes returns the rows of volumes that validateRow refuses.
 func (c *checker) findBadVolumes() ([]badRow, error) {
 	type volume struct{ id, name, kind, owner string }
 	rows, err := queryAll(c.ctx, c.b.db, func(scan func(...any) error) (v volume, err error) {
@@ -99,19 +100,22 @@ func (c *checker) findBadVolumes() ([]badRow, error) {
 	return bad, err
 }
 
+// findBadAttachments returns the invalid ids in attachments.
 func (c *checker) findBadAttachments() ([]badRow, error) {
 	return c.findBadIDs("attachments", `SELECT id FROM attachments UNION SELECT volume FROM attachments UNION SELECT process FROM attachments`)
 }
 
+// findBadCounting returns the invalid ids in counting.
 func (c *checker) findBadCounting() ([]badRow, error) {
 	return c.findBadIDs("counting", `SELECT volume FROM counting UNION SELECT process FROM counting`)
 }
 
-// findBadSandboxes looks at the rows of package sandbox, whose ids have the same form.
+// findBadSandboxes returns the invalid ids of sandboxes, rows of package sandbox.
 func (c *checker) findBadSandboxes() ([]badRow, error) {
 	return c.findBadIDs("sandboxes", `SELECT id FROM sandboxes`)
 }
 
+// findBadIDs returns the ids that the query q selects and that are invalid, as rows of table.
 func (c *checker) findBadIDs(table, q string) ([]badRow, error) {
 	ids, err := queryAll(c.ctx, c.b.db, func(scan func(...any) error) (id string, err error) { return id, scan(&id) }, q)
 	var bad []badRow

@@ -24,7 +24,7 @@ import (
 type Backend struct {
 	home     string // absolute
 	host     hostFS
-	foreign  bool // whoever may own it
+	foreign  bool // any user may own it
 	devices  bool // device nodes may be made
 	readOnly bool
 	cause    error // why it is read-only
@@ -33,7 +33,7 @@ type Backend struct {
 	db       *catalog.DB
 	dir      *os.File // the home itself
 	volumes  *os.File // the directory volumes/
-	locks    *os.File // the directory locks/; nil: read-only, and there is none
+	locks    *os.File // the directory locks/; nil: read-only, and it does not exist
 	syncs    syncGroup
 
 	procMu sync.Mutex              // held while proc is made
@@ -45,7 +45,7 @@ type Backend struct {
 	mu       sync.Mutex // guards what follows
 	closed   bool
 	counters map[string]*counter // by volume, those in use or lately used
-	drafts   map[string]bool     // volumes that this process makes; true: and that nobody else uses
+	drafts   map[string]bool     // volumes that this process makes; true: not shared yet
 	disks    map[diskKey]*sharedDisk
 	removals map[string]chan struct{} // disk volumes that this process removes; closed when it has tried
 
@@ -67,6 +67,7 @@ func Open(ctx context.Context, home string, opts Options) (*Backend, error) {
 	return b, nil
 }
 
+// openBackend is Open without the translation of errors.
 func openBackend(ctx context.Context, home string, opts Options) (*Backend, error) {
 	b := &Backend{
 		home:     home,
@@ -112,8 +113,9 @@ func openBackend(ctx context.Context, home string, opts Options) (*Backend, erro
 	return b, nil
 }
 
-// readOnlyCause returns why a home that could not be opened for writing, with err, may be
-// opened for reading only: err itself, or what a file that is made there fails with.
+// readOnlyCause decides whether a home that could not be opened for writing, with err, is opened
+// for reading only. It returns the reason: err itself, or the error of making a file there. nil:
+// it is not.
 func (b *Backend) readOnlyCause(err error, opts Options) error {
 	if err == nil || errors.Is(err, driver.ErrInvalid) {
 		return nil
@@ -122,7 +124,7 @@ func (b *Backend) readOnlyCause(err error, opts Options) error {
 		return err
 	}
 	if probed := b.probeWritable(); isUnwritable(probed) {
-		return translateError(probed) // SQLite's own errors do not say what could not be written
+		return translateError(probed) // SQLite's own errors do not say which file could not be written
 	}
 	if isUnwritable(err) {
 		return err
@@ -130,18 +132,22 @@ func (b *Backend) readOnlyCause(err error, opts Options) error {
 	return nil
 }
 
-// errWantReadOnly stands for what makes openWritable give up at once.
+// errWantReadOnly makes openWritable give up at once.
 var errWantReadOnly = errors.New("read-only was asked for")
 
+// errNoHome returns ErrNotExist for a home that was never made.
 func errNoHome() error {
 	return driver.Errorf(driver.ErrNotExist, "no volumes are kept there yet; create one first")
 }
 
+// isUnwritable reports whether err means that the home cannot be written.
 func isUnwritable(err error) bool {
 	err = translateError(err)
 	return errors.Is(err, driver.ErrReadOnly) || errors.Is(err, driver.ErrNoSpace) || errors.Is(err, driver.ErrPermission)
 }
 
+// openWritable makes the home if it is missing, opens its parts, and recovers from the death of
+// other processes.
 func (b *Backend) openWritable(ctx context.Context) (err error) {
 	if b.readOnly {
 		return errWantReadOnly
@@ -160,7 +166,7 @@ func (b *Backend) openWritable(ctx context.Context) (err error) {
 	if b.db, err = b.openCatalog(ctx); err != nil {
 		return err
 	}
-	if err := b.checkCatalogAccess(unix.W_OK); err != nil { // SQLite opens what it cannot write without a word
+	if err := b.checkCatalogAccess(unix.W_OK); err != nil { // SQLite opens a file that it cannot write, and reports nothing
 		return err
 	}
 	sweepBinds()
@@ -170,6 +176,8 @@ func (b *Backend) openWritable(ctx context.Context) (err error) {
 
 const catalogName = "catalog.db"
 
+// openCatalog opens the catalog. SQLite reports little more than that it cannot open something,
+// so a lack of rights is found out here.
 func (b *Backend) openCatalog(ctx context.Context) (*catalog.DB, error) {
 	db, err := catalog.Open(ctx, b.homePath(catalogName), catalog.Options{ReadOnly: b.readOnly, Dir: b.dir, Verify: true, Faults: b.host.faults})
 	if err != nil {
@@ -180,8 +188,8 @@ func (b *Backend) openCatalog(ctx context.Context) (*catalog.DB, error) {
 	return db, err
 }
 
-// checkCatalogAccess returns ErrPermission if this user may not do with the catalog, or with what
-// SQLite keeps beside it, what mode says.
+// checkCatalogAccess returns ErrPermission unless this user may access the catalog and the files
+// beside it in this mode, R_OK or W_OK.
 func (b *Backend) checkCatalogAccess(mode uint32) error {
 	for _, name := range []string{catalogName, catalogName + "-wal", catalogName + "-shm"} {
 		err := unix.Faccessat(int(b.dir.Fd()), name, mode, 0)
@@ -200,7 +208,7 @@ func (b *Backend) checkCatalogAccess(mode uint32) error {
 	return nil
 }
 
-// openReadOnly opens what is there; cause says why not for writing.
+// openReadOnly opens an existing home for reading; cause says why not for writing.
 func (b *Backend) openReadOnly(ctx context.Context, cause error) (err error) {
 	b.readOnly, b.cause, b.ballast = true, translateError(cause), &ballast.Ballast{}
 	if !b.hasCatalog() { // missing, or the first page did not fit on a full disk
@@ -221,6 +229,7 @@ func (b *Backend) openReadOnly(ctx context.Context, cause error) (err error) {
 	return err
 }
 
+// homePath returns a path in the home.
 func (b *Backend) homePath(elem ...string) string {
 	return filepath.Join(append([]string{b.home}, elem...)...)
 }
@@ -237,7 +246,7 @@ func (b *Backend) Caps() driver.Caps {
 	}
 }
 
-// checkWritable returns the error of a backend that is closed or open for reading only.
+// checkWritable returns an error if the backend is closed or open for reading only.
 func (b *Backend) checkWritable() error {
 	if err := b.checkOpen(); err != nil {
 		return err
@@ -251,7 +260,7 @@ func (b *Backend) checkWritable() error {
 	return nil
 }
 
-// errReadOnly is the error of a change to files that are open for reading only.
+// errReadOnly returns the error of a change to files that are open for reading only.
 func (b *Backend) errReadOnly() error {
 	if err := b.checkWritable(); errors.Is(err, driver.ErrNoSpace) {
 		return err
@@ -259,6 +268,7 @@ func (b *Backend) errReadOnly() error {
 	return driver.Errorf(driver.ErrReadOnly, "the volume is open for reading only")
 }
 
+// checkOpen returns ErrClosed if the backend is closed.
 func (b *Backend) checkOpen() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -268,8 +278,8 @@ func (b *Backend) checkOpen() error {
 	return nil
 }
 
-// closeTimeout bounds how long Close waits for what is under way. What is cut off
-// then is treated as if the process had died, and recovered.
+// closeTimeout bounds how long Close waits for operations in progress. Recovery treats those
+// that it cuts off as if the process had died.
 const closeTimeout = 10 * time.Second
 
 // Close implements driver.Backend.
@@ -288,12 +298,12 @@ func (b *Backend) Close() error {
 	errs = append(errs, b.ballast.Freeing(func() error {
 		return errors.Join(b.retireAllCounters(ctx), b.endProcess())
 	}), b.releaseFiles())
-	b.ballast.Keep() // SQLite's own files are gone
+	b.ballast.Keep() // after SQLite has removed its own files
 	errs = append(errs, b.dir.Close())
 	return translateError(errors.Join(errs...))
 }
 
-// releaseFiles frees what Open got, but for the directory itself.
+// releaseFiles closes all that Open has opened, except the home's directory.
 func (b *Backend) releaseFiles() error {
 	var errs []error
 	for _, d := range []*os.File{b.volumes, b.locks} {
@@ -308,19 +318,21 @@ func (b *Backend) releaseFiles() error {
 	return errors.Join(errs...)
 }
 
-// syncGroup lets callers that need the same directory synced share one sync.
+// syncGroup lets callers that need the same directory synced share one sync. run is taken before
+// mu.
 type syncGroup struct {
 	run  sync.Mutex // held while syncing
 	mu   sync.Mutex // guards next
 	next *syncRound // a round that has not begun, which callers may still join
 }
 
+// syncRound is one sync; done is closed when it has ended.
 type syncRound struct {
 	done chan struct{}
 	err  error
 }
 
-// joinSync returns once a call of fn that began after sync was called has returned.
+// joinSync returns once a call of fn that began after joinSync was called has returned.
 func (g *syncGroup) joinSync(fn func() error) error {
 	g.mu.Lock()
 	r := g.next
@@ -335,6 +347,7 @@ func (g *syncGroup) joinSync(fn func() error) error {
 
 	g.run.Lock()
 	defer g.run.Unlock()
+	// yieldToOthers lets goroutines run that are ready to.
 	yieldToOthers() // so that those who are about to need a sync can join this one
 	g.mu.Lock()
 	g.next = nil
@@ -351,6 +364,7 @@ func yieldToOthers() {
 	}
 }
 
+// syncVolumesDir makes the entries of volumes/ durable.
 func (b *Backend) syncVolumesDir() error {
 	return b.syncs.joinSync(func() error { return b.host.syncFile(b.volumes) })
 }

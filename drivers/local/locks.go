@@ -14,11 +14,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ctxMutex is a mutex whose Lock gives up when a context ends.
+// ctxMutex is a mutex whose lock gives up when a context ends.
 type ctxMutex chan struct{}
 
+// newCtxMutex returns an unlocked mutex.
 func newCtxMutex() ctxMutex { return make(ctxMutex, 1) }
 
+// lock waits for the mutex until ctx ends.
 func (m ctxMutex) lock(ctx context.Context) error {
 	select {
 	case m <- struct{}{}:
@@ -33,10 +35,11 @@ func (m ctxMutex) lock(ctx context.Context) error {
 	}
 }
 
+// unlock gives the mutex to the next waiter.
 func (m ctxMutex) unlock() { <-m }
 
-// lockRange locks bytes of the page's file against other processes, and against
-// other open pages of this one.
+// lockRange locks bytes of the page's file against other processes, and against other open pages
+// of this one. It polls, with growing random pauses, until ctx ends.
 func (p *page) lockRange(ctx context.Context, start, length int64) error {
 	pause := 50 * time.Microsecond
 	for {
@@ -61,25 +64,25 @@ func (p *page) lockRange(ctx context.Context, start, length int64) error {
 	}
 }
 
-// yieldToWaiters gives way to other processes that wait for a lock of the page. They look again
-// and again and do not stand in line, so whoever takes the locks many times in a row must
-// leave them the time of one look.
+// yieldToWaiters gives way to other processes that wait for a lock of the page. They poll, so a
+// process that takes the locks many times in a row must pause for the time of one poll.
 func (p *page) yieldToWaiters() {
 	if time.Since(time.Unix(0, p.load(offWanted))) < 2*maxPause {
 		time.Sleep(2 * maxPause)
 	}
 }
 
-// maxPause is the longest pause between two looks at a lock, but for chance's half.
+// maxPause is the longest pause between two polls of a lock, before a random half is added.
 const maxPause = 5 * time.Millisecond
 
+// unlockRange undoes lockRange.
 func (p *page) unlockRange(start, length int64) {
 	// Unlocking cannot fail on a file that could be locked.
 	_ = lockRange(p.f, unix.F_UNLCK, start, length)
 }
 
-// lockAllRanges takes all locks of a volume: nothing changes names or sizes meanwhile, in
-// any process. The page must not be one that a counter uses for its own locks.
+// lockAllRanges takes all locks of a volume: until unlock is called no process changes names or
+// sizes. The page must not be the one that a counter uses for its own locks.
 func (p *page) lockAllRanges(ctx context.Context, why string) (unlock func(), err error) {
 	// One by one, in the order in which changes take them: all at once would find a
 	// busy volume never free.
@@ -96,8 +99,9 @@ func (p *page) lockAllRanges(ctx context.Context, why string) (unlock func(), er
 	}, nil
 }
 
-// withLock runs fn holding one lock of the volume: in this process by m, against others
-// by a byte of the page's file. A draft has no others until shareDraft, which waits for m.
+// withLock runs fn under one lock of the volume: m excludes this process, a byte of the page's
+// file the others. A draft has no other users until shareDraft, which waits for m. ErrNotFound:
+// the volume has been removed.
 func (c *counter) withLock(ctx context.Context, m ctxMutex, at int64, fn func() error) error {
 	if err := m.lock(ctx); err != nil {
 		return fmt.Errorf("waiting for another change of the volume by this process: %w", err)
@@ -116,20 +120,21 @@ func (c *counter) withLock(ctx context.Context, m ctxMutex, at int64, fn func() 
 	return fn()
 }
 
-// withNamesLock runs a change of directory entries that may change the usage.
+// withNamesLock runs a change of directory entries that may change the charge.
 func (c *counter) withNamesLock(ctx context.Context, fn func() error) error {
 	return c.withLock(ctx, c.namesLock, lockNames, fn)
 }
 
-// withFileLock runs a change of a file's size. It may be called within withNamesLock,
-// never the other way round.
+// withFileLock runs a change of a file's size. It may be called within withNamesLock, never the
+// other way round.
 func (c *counter) withFileLock(ctx context.Context, ino uint64, fn func() error) error {
 	i := ino % stripes
 	return c.withLock(ctx, c.fileLocks[i], lockFiles+int64(i), fn)
 }
 
-// withReplacedFile runs fn, which takes the name at p from the file old, under the lock of that
-// file, so that its size and link count stand still. old may be nil: nothing is there.
+// withReplacedFile runs fn, which removes or replaces the name at p of the file old, under the
+// lock of that file, so that its size and link count stand still. fn gets the state of the file
+// under the lock. old may be nil: the name is free.
 func (c *counter) withReplacedFile(ctx context.Context, p resolved, old *unix.Stat_t, fn func(old *unix.Stat_t) error) error {
 	if old == nil || old.Mode&unix.S_IFMT != unix.S_IFREG {
 		return fn(old)
@@ -143,8 +148,8 @@ func (c *counter) withReplacedFile(ctx context.Context, p resolved, old *unix.St
 	})
 }
 
-// chargedRemoval removes trees and keeps the charge right. Between two names it lets others
-// in that wait for the volume.
+// chargedRemoval removes trees and keeps the charge right. Between two names it lets other
+// processes change the volume.
 func (c *counter) chargedRemoval(ctx context.Context) removal {
 	return removal{
 		unlink: c.unlinkCurrent(ctx),
@@ -163,14 +168,14 @@ func (c *counter) chargedRemoval(ctx context.Context) removal {
 	}
 }
 
-// chargeRename corrects the charge for a directory that got another name on its way out.
+// chargeRename corrects the charge for a directory that is renamed on its way out.
 func (c *counter) chargeRename(from, to string) {
 	c.page.addTally(tally{names: int64(len(to) - len(from))})
 }
 
-// unlinkCurrent returns a function for removeTree that keeps the charge right. Whoever has
-// a directory of the tree open may still change names in it, so what is at a name is
-// looked at again under the lock; a directory is left for the next look at its parent.
+// unlinkCurrent returns a function for removeTree that keeps the charge right. A process that
+// has a directory of the tree open may still change names in it, so the file is looked at again
+// under the lock; a directory is left for the next read of its parent.
 func (c *counter) unlinkCurrent(ctx context.Context) unlinkFunc {
 	return func(dir *os.File, name string, _ *unix.Stat_t) error {
 		return c.withNamesLock(ctx, func() error {
@@ -183,8 +188,8 @@ func (c *counter) unlinkCurrent(ctx context.Context) unlinkFunc {
 	}
 }
 
-// unlinkCharged returns a function that takes away a name and keeps the charge right. Call it
-// within withNamesLock.
+// unlinkCharged returns a function that removes a name and uncharges the file. Call it within
+// withNamesLock.
 func (c *counter) unlinkCharged(ctx context.Context) unlinkFunc {
 	return func(dir *os.File, name string, st *unix.Stat_t) error {
 		p := resolved{parent: dir, name: name}

@@ -25,6 +25,7 @@ func (b *Backend) Measure(ctx context.Context, id string) (driver.Info, error) {
 	return b.measureAtRest(ctx, id)
 }
 
+// measureAtRest measures a volume while nothing changes it.
 func (b *Backend) measureAtRest(ctx context.Context, id string) (driver.Info, error) {
 	var info driver.Info
 	err := b.withVolumeAtRest(ctx, id, "measuring", func(p *page) error {
@@ -35,7 +36,8 @@ func (b *Backend) measureAtRest(ctx context.Context, id string) (driver.Info, er
 	return info, err
 }
 
-// withVolumeAtRest runs fn while nothing changes a volume through an FS, in any process.
+// withVolumeAtRest runs fn while no process changes the volume through an FS. why is told to
+// processes that wait.
 func (b *Backend) withVolumeAtRest(ctx context.Context, id, why string, fn func(*page) error) error {
 	if _, err := b.getVolume(ctx, driver.ByID(id)); err != nil {
 		return err
@@ -60,7 +62,8 @@ func (b *Backend) withVolumeAtRest(ctx context.Context, id, why string, fn func(
 	return err
 }
 
-// measureLocked counts a volume that is at rest, and sets the figure everywhere.
+// measureLocked counts a volume that is at rest and writes the result to the catalog and the
+// page.
 func (b *Backend) measureLocked(ctx context.Context, id string, p *page) (driver.Info, error) {
 	r, err := b.getVolume(ctx, driver.ByID(id))
 	if err != nil {
@@ -71,7 +74,7 @@ func (b *Backend) measureLocked(ctx context.Context, id string, p *page) (driver
 	if r.Kind == driver.KindDisk {
 		var busy bool
 		if used, busy, err = b.sumDiskUsage(ctx, id); busy {
-			return b.currentInfo(r), nil // what uses it counts, or makes the figure stale
+			return b.currentInfo(r), nil // its user counts, or marks the usage as stale
 		}
 	} else {
 		used, held, err = b.countVolumeFiles(ctx, id)
@@ -108,8 +111,8 @@ func (b *Backend) measureLocked(ctx context.Context, id string, p *page) (driver
 	return b.currentInfo(r), nil
 }
 
-// countVolumeFiles walks a volume's files: the size of each regular file, each inode once, and
-// what entries are charged.
+// countVolumeFiles walks the files of a volume. It adds up the size of each regular file, each
+// inode once, and the charge of the entries.
 func (b *Backend) countVolumeFiles(ctx context.Context, id string) (int64, tally, error) {
 	root, err := openDirAt(b.volumes, id+"/data")
 	if errors.Is(err, fs.ErrNotExist) {
@@ -130,7 +133,8 @@ func (b *Backend) countVolumeFiles(ctx context.Context, id string) (int64, tally
 	return w.bytes, w.held, err
 }
 
-// countTreesInRemoval counts the trees that live processes are removing from a volume.
+// countTreesInRemoval adds the trees that live processes are removing: their files are charged
+// until they are deleted.
 func (b *Backend) countTreesInRemoval(w *usageWalker, id string) error {
 	tmp, err := openDirAt(b.volumes, id+"/tmp")
 	if errors.Is(err, fs.ErrNotExist) {
@@ -156,6 +160,7 @@ func (b *Backend) countTreesInRemoval(w *usageWalker, id string) error {
 	return nil
 }
 
+// usageWalker adds up the charge of a tree.
 type usageWalker struct {
 	ctx   context.Context
 	host  hostFS
@@ -165,10 +170,11 @@ type usageWalker struct {
 	depth int
 }
 
-// maxDepth is how many directories deep a volume is measured, each of which takes a
-// descriptor: more than any path can name.
+// maxDepth is how many directories deep a volume can be measured, each of which takes a
+// descriptor: deeper than any path can be.
 const maxDepth = driver.MaxPathLen/2 + 16
 
+// walkDirectory counts the entries of an open directory and everything beneath it.
 func (w *usageWalker) walkDirectory(dir *os.File) error {
 	if w.depth++; w.depth > maxDepth {
 		return driver.Errorf(driver.ErrUnsupported, "directories are nested more than %d deep; the volume cannot be measured", maxDepth)
@@ -197,6 +203,7 @@ func (w *usageWalker) walkDirectory(dir *os.File) error {
 	}
 }
 
+// countEntry counts one entry, and walks it if it is a directory.
 func (w *usageWalker) countEntry(dir *os.File, name string) error {
 	var st unix.Stat_t
 	if err := unix.Fstatat(int(dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
@@ -225,6 +232,7 @@ func (w *usageWalker) countEntry(dir *os.File, name string) error {
 	return nil
 }
 
+// walkSubdirectory opens and walks a directory.
 func (w *usageWalker) walkSubdirectory(dir *os.File, name string) error {
 	d, err := openDirAt(dir, name)
 	if err != nil {
@@ -234,8 +242,8 @@ func (w *usageWalker) walkSubdirectory(dir *os.File, name string) error {
 	return w.walkDirectory(d)
 }
 
-// walkClosedDirectory walks a directory whose mode keeps its owner out, under another mode
-// meanwhile. Without it the volume could not be measured at all.
+// walkClosedDirectory walks a directory that its owner may not read, and changes its mode while
+// it does. Without that the volume could not be measured at all.
 func (w *usageWalker) walkClosedDirectory(dir *os.File, name string, mode uint32) error {
 	if err := w.host.grantOwnerRights(dir, name); err != nil {
 		return err
@@ -244,8 +252,8 @@ func (w *usageWalker) walkClosedDirectory(dir *os.File, name string, mode uint32
 	return errors.Join(err, nofollow.Chmod(int(dir.Fd()), name, mode))
 }
 
-// changeQuota runs a change of a volume's quota while the volume is at rest, having
-// made sure that the new quota can be kept.
+// changeQuota applies a change of quota while the volume is at rest, after checking that the
+// volume fits into the new quota.
 func (b *Backend) changeQuota(ctx context.Context, id string, change driver.Update, apply func() error) error {
 	return b.withVolumeAtRest(ctx, id, "changing the quota", func(p *page) error {
 		if change.Quota != 0 {
@@ -261,6 +269,8 @@ func (b *Backend) changeQuota(ctx context.Context, id string, change driver.Upda
 	})
 }
 
+// checkQuotaFits returns ErrQuota if the volume holds more than the quota. It measures a volume
+// whose usage is stale.
 func (b *Backend) checkQuotaFits(ctx context.Context, id string, p *page, quota driver.Size) error {
 	r, err := b.getVolume(ctx, driver.ByID(id))
 	if err != nil {
@@ -276,7 +286,7 @@ func (b *Backend) checkQuotaFits(ctx context.Context, id string, p *page, quota 
 		}
 		r = b.withLiveUsage(r)
 	}
-	// Still stale: something is writing past the FS, which apply will refuse by name.
+	// Still stale: an attachment writes past the FS; apply refuses and names it.
 	if r.Used > quota {
 		return driver.Errorf(driver.ErrQuota, "the volume holds %d bytes already, more than a quota of %s", int64(r.Used), quota)
 	}

@@ -13,7 +13,6 @@ import (
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/filemode"
-	"github.com/volehq/vole/internal/nofollow"
 	"golang.org/x/sys/unix"
 )
 
@@ -43,8 +42,8 @@ func (f *volumeFS) MkdirAll(ctx context.Context, name string, mode fs.FileMode) 
 	return f.explainError(f.mkdirAll(ctx, c, name, mode))
 }
 
-// admitNewEntries is an early guess at whether name, with its missing parents and what else
-// it is charged, has room, so that no part of it is made in vain.
+// admitNewEntries returns ErrQuota early if there is no room for name, its missing parents and
+// more, so that none of them is made in vain. The charge itself is made later.
 func (f *volumeFS) admitNewEntries(c *counter, name string, more tally) error {
 	for elem := range strings.SplitSeq(name[f.existingPrefix(name, f.root.Lstat):], "/") {
 		if elem != "" && elem != "." {
@@ -54,9 +53,9 @@ func (f *volumeFS) admitNewEntries(c *counter, name string, more tally) error {
 	return c.page.admitTally(more)
 }
 
-// existingPrefix returns the length of the longest part of a path, from its beginning, that
-// look finds; 0: not even the first element. It does not look at each, since every look
-// goes the whole way: a path may have two thousand elements.
+// existingPrefix returns the length of the longest prefix of a path that look finds; 0: not even
+// the first element. It searches by bisection, since each look resolves the whole prefix and a
+// path may have two thousand elements.
 func (f *volumeFS) existingPrefix(name string, look func(string) (fs.FileInfo, error)) int {
 	found := func(part string) bool {
 		_, err := look(part)
@@ -65,7 +64,7 @@ func (f *volumeFS) existingPrefix(name string, look func(string) (fs.FileInfo, e
 	if found(name) {
 		return len(name)
 	}
-	// The parent mostly is there.
+	// The parent exists mostly.
 	if parent := path.Dir(name); parent == "." {
 		return 0
 	} else if found(parent) {
@@ -84,6 +83,7 @@ func (f *volumeFS) existingPrefix(name string, look func(string) (fs.FileInfo, e
 	return ends[n-1]
 }
 
+// mkdirAll makes a directory and its missing parents. It is no error if the directory exists.
 func (f *volumeFS) mkdirAll(ctx context.Context, c *counter, name string, mode fs.FileMode) error {
 	info, err := f.root.Stat(name)
 	switch {
@@ -98,7 +98,7 @@ func (f *volumeFS) mkdirAll(ctx context.Context, c *counter, name string, mode f
 	}
 	done := f.existingPrefix(name, f.root.Stat)
 	if done == len(name) {
-		return f.mkdirAll(ctx, c, name, mode) // something has come up there meanwhile
+		return f.mkdirAll(ctx, c, name, mode) // another process has made it since the Stat above
 	}
 	first, _, _ := strings.Cut(strings.TrimPrefix(name[done:], "/"), "/")
 	p, err := f.resolve(path.Join(name[:done], first))
@@ -113,11 +113,12 @@ func (f *volumeFS) mkdirAll(ctx context.Context, c *counter, name string, mode f
 	return f.syncVolume()
 }
 
-// syncedOneByOne is how many new directories are synced one by one.
+// syncedOneByOne is how many new directories are synced each by itself; for more, one sync of
+// the file system is cheaper.
 const syncedOneByOne = 16
 
-// mkdirChain makes the directories of name behind its first done bytes, of which the first
-// is at p: each in the one before, which is open.
+// mkdirChain makes the directories of name behind its first done bytes, each in the previous
+// one, which is open. p is the first of them.
 func (f *volumeFS) mkdirChain(ctx context.Context, c *counter, p resolved, name string, done int, mode fs.FileMode, unsynced bool) error {
 	for {
 		done = len(name) - len(strings.TrimPrefix(name[done:], "/")) + len(p.name)
@@ -135,7 +136,7 @@ func (f *volumeFS) mkdirChain(ctx context.Context, c *counter, p resolved, name 
 	}
 }
 
-// mkdirUnlessExists makes a directory, and is content with one that another has made meanwhile.
+// mkdirUnlessExists makes a directory. It is no error if another process has just made it.
 func (f *volumeFS) mkdirUnlessExists(ctx context.Context, c *counter, p resolved, name string, mode fs.FileMode, unsynced bool) error {
 	err := f.mkdirAt(ctx, c, p, mode, unsynced)
 	if errors.Is(err, fs.ErrExist) {
@@ -151,8 +152,8 @@ func (f *volumeFS) mkdirUnlessExists(ctx context.Context, c *counter, p resolved
 	return err
 }
 
-// openMadeDirectory opens a directory that was just made or found. A link that leads to one is
-// followed as elsewhere.
+// openMadeDirectory opens a directory that was just made or found. It follows a link that leads
+// to one, as everywhere.
 func (f *volumeFS) openMadeDirectory(p resolved, name string) (*os.File, error) {
 	if d, err := openDirAt(p.parent, p.name); err == nil {
 		return d, nil
@@ -160,6 +161,7 @@ func (f *volumeFS) openMadeDirectory(p resolved, name string) (*os.File, error) 
 	return f.root.OpenFile(name, unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 }
 
+// mkdir makes one directory, whose parent must exist.
 func (f *volumeFS) mkdir(ctx context.Context, c *counter, name string, mode fs.FileMode) error {
 	p, err := f.resolve(name)
 	if err != nil {
@@ -169,6 +171,7 @@ func (f *volumeFS) mkdir(ctx context.Context, c *counter, name string, mode fs.F
 	return f.mkdirAt(ctx, c, p, mode, f.batch)
 }
 
+// mkdirAt makes the directory p, charges it, and makes it durable unless unsynced is set.
 func (f *volumeFS) mkdirAt(ctx context.Context, c *counter, p resolved, mode fs.FileMode, unsynced bool) error {
 	want := filemode.Perm(mode)
 	err := c.withNamesLock(ctx, func() error {
@@ -189,13 +192,4 @@ func (f *volumeFS) mkdirAt(ctx context.Context, c *counter, p resolved, mode fs.
 		}
 	}
 	return f.syncParents(p)
-}
-
-// undoUmask undoes what the umask took from the mode of something new.
-func (h hostFS) undoUmask(p resolved, want uint32) (changed bool, err error) {
-	st, err := p.lstat()
-	if err != nil || uint32(st.Mode)&0o7777 == want {
-		return false, err
-	}
-	return true, h.mutate("chmod", p.name, func() error { return nofollow.Chmod(p.parentFD(), p.name, want) })
 }

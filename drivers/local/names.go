@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// changeResolved runs a change of what is at name.
+// changeResolved runs a change of the named file.
 func (f *volumeFS) changeResolved(ctx context.Context, name string, fn func(c *counter, p resolved) error) error {
 	c, err := f.enterChange(ctx)
 	if err != nil {
@@ -35,6 +35,7 @@ func (f *volumeFS) Remove(ctx context.Context, name string) error {
 	return f.b.ballast.Freeing(func() error { return f.removeEntry(ctx, name) })
 }
 
+// removeEntry removes a file or an empty directory.
 func (f *volumeFS) removeEntry(ctx context.Context, name string) error {
 	return f.changeResolved(ctx, name, func(c *counter, p resolved) error {
 		err := c.withNamesLock(ctx, func() error {
@@ -55,7 +56,8 @@ func (f *volumeFS) removeEntry(ctx context.Context, name string) error {
 	})
 }
 
-// translateNotEmpty gives "not empty" its one name: POSIX lets it be EEXIST too.
+// translateNotEmpty turns EEXIST of a directory that is not empty into ErrNotEmpty: POSIX allows
+// either.
 func translateNotEmpty(err error) error {
 	if errors.Is(err, unix.EEXIST) {
 		return driver.ErrNotEmpty
@@ -63,19 +65,20 @@ func translateNotEmpty(err error) error {
 	return err
 }
 
-// RemoveAll implements driver.FS. A directory is moved out of sight first, so that the
-// name is gone at once, whatever becomes of this process.
+// RemoveAll implements driver.FS. It first moves a directory to tmp, so the name is free at
+// once, even if this process dies.
 func (f *volumeFS) RemoveAll(ctx context.Context, name string) error {
 	err := f.Remove(ctx, name)
 	if errors.Is(err, driver.ErrNotEmpty) {
 		err = f.b.ballast.Freeing(func() error { return f.removeDirectory(ctx, name) })
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil // already, or by another meanwhile
+		return nil // removed before, or just now by another process
 	}
 	return err
 }
 
+// removeDirectory moves a directory to tmp, durably, and then deletes the tree there.
 func (f *volumeFS) removeDirectory(ctx context.Context, name string) error {
 	return f.changeResolved(ctx, name, func(c *counter, p resolved) error {
 		to, err := f.newTempName()
@@ -94,22 +97,22 @@ func (f *volumeFS) removeDirectory(ctx context.Context, name string) error {
 		if err != nil {
 			return err
 		}
-		// The move must be durable before anything is deleted. From then on the tree is
-		// gone for everyone; its files go one by one, each with its charge.
+		// The move must be durable before anything is deleted: a crash must not leave half
+		// of the tree under its name. The files are then deleted and uncharged one by one.
 		err = f.syncParents(p)
 		if err == nil {
 			err = f.b.host.removeTree(to.parent, to.name, c.chargedRemoval(withoutCancel(ctx)))
 		}
 		if err != nil {
-			c.page.store(offStale, 1) // what is swept later is not taken off the charge
+			c.page.store(offStale, 1) // recovery deletes the rest and does not uncharge it
 			c.hasStrayTemps.Store(true)
 		}
 		return err
 	})
 }
 
-// moveToTemp renames a directory into tmp. A directory that its owner may not write to
-// can be moved only once he may: its ".." changes.
+// moveToTemp renames a directory into tmp. A directory without write permission for its owner
+// gets that first: the rename changes its "..".
 func (f *volumeFS) moveToTemp(p, to resolved) error {
 	rename := func() error {
 		return f.b.host.mutate("rename", p.name, func() error { return unix.Renameat(p.parentFD(), p.name, to.parentFD(), to.name) })
@@ -140,6 +143,7 @@ func (f *volumeFS) Rename(ctx context.Context, from, to string, opts driver.Rena
 	})
 }
 
+// renameCharged renames a to b under the names lock and uncharges the file that b replaces.
 func (c *counter) renameCharged(ctx context.Context, a, b resolved, noReplace bool) error {
 	src, err := a.lstat()
 	if err != nil {
@@ -189,8 +193,8 @@ func (f *volumeFS) Link(ctx context.Context, target, name string) error {
 		if isDevice(&old) && !f.b.devices {
 			return errNoDevices()
 		}
-		// The target may be in a tree that is being deleted: who takes away its
-		// names must see this one, or come after it.
+		// The target may be in a tree that is being deleted: the removal must see the new
+		// name, or come after it.
 		return c.withReplacedFile(ctx, t, &old, func(*unix.Stat_t) error { return unix.Linkat(t.parentFD(), t.name, p.parentFD(), p.name, 0) })
 	})
 }
@@ -226,13 +230,13 @@ func (f *volumeFS) Mknod(ctx context.Context, name string, mode fs.FileMode, rde
 	})
 }
 
-// errNoDevices is the error for a device node that is not to be.
+// errNoDevices returns ErrUnsupported for a device node that may not be made.
 func errNoDevices() error {
 	return driver.Errorf(driver.ErrUnsupported, "device nodes are not available here: they need root, Linux and, of a server, vole serve --allow-devices")
 }
 
-// refuseDevice refuses to give away or to open up a device node that another has made,
-// where none may be made.
+// refuseDevice returns an error for an existing device node where none may be made: its owner
+// and mode must not change, which could open it to others.
 func (f *volumeFS) refuseDevice(p resolved) error {
 	if f.b.devices {
 		return nil
@@ -241,15 +245,17 @@ func (f *volumeFS) refuseDevice(p resolved) error {
 	if err == nil && isDevice(&st) {
 		return errNoDevices()
 	}
-	return nil // what is not there, the operation itself finds out
+	return nil // the operation itself reports a file that does not exist
 }
 
+// isDevice reports whether the file is a block or character device.
 func isDevice(st *unix.Stat_t) bool {
 	t := st.Mode & unix.S_IFMT
 	return t == unix.S_IFBLK || t == unix.S_IFCHR
 }
 
-// makeEntry makes a name that charges no bytes of files; target are those of its target.
+// makeEntry makes a name that charges no bytes of files. target is the length of its link
+// target.
 func (f *volumeFS) makeEntry(ctx context.Context, op, name string, target int64, make func(*counter, resolved) error) error {
 	return f.changeResolved(ctx, name, func(c *counter, p resolved) error {
 		if name == "." {
@@ -278,7 +284,7 @@ func (f *volumeFS) Chmod(ctx context.Context, name string, mode fs.FileMode) err
 	if err != nil || f.batch {
 		return f.explainError(err)
 	}
-	// What it led to is synced by itself if it can be opened, else with everything.
+	// Sync the file by itself if it can be opened, otherwise the whole file system.
 	n, err := f.root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 	if err != nil {
 		return f.explainError(f.syncVolume())
@@ -290,8 +296,8 @@ func (f *volumeFS) Chmod(ctx context.Context, name string, mode fs.FileMode) err
 	return f.explainError(err)
 }
 
-// chmodLocked changes the mode of what name leads to. No other change of names comes between the
-// look at it and that.
+// chmodLocked changes the mode of the file that name leads to, under the names lock: it is the
+// file that was checked.
 func (f *volumeFS) chmodLocked(ctx context.Context, c *counter, name string, mode fs.FileMode) error {
 	p, err := f.resolve(name)
 	if err != nil {
@@ -312,7 +318,7 @@ func (f *volumeFS) chmodLocked(ctx context.Context, c *counter, name string, mod
 	})
 }
 
-// chmodLinkTarget changes the mode of what the link at name leads to.
+// chmodLinkTarget changes the mode of the file that the link at name leads to.
 func (f *volumeFS) chmodLinkTarget(name string, mode fs.FileMode) error {
 	if !f.b.devices {
 		if info, err := f.root.Stat(name); err == nil && info.Mode()&fs.ModeDevice != 0 {
@@ -322,7 +328,7 @@ func (f *volumeFS) chmodLinkTarget(name string, mode fs.FileMode) error {
 	return f.b.host.mutate("chmod", name, func() error { return f.root.Chmod(name, mode) })
 }
 
-// changeAttribute changes an attribute of what is at name, not following a link.
+// changeAttribute changes an attribute of the named file, without following a link.
 func (f *volumeFS) changeAttribute(ctx context.Context, op, name string, change func(resolved) error) error {
 	return f.changeResolved(ctx, name, func(c *counter, p resolved) error {
 		if err := f.refuseDevice(p); err != nil {

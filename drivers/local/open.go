@@ -65,8 +65,8 @@ func (f *volumeFS) OpenEntry(ctx context.Context, name string) (driver.File, dri
 	return h, e, nil
 }
 
-// openOrCreate opens or makes the file. O_NONBLOCK keeps a fifo from waiting for its
-// other end; begin refuses it then.
+// openOrCreate opens or makes a file. O_NONBLOCK keeps the open of a fifo from waiting for its
+// other end; startHandle then refuses the fifo.
 func (f *volumeFS) openOrCreate(ctx context.Context, c *counter, name string, opts driver.OpenOptions) (*os.File, error) {
 	flag := os.O_RDONLY | unix.O_NONBLOCK | unix.O_NOCTTY
 	if opts.Write {
@@ -94,12 +94,12 @@ func (f *volumeFS) openOrCreate(ctx context.Context, c *counter, name string, op
 	if opts.Exclusive || !errors.Is(err, fs.ErrExist) {
 		return nil, err
 	}
-	// Made by another meanwhile; or a dangling link, whose target is made: os.Root
-	// keeps it inside.
+	// Another process has just made it, or it is a dangling link, whose target is made:
+	// os.Root keeps that inside.
 	return f.createLocked(ctx, c, name, flag, modeOrDefault(opts.Mode))
 }
 
-// openNoFollow opens what is at a name that is not followed.
+// openNoFollow opens the named file, which may not be a link.
 func (f *volumeFS) openNoFollow(name string, flag int) (*os.File, error) {
 	p, err := f.resolve(name)
 	if err != nil {
@@ -122,6 +122,7 @@ func (f *volumeFS) openNoFollow(name string, flag int) (*os.File, error) {
 	}
 }
 
+// refuseSymlink returns ErrLoop if the name is a symbolic link.
 func (f *volumeFS) refuseSymlink(name string) error {
 	p, err := f.resolve(name)
 	if err != nil {
@@ -134,8 +135,8 @@ func (f *volumeFS) refuseSymlink(name string) error {
 	return nil
 }
 
-// createLocked opens a file that is to be made. Its name must not come up between the look
-// that another change takes at it and that change.
+// createLocked makes a file under the names lock, so that its name cannot appear between the
+// lookup of another change and that change.
 func (f *volumeFS) createLocked(ctx context.Context, c *counter, name string, flag int, mode fs.FileMode) (h *os.File, err error) {
 	open := func() error {
 		return f.b.host.mutate("create", name, func() error {
@@ -148,9 +149,9 @@ func (f *volumeFS) createLocked(ctx context.Context, c *counter, name string, fl
 			return c.page.withCharge(entryTally(path.Base(name)), open)
 		}
 		if _, err := f.root.Stat(name); err == nil {
-			return open() // it is there by now
+			return open() // it exists by now
 		}
-		// What a dangling link leads to: its name is known once it is made.
+		// The target of a dangling link: its name is known only once it is made.
 		most := tally{entries: 1, names: driver.MaxElemLen}
 		return c.page.withCharge(most, func() error {
 			err := open()
@@ -166,7 +167,7 @@ func (f *volumeFS) createLocked(ctx context.Context, c *counter, name string, fl
 	return h, nil
 }
 
-// finishCreate finishes a new file: its exact mode, and its name made durable.
+// finishCreate gives a new file its exact mode and makes its name durable.
 func (f *volumeFS) finishCreate(h *os.File, name string, mode fs.FileMode) error {
 	err := unix.Fchmod(int(h.Fd()), filemode.Perm(modeOrDefault(mode)))
 	if err == nil && !f.batch {
@@ -182,6 +183,7 @@ func (f *volumeFS) finishCreate(h *os.File, name string, mode fs.FileMode) error
 	return err
 }
 
+// modeOrDefault is the mode of a new file, 0644 if none was asked for.
 func modeOrDefault(mode fs.FileMode) fs.FileMode {
 	if mode == 0 {
 		return 0o644
@@ -189,7 +191,8 @@ func modeOrDefault(mode fs.FileMode) fs.FileMode {
 	return mode
 }
 
-// startHandle checks that what was opened is a regular file, and registers it.
+// startHandle checks that the open file is a regular one, and adds it to those that the backend
+// closes. On failure it has closed the descriptor.
 func (h *handle) startHandle(ctx context.Context, opts driver.OpenOptions) (st unix.Stat_t, err error) {
 	if err := unix.Fstat(h.fd, &st); err != nil {
 		h.closeDescriptor()
@@ -222,6 +225,7 @@ func (h *handle) startHandle(ctx context.Context, opts driver.OpenOptions) (st u
 	return st, nil
 }
 
+// errNotRegular returns ErrUnsupported for a fifo, a socket or a device.
 func errNotRegular(mode fs.FileMode) error {
 	what := "socket or device"
 	if mode&fs.ModeNamedPipe != 0 {

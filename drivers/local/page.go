@@ -26,9 +26,9 @@ const (
 	offEntries = 48           // see tally
 	offNames   = 56
 	offXattrs  = 64
-	offWanted  = 72  // when another process last found a lock taken: Unix time, ns
+	offWanted  = 72  // when a process last found a lock taken: Unix time, ns
 	offLastUse = 80  // when files were last changed: Unix time, ns; every use makes it larger
-	offHolder  = 512 // who holds all locks: text, NUL-padded
+	offHolder  = 512 // the holder of all locks: text, NUL-padded
 	holderLen  = 256
 	stripes    = 64
 	lockNames  = pageSize // byte that is locked for changes of names
@@ -36,13 +36,14 @@ const (
 	lockAllLen = 1 + stripes
 )
 
-// page is the mapped file.
+// page is the mapped counter file of a volume. Its words are shared with other processes and
+// accessed atomically.
 type page struct {
 	f   *os.File
 	mem []byte
 }
 
-// openPage opens, and makes if it is missing, the page of a volume.
+// openPage opens and maps the page of a volume, and makes it if it is missing.
 func (b *Backend) openPage(id string) (*page, error) {
 	f, err := beneath.OpenFile(b.locks, id, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -50,8 +51,8 @@ func (b *Backend) openPage(id string) (*page, error) {
 	}
 	st, err := f.Stat()
 	if err == nil && st.Size() < pageSize {
-		// Real bytes, not a hole: a store to a mapped hole kills the process when the
-		// disk is full. What is there already is kept: others may have it mapped.
+		// Real bytes, not a hole: a store to a mapped hole kills the process when the disk
+		// is full. Bytes that exist are kept: other processes may have them mapped.
 		_, err = f.WriteAt(make([]byte, pageSize-st.Size()), st.Size())
 	}
 	var mem []byte
@@ -65,15 +66,19 @@ func (b *Backend) openPage(id string) (*page, error) {
 	return &page{f, mem}, nil
 }
 
+// close unmaps and closes the page, which drops its locks.
 func (p *page) close() error { return errors.Join(unix.Munmap(p.mem), p.f.Close()) }
 
-// wordPointer is an integer of the page, shared with other processes.
+// wordPointer returns the address of a word of the page.
 func (p *page) wordPointer(off int) *int64 { return (*int64)(unsafe.Pointer(&p.mem[off])) }
 
-func (p *page) load(off int) int64     { return atomic.LoadInt64(p.wordPointer(off)) }
+// load returns a word of the page.
+func (p *page) load(off int) int64 { return atomic.LoadInt64(p.wordPointer(off)) }
+
+// store sets a word of the page.
 func (p *page) store(off int, v int64) { atomic.StoreInt64(p.wordPointer(off), v) }
 
-// updateWord replaces a word by what next makes of it.
+// updateWord atomically replaces a word by next of its value.
 func (p *page) updateWord(off int, next func(last int64) int64) {
 	for {
 		last := p.load(off)
@@ -83,7 +88,7 @@ func (p *page) updateWord(off int, next func(last int64) int64) {
 	}
 }
 
-// reserveBytes charges n more bytes, unless that exceeds the quota.
+// reserveBytes charges n more bytes. ErrQuota: they exceed the quota, and nothing is charged.
 func (p *page) reserveBytes(n int64) error {
 	if n <= 0 {
 		return nil
@@ -99,10 +104,10 @@ func (p *page) reserveBytes(n int64) error {
 	}
 }
 
-// addBytes corrects the charge by n bytes, without regard to the quota.
+// addBytes corrects the charge by n bytes, regardless of the quota.
 func (p *page) addBytes(n int64) { atomic.AddInt64(p.wordPointer(offUsed), n) }
 
-// lockHolder is who holds all locks of the page, for messages.
+// lockHolder names the holder of all locks of the page, for messages.
 func (p *page) lockHolder() string {
 	text := make([]byte, holderLen)
 	if _, err := p.f.ReadAt(text, offHolder); err != nil {
@@ -115,6 +120,7 @@ func (p *page) lockHolder() string {
 	return string(text[:n])
 }
 
+// setLockHolder records the holder of all locks of the page.
 func (p *page) setLockHolder(who string) {
 	text := make([]byte, holderLen)
 	copy(text[:holderLen-1], who)

@@ -13,8 +13,8 @@ import (
 	"github.com/volehq/vole/internal/flock"
 )
 
-// process is this open backend as the catalog knows it: an id, and a lock on a file
-// of that name which proves that it lives.
+// process is this open backend in the catalog: an id, and a lock on the file of that name, which
+// proves that the process lives.
 type process struct {
 	id   string
 	lock *flock.Lock
@@ -23,11 +23,11 @@ type process struct {
 // processFileName is the name of a process's file beneath locks/.
 func processFileName(id string) string { return processDir + "/" + id }
 
-// processDir is the directory of process files within locks/. It is their own, so that
-// looking for the dead takes no longer when there are many volumes.
+// processDir is the directory of process files within locks/. They have a directory of their own
+// so that looking for dead processes does not take longer when there are many volumes.
 const processDir = "processes"
 
-// processID returns the id of this backend, locking its file the first time.
+// processID returns the id of this backend, which locks its file the first time.
 func (b *Backend) processID() (string, error) {
 	if p := b.proc.Load(); p != nil {
 		return p.id, nil
@@ -41,7 +41,7 @@ func (b *Backend) processID() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	// Whoever looks for the dead may hold the lock for a moment, before it is ours.
+	// A process that looks for dead ones may hold the lock for a moment.
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
 	lock, err := flock.WaitIn(ctx, b.locks, processFileName(id.String()))
@@ -52,7 +52,7 @@ func (b *Backend) processID() (string, error) {
 	return id.String(), nil
 }
 
-// endProcess gives the lock up: from now on this process counts as dead.
+// endProcess gives up the lock: from now on this process counts as dead.
 func (b *Backend) endProcess() error {
 	p := b.proc.Load()
 	if p == nil {
@@ -61,22 +61,23 @@ func (b *Backend) endProcess() error {
 	return errors.Join(b.removeLockFile(processFileName(p.id)), p.lock.Release())
 }
 
-// isOwnProcess reports whether id is this backend.
+// isOwnProcess reports whether id is that of this backend.
 func (b *Backend) isOwnProcess(id string) bool {
 	p := b.proc.Load()
 	return p != nil && p.id == id
 }
 
-// liveness remembers which processes were found alive or dead in one operation.
+// liveness remembers, for the length of one operation, which processes are alive.
 type liveness struct {
 	b    *Backend
 	seen map[string]bool
 }
 
+// newLiveness returns a liveness that knows no process yet.
 func (b *Backend) newLiveness() *liveness { return &liveness{b, map[string]bool{}} }
 
-// isAlive reports whether the process still runs. An error means alive: what is not
-// known to be dead must not be undone.
+// isAlive reports whether the process still runs. An error means that it does: work of a process
+// that is not known to be dead must not be undone.
 func (l *liveness) isAlive(id string) bool {
 	if l.b.isOwnProcess(id) {
 		return true
@@ -100,7 +101,8 @@ func (l *liveness) isAlive(id string) bool {
 	return live
 }
 
-// tryLockProcess takes the lock of another process, if that is dead.
+// tryLockProcess takes the lock of another process, which is free if that is dead.
+// fs.ErrNotExist: the process has ended.
 func (b *Backend) tryLockProcess(id string) (*flock.Lock, error) {
 	if b.locks == nil {
 		return nil, fs.ErrNotExist
@@ -127,6 +129,6 @@ func (b *Backend) removeDeadProcesses(live *liveness) {
 	}
 }
 
-// withoutCancel is a context for the second half of an operation, which is not to be left
-// halfway when the caller loses patience.
+// withoutCancel is the context of the second half of an operation, which must not stop halfway
+// when the caller gives up.
 func withoutCancel(ctx context.Context) context.Context { return context.WithoutCancel(ctx) }

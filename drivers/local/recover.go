@@ -12,11 +12,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// recoverHome finishes or undoes what dead processes left, and returns how many things
-// that were. It looks at rows that are in flight only, so its cost does not grow with
-// the number of volumes, and it leaves alone what a live process is doing. What cannot
-// be finished (a file that cannot be deleted, say) stays as it is, for the next time
-// and for Check to report: it must not keep anyone from all the other volumes.
+// recoverHome finishes or undoes the work of dead processes, and returns how many volumes and
+// rows it settled. It reads only rows of unfinished work, so its cost does not grow with the
+// number of volumes, and it leaves the work of live processes alone. Work that cannot be settled
+// (a file that cannot be deleted, for example) stays for the next recovery, and for Check to
+// report: it must not keep anyone from all other volumes.
 func (b *Backend) recoverHome(ctx context.Context) (int, error) {
 	live := b.newLiveness()
 	volumes, err := b.recoverVolumes(ctx, live)
@@ -31,12 +31,12 @@ func (b *Backend) recoverHome(ctx context.Context) (int, error) {
 	return volumes + rows, ctx.Err()
 }
 
-// unsettledVolume is a volume between two states.
+// unsettledVolume is a volume in creation, a draft, or a volume in removal.
 type unsettledVolume struct {
 	id, kind, state, owner string
 }
 
-// activity says what the owner was doing with the volume.
+// activity says what the owner was doing with the volume: creating or removing it.
 func (u unsettledVolume) activity() string {
 	if u.state == stateDraft {
 		return string(driver.StateCreating)
@@ -44,16 +44,17 @@ func (u unsettledVolume) activity() string {
 	return u.state
 }
 
-// validate refuses a row whose ids cannot be those of a volume and a process.
+// validate returns an error for a row with an invalid id or owner.
 func (u unsettledVolume) validate() error { return validateIDs(u.id, u.owner) }
 
-// listUnsettled lists the volumes that are being created or removed.
+// listUnsettled lists the volumes in any state but ready.
 func (b *Backend) listUnsettled(ctx context.Context) ([]unsettledVolume, error) {
 	return queryAll(ctx, b.db, func(scan func(...any) error) (u unsettledVolume, err error) {
 		return u, scan(&u.id, &u.kind, &u.state, &u.owner)
 	}, `SELECT id, kind, state, owner FROM volumes WHERE state <> 'ready'`)
 }
 
+// recoverVolumes settles the unsettled volumes of dead processes, and returns how many.
 func (b *Backend) recoverVolumes(ctx context.Context, live *liveness) (int, error) {
 	list, err := b.listUnsettled(ctx)
 	if err != nil {
@@ -71,9 +72,9 @@ func (b *Backend) recoverVolumes(ctx context.Context, live *liveness) (int, erro
 	return n, nil
 }
 
-// recoverVolume finishes a removal; it finishes a creation whose directory (and image, if
-// it is a disk) is there, unless that was a draft, and undoes one whose is not. Several
-// processes may do it at once.
+// recoverVolume settles one volume. It finishes a removal, undoes a draft, and finishes a
+// creation if the directory (and the image of a disk) exists; otherwise it undoes it. Several
+// processes may do this at once.
 func (b *Backend) recoverVolume(ctx context.Context, u unsettledVolume) error {
 	if u.state == "removing" {
 		return b.finishRemoval(ctx, u.id)
@@ -123,11 +124,11 @@ func (b *Backend) VolumesInRemoval(ctx context.Context) ([]string, error) {
 // that the index on unsettled volumes has them.
 const selectRemoving = `SELECT id FROM volumes WHERE state = 'removing' AND state <> 'ready'`
 
-// processMark is a row of a process: a counting mark or an attachment.
+// processMark identifies the rows of a process and a volume in counting and attachments.
 type processMark struct{ volume, process string }
 
-// recoverMarks drops the marks and attachments of dead processes. The usage of the
-// volumes that they may have changed is not known until it is measured.
+// recoverMarks deletes the marks and attachments of dead processes, with their temporary files.
+// The usage of the volumes that they may have changed is stale then.
 func (b *Backend) recoverMarks(ctx context.Context, live *liveness) (int, error) {
 	marks, err := queryAll(ctx, b.db, func(scan func(...any) error) (m processMark, err error) {
 		return m, scan(&m.volume, &m.process)
@@ -151,8 +152,8 @@ func (b *Backend) recoverMarks(ctx context.Context, live *liveness) (int, error)
 	return n, nil
 }
 
-// deleteMarks removes what the catalog knows of a dead process and a volume. How long that
-// used the volume nobody knows: it counts as used until now.
+// deleteMarks deletes the rows of a dead process and a volume. When its last use ended is
+// unknown: the volume counts as used until now.
 func (b *Backend) deleteMarks(tx *catalog.Tx, m processMark) error {
 	n, err := tx.Exec(`DELETE FROM counting WHERE volume = ? AND process = ?`, m.volume, m.process)
 	if err != nil {
@@ -172,7 +173,7 @@ func (b *Backend) deleteMarks(tx *catalog.Tx, m processMark) error {
 	return b.recordUse(tx, m.volume)
 }
 
-// queryAll reads all rows of a query that returns few.
+// queryAll returns all rows of a query that returns few.
 func queryAll[T any](ctx context.Context, db *catalog.DB, scan func(func(...any) error) (T, error), q string, args ...any) ([]T, error) {
 	stmt, err := db.Stmt(ctx, q)
 	if err != nil {

@@ -31,14 +31,14 @@ func (b *Backend) Remove(ctx context.Context, ref driver.Ref) (info driver.Info,
 	return info, err
 }
 
-// RemoveUnused implements driver.Backend. The last use is read while the volume is at rest:
-// for a dir volume under the locks of its page, for a disk volume while nobody has its files
+// RemoveUnused implements driver.Backend. It reads the last use while the volume is at rest: for
+// a dir volume under the locks of its page, for a disk volume while no process has its files
 // open. So a use is either seen, or finds the volume gone.
 func (b *Backend) RemoveUnused(ctx context.Context, id string, since time.Time) (info driver.Info, err error) {
 	if err := b.checkWritable(); err != nil {
 		return driver.Info{}, err
 	}
-	// Attachments of dead processes are uses that nobody has noted yet.
+	// Attachments of dead processes are uses that are not recorded yet.
 	if _, err := b.recoverHome(ctx); err != nil {
 		return driver.Info{}, err
 	}
@@ -82,8 +82,8 @@ func refuseUsedSince(info driver.Info, since time.Time) error {
 	return driver.Errorf(driver.ErrInUse, "the volume was used at %s", info.LastUsed.UTC().Format(time.RFC3339))
 }
 
-// lockFilesClosed keeps anybody from opening the files of a disk volume until release.
-// ErrInUse: somebody has them open.
+// lockFilesClosed keeps the files of a disk volume from being opened until release is called.
+// ErrInUse: a process has them open.
 func (b *Backend) lockFilesClosed(ctx context.Context, id string) (release func(), err error) {
 	r, err := b.getVolume(ctx, driver.ByID(id))
 	if err != nil {
@@ -102,7 +102,7 @@ func (b *Backend) lockFilesClosed(ctx context.Context, id string) (release func(
 		case f != nil:
 			return func() { f.Close() }, nil
 		case time.Now().After(deadline):
-			return nil, driver.Errorf(driver.ErrInUse, "somebody has the files of the volume open")
+			return nil, driver.Errorf(driver.ErrInUse, "the files of the volume are open in another process; close them first")
 		}
 		select {
 		case <-ctx.Done():
@@ -112,8 +112,8 @@ func (b *Backend) lockFilesClosed(ctx context.Context, id string) (release func(
 	}
 }
 
-// commitRemoving commits a volume as being removed by this process. may can refuse it by what
-// the catalog says; nil: it does not.
+// commitRemoving commits the volume as being removed by this process. may can refuse it by the
+// volume's row; it may be nil.
 func (b *Backend) commitRemoving(ctx context.Context, ref driver.Ref, may func(driver.Info) error) (driver.Info, error) {
 	proc, err := b.processID()
 	if err != nil {
@@ -147,8 +147,8 @@ func (b *Backend) commitRemoving(ctx context.Context, ref driver.Ref, may func(d
 	return info, nil
 }
 
-// finishRemoval deletes the directory and the row of a volume that is committed as
-// removing. Dropping the row need not be durable: recovery would do it again.
+// finishRemoval deletes the directory and the row of a volume that is committed as removing.
+// Deleting the row need not be durable: recovery would do it again.
 func (b *Backend) finishRemoval(ctx context.Context, id string) error {
 	b.forgetDraft(id)
 	b.markPageRemoved(id)

@@ -16,8 +16,8 @@ func nameOfDescriptor(fd int) string {
 	return filepath.Base(to)
 }
 
-// chargedXattrBytes is what the attributes of an inode are charged: names and values. A label
-// that the system gives to every file is none, unless it is no label by its size.
+// chargedXattrBytes is the charge of an inode's attributes: names and values. Labels that the
+// system gives to every file are free up to a size.
 func chargedXattrBytes(x xattrs) int64 {
 	names, err := x.listNames()
 	if err != nil {
@@ -33,11 +33,14 @@ func chargedXattrBytes(x xattrs) int64 {
 	return sum
 }
 
+// isACL reports whether the attribute is an access list, which files inherit from their
+// directory.
 func isACL(name string) bool { return strings.HasPrefix(name, "system.posix_acl_") }
 
 // maxLabel is the size of a security label below which it is taken for the system's own.
 const maxLabel = 256
 
+// xattrCharge is the charge of one attribute with a value of that size.
 func xattrCharge(name string, size int64) int64 {
 	switch name {
 	case "security.selinux", "security.SMACK64", "security.apparmor", "security.ima", "security.evm":

@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// openDirAt opens a directory beneath dir without following a link on the way.
+// openDirAt opens a directory beneath dir, without following a link on the way.
 func openDirAt(dir *os.File, name string) (*os.File, error) { return beneath.OpenDir(dir, name) }
 
 // makeVolumeDir makes volumes/<id>, durably.
@@ -28,9 +28,9 @@ func (b *Backend) makeVolumeDir(id string) error {
 	return b.syncVolumesDir()
 }
 
-// ensureDataDir makes volumes/<id>/data, durably, unless the catalog says that it was
-// made. Who calls it says so in the catalog next. It is not made with the volume,
-// because most of what creating a volume costs is making directories. ErrNotFound.
+// ensureDataDir makes volumes/<id>/data, durably, unless the catalog says that it was made. The
+// caller then records that in the catalog. It is not made with the volume, because most of the
+// cost of creating a volume is making directories. ErrNotFound: the volume does not exist.
 func (b *Backend) ensureDataDir(ctx context.Context, id string) error {
 	r, err := b.getVolume(ctx, driver.ByID(id))
 	if err != nil || r.made {
@@ -43,7 +43,7 @@ func (b *Backend) ensureDataDir(ctx context.Context, id string) error {
 	return translateError(err)
 }
 
-// makeDataDir makes volumes/<id>/data, durably, unless it is there.
+// makeDataDir makes volumes/<id>/data, durably, unless it exists.
 func (b *Backend) makeDataDir(id string) error {
 	dir, err := openDirAt(b.volumes, id)
 	if err != nil {
@@ -57,8 +57,8 @@ func (b *Backend) makeDataDir(id string) error {
 	return err
 }
 
-// errMissingDirectory is the error for a volume whose directory is not there: ErrNotFound when
-// it was removed meanwhile, otherwise ErrCorrupt.
+// errMissingDirectory returns the error for a volume whose directory does not exist: ErrNotFound
+// if the volume was removed, otherwise ErrCorrupt.
 func (b *Backend) errMissingDirectory(ctx context.Context, id string) error {
 	if _, err := b.getVolume(ctx, driver.ByID(id)); err != nil {
 		return err
@@ -67,8 +67,8 @@ func (b *Backend) errMissingDirectory(ctx context.Context, id string) error {
 }
 
 // finishDataDir gives the root of a volume, whose directory is open, its mode and makes it
-// durable. The root is what others see of a volume, so its mode is not left to the umask;
-// what is above it stays private.
+// durable. Other users see the root of a volume, so its mode does not depend on the umask;
+// everything above it stays private.
 func (b *Backend) finishDataDir(dir *os.File) error {
 	var st unix.Stat_t
 	if err := unix.Fstatat(int(dir.Fd()), "data", &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
@@ -82,8 +82,8 @@ func (b *Backend) finishDataDir(dir *os.File) error {
 	return b.host.syncFile(dir)
 }
 
-// removeVolumeDir deletes a volume's directory and lock file, durably. It tries
-// again when a writer that has not yet seen the removal adds something.
+// removeVolumeDir deletes a volume's directory and lock file, durably. It tries again if a
+// writer that has not seen the removal yet adds something.
 func (b *Backend) removeVolumeDir(id string) error {
 	top := int(b.volumes.Fd())
 	var err error
@@ -119,17 +119,17 @@ func (b *Backend) removeVolumeDir(id string) error {
 	return b.removeLockFile(id)
 }
 
-// removeEmptyDataDir removes the root of a volume that holds nothing.
+// removeEmptyDataDir removes the root of a volume if it is empty.
 func (b *Backend) removeEmptyDataDir(id string) {
 	dir, err := openDirAt(b.volumes, id)
 	if err != nil {
-		return // the long way finds out why
+		return // removeTree reports the reason
 	}
 	defer dir.Close()
 	_ = unix.Unlinkat(int(dir.Fd()), "data", unix.AT_REMOVEDIR)
 }
 
-// removeLockFile removes a file of locks/, if it is there.
+// removeLockFile removes a file of locks/ if it exists.
 func (b *Backend) removeLockFile(name string) error {
 	err := beneath.Remove(b.locks, name)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -138,13 +138,13 @@ func (b *Backend) removeLockFile(name string) error {
 	return err
 }
 
-// tempPrefix begins the names of a process's files in a volume's tmp directory.
+// tempPrefix is the prefix of the names of a process's files in a volume's tmp directory.
 func tempPrefix(process string) string { return process + "-" }
 
-// processOfTemp is the process that a name in a tmp directory begins with.
+// processOfTemp returns the id of the process that made a name in a tmp directory.
 func processOfTemp(name string) string { return name[:min(36, len(name))] } // the length of a UUID
 
-// removeTempsOf deletes what a dead process was writing to a volume.
+// removeTempsOf deletes the temporary files of a dead process in a volume.
 func (b *Backend) removeTempsOf(id, process string) error {
 	d, err := openDirAt(b.volumes, id+"/tmp")
 	if errors.Is(err, fs.ErrNotExist) {
@@ -168,7 +168,7 @@ func (b *Backend) removeTempsOf(id, process string) error {
 	return nil
 }
 
-// errVolumeRemoved reports that a volume's root is not there any more.
+// errVolumeRemoved returns ErrNotFound for a volume that was removed while it was open.
 func errVolumeRemoved() error {
 	return driver.Errorf(driver.ErrNotFound, "the volume has been removed")
 }

@@ -5,7 +5,6 @@ package local
 import (
 	"context"
 	"database/sql"
-	"encoding/json"
 	"errors"
 	"maps"
 
@@ -14,121 +13,10 @@ import (
 	"github.com/volehq/vole/internal/catalog"
 )
 
-// volumeColumns are what scanVolumeRow reads.
-const volumeColumns = `id, name, kind, state, quota, capacity, labels, created, updated, used, stale, counted, made, entries, names, xattrs, last_used`
-
-// stateDraft is the state, in the catalog, of a volume that its maker fills before it is
-// published: nobody else sees it, and recovery undoes it. The API calls it creating.
-const stateDraft = "draft"
-
-const (
-	selectByID = `SELECT ` + volumeColumns + ` FROM volumes WHERE id = ? AND state IN ('ready', '` + stateDraft + `')`
-	// The last term says nothing new, but shows SQLite that the index on names, which
-	// leaves out volumes in removal, has what is looked for.
-	selectByName = `SELECT ` + volumeColumns + ` FROM volumes WHERE name = ? AND state = 'ready' AND state <> 'removing'`
-	selectPage   = `SELECT ` + volumeColumns + ` FROM volumes
-		WHERE id < ? AND state = 'ready' AND (?2 = '' OR kind = ?2) ORDER BY id DESC LIMIT CAST(?3 AS INTEGER)`
-)
-
-// lookupQuery is the query for a volume, and its argument.
-func lookupQuery(ref driver.Ref) (query, arg string) {
-	if ref.ID != "" {
-		return selectByID, ref.ID
-	}
-	return selectByName, ref.Name
-}
-
-// volumeRow is a row of volumes.
-type volumeRow struct {
-	driver.Info
-	draft   bool // its state is stateDraft
-	counted bool // a process is changing the files, so that the usage is in its counter
-	made    bool // the directory of the files has been made, or it is a disk
-	damaged bool // its labels cannot be read
-	tally   tally
-}
-
-// scanVolumeRow reads one row of volumes.
-func scanVolumeRow(from interface{ Scan(...any) error }) (r volumeRow, err error) {
-	// Into plain types: for all others database/sql takes the long way.
-	var kind, state, labels string
-	var quota, capacity, created, updated, used, stale, counted, made, lastUsed int64
-	err = from.Scan(&r.ID, &r.Name, &kind, &state, &quota, &capacity,
-		&labels, &created, &updated, &used, &stale, &counted, &made, &r.tally.entries, &r.tally.names, &r.tally.xattrs, &lastUsed)
-	if err != nil {
-		return volumeRow{}, err
-	}
-	if err := validateRow(r.ID, r.Name, kind); err != nil {
-		return volumeRow{}, err
-	}
-	r.Kind, r.State, r.draft = driver.Kind(kind), driver.State(state), state == stateDraft
-	if r.draft {
-		r.State = driver.StateCreating
-	}
-	r.Quota, r.Capacity, r.Used = driver.Size(quota), driver.Size(capacity), driver.Size(used)
-	r.UsedStale, r.counted, r.made = stale != 0, counted > 0, made != 0
-	r.Created, r.Updated = catalog.Time(created), catalog.Time(updated)
-	r.LastUsed = r.Updated // a use as well
-	r.raiseLastUse(lastUsed)
-	r.Labels = driver.Labels{}
-	if labels != "" {
-		// One damaged row must not hide the others; Check reports it.
-		if json.Unmarshal([]byte(labels), &r.Labels) != nil || r.Labels.Validate() != nil {
-			r.Labels, r.damaged = driver.Labels{}, true
-		}
-	}
-	return r, nil
-}
-
-// raiseLastUse makes a time, in nanoseconds since 1970, that of the last use if it is later.
-func (r *volumeRow) raiseLastUse(at int64) {
-	if t := catalog.Time(at); t.After(r.LastUsed) {
-		r.LastUsed = t
-	}
-}
-
-// scanOneVolume is scanVolumeRow for a query of one volume. ErrNotFound.
-func scanOneVolume(from interface{ Scan(...any) error }) (volumeRow, error) {
-	r, err := scanVolumeRow(from)
-	if errors.Is(err, sql.ErrNoRows) {
-		err = errNoSuchVolume()
-	}
-	return r, err
-}
-
-func errNoSuchVolume() error { return driver.Errorf(driver.ErrNotFound, "no such volume") }
-
-// currentInfo describes the volume with the usage that it has at this moment.
-func (b *Backend) currentInfo(r volumeRow) driver.Info {
-	return b.withLocation(b.withLiveUsage(r).Info)
-}
-
-// withLocation adds where the volume lies.
-func (b *Backend) withLocation(info driver.Info) driver.Info {
-	name := "data"
-	if info.Kind == driver.KindDisk {
-		name = diskName
-	}
-	return info.At("local", b.homePath("volumes", info.ID, name))
-}
-
-// withLiveUsage is the row with the usage, and all else that is counted, of this moment.
-func (b *Backend) withLiveUsage(r volumeRow) volumeRow {
-	if r.counted {
-		b.readLiveUsage(&r)
-	}
-	return r
-}
-
-func encodeLabels(l driver.Labels) string {
-	if len(l) == 0 {
-		return ""
-	}
-	data, _ := json.Marshal(l) // a map of strings: cannot fail
-	return string(data)
-}
-
-// Create implements driver.Backend.
+// Create implements driver.Backend. The row passes these states: creating (or draft), which is
+// durable before anything exists on disk; ready, once the directory exists, or the draft is
+// published; removing, which frees the name; then the row is deleted. A row in any state but
+// ready names the process that works on it, so that recovery knows when to take over.
 func (b *Backend) Create(ctx context.Context, name string, spec driver.Spec) (driver.Info, error) {
 	if err := b.checkWritable(); err != nil {
 		return driver.Info{}, err
@@ -170,7 +58,7 @@ func (b *Backend) Create(ctx context.Context, name string, spec driver.Spec) (dr
 	return b.withLocation(info), nil
 }
 
-// insertCreating commits a volume as being created by this process.
+// insertCreating commits a volume, or draft, that this process creates.
 func (b *Backend) insertCreating(ctx context.Context, info driver.Info, draft bool) error {
 	state, made := string(info.State), info.Kind == driver.KindDisk
 	if draft { // whose data is made before anyone looks
@@ -193,21 +81,8 @@ func (b *Backend) insertCreating(ctx context.Context, info driver.Info, draft bo
 	})
 }
 
-// refuseVolumeID refuses a name that is the id of a volume: whoever means the one must not
-// get the other.
-func refuseVolumeID(tx *catalog.Tx, name string) error {
-	if uuid.Validate(name) != nil {
-		return nil
-	}
-	var n int
-	if err := tx.QueryRow(`SELECT count(*) FROM volumes WHERE id = ?`, name).Scan(&n); err != nil || n == 0 {
-		return err
-	}
-	return driver.Errorf(driver.ErrExists, "that is the id of a volume; choose another name")
-}
-
-// claimName runs a write that takes a name. When the name is taken, it may be by a
-// volume whose creator died; so it recovers what the dead left, and tries once more.
+// claimName runs a write that takes a name. If the name belongs to a volume whose creator may
+// have died, it recovers the home and tries once more.
 func (b *Backend) claimName(ctx context.Context, write func() error) error {
 	err := write()
 	if !catalog.IsUnique(err) {
@@ -217,15 +92,15 @@ func (b *Backend) claimName(ctx context.Context, write func() error) error {
 		err = write()
 	}
 	if catalog.IsUnique(err) {
-		return driver.Errorf(driver.ErrExists, "a volume of that name is there already")
+		return driver.Errorf(driver.ErrExists, "a volume of that name exists")
 	}
 	return err
 }
 
-// completeCreate makes the directory of a volume that is committed as creating, and the
-// image of a disk volume, and commits it as ready, unless it is a draft. When it fails it
-// undoes all. Only the first commit needs to be durable: after a power cut recovery
-// finds the directory and finishes, or undoes the draft.
+// completeCreate makes the directory of a volume that is committed as creating, and the image of
+// a disk, and commits the volume as ready unless it is a draft. On failure it undoes everything.
+// Only the first commit must be durable: after a power cut recovery finds the directory and
+// finishes the creation, or undoes the draft.
 func (b *Backend) completeCreate(ctx context.Context, info driver.Info, draft bool) error {
 	id := info.ID
 	err := b.makeVolumeDir(id)
@@ -245,10 +120,11 @@ func (b *Backend) completeCreate(ctx context.Context, info driver.Info, draft bo
 	if err == nil {
 		return nil
 	}
-	// What fails here too is left for the recovery after this process has ended.
+	// If that fails too, recovery does it once this process has ended.
 	return errors.Join(translateError(err), b.undoCreate(withoutCancel(ctx), id))
 }
 
+// undoCreate removes a volume that cannot be created.
 func (b *Backend) undoCreate(ctx context.Context, id string) error {
 	err := b.db.Write(ctx, catalog.Durable, func(tx *catalog.Tx) error {
 		_, err := tx.Exec(`UPDATE volumes SET state = 'removing' WHERE id = ?`, id)
@@ -272,6 +148,7 @@ func (b *Backend) Get(ctx context.Context, ref driver.Ref) (driver.Info, error) 
 	return b.currentInfo(r), nil
 }
 
+// getVolume returns the row of a volume.
 func (b *Backend) getVolume(ctx context.Context, ref driver.Ref) (volumeRow, error) {
 	query, arg := lookupQuery(ref)
 	stmt, err := b.db.Stmt(ctx, query)
@@ -296,8 +173,8 @@ func (b *Backend) List(ctx context.Context, filter driver.Filter) (driver.Page, 
 	return b.listVolumes(ctx, filter, false)
 }
 
-// listVolumes is List. With sound, rows that cannot be a volume's are left out; they make List
-// fail, and Check reports them.
+// listVolumes is List. With sound, it leaves out rows that no version of Vole writes; they make
+// List fail, and Check reports them.
 func (b *Backend) listVolumes(ctx context.Context, filter driver.Filter, sound bool) (driver.Page, error) {
 	after := filter.Cursor
 	if after == "" {
@@ -328,7 +205,7 @@ func (b *Backend) listVolumes(ctx context.Context, filter driver.Filter, sound b
 	return page, catalog.Translate(err)
 }
 
-// collectPage reads up to limit matching volumes and notes whether there are more.
+// collectPage reads up to limit matching volumes and sets Next if there are more.
 func (b *Backend) collectPage(rows *sql.Rows, sel driver.Selector, limit int, sound bool) (driver.Page, error) {
 	var page driver.Page
 	for rows.Next() {
@@ -386,7 +263,7 @@ func (b *Backend) Update(ctx context.Context, id string, change driver.Update) (
 	switch {
 	case change.Quota != 0 || change.ClearQuota:
 		err = b.changeQuota(ctx, id, change, func() error { return b.claimName(ctx, apply) })
-	case change.Capacity != 0: // what the image took must not keep the catalog from saying so
+	case change.Capacity != 0: // the image may have taken the space that the catalog needs
 		err = b.ballast.Freeing(func() error { return b.claimName(ctx, apply) })
 	default:
 		err = b.claimName(ctx, apply)
@@ -400,7 +277,7 @@ func (b *Backend) Update(ctx context.Context, id string, change driver.Update) (
 	return b.currentInfo(r), nil
 }
 
-// refuseWrongKind refuses a change that does not fit the kind of a volume.
+// refuseWrongKind returns ErrInvalid for a change that does not apply to volumes of this kind.
 func refuseWrongKind(kind driver.Kind, change driver.Update) error {
 	switch {
 	case kind != driver.KindDisk && change.Capacity != 0:
@@ -411,6 +288,7 @@ func refuseWrongKind(kind driver.Kind, change driver.Update) error {
 	return nil
 }
 
+// updateRow applies a change to the row of a volume and to info.
 func (b *Backend) updateRow(tx *catalog.Tx, info *driver.Info, change driver.Update) error {
 	if change.Name != "" {
 		if err := refuseVolumeID(tx, change.Name); err != nil {
@@ -453,7 +331,8 @@ func (b *Backend) updateRow(tx *catalog.Tx, info *driver.Info, change driver.Upd
 	return err
 }
 
-// errBypassesQuota refuses a quota on a volume that something writes past the FS.
+// errBypassesQuota returns ErrInUse for a quota on a volume to which an attachment writes past
+// the FS.
 func errBypassesQuota(by driver.AttachmentInfo) error {
 	return driver.Errorf(driver.ErrInUse, "%q (process %d on %s) has the volume attached by a path of the host, where a quota cannot be enforced; stop it first",
 		by.Holder, by.PID, by.Host)

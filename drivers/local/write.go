@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// openTempDir is the volume's tmp directory, made at first use.
+// openTempDir returns the volume's tmp directory, which it makes at first use.
 func (f *volumeFS) openTempDir() (*os.File, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -28,7 +28,7 @@ func (f *volumeFS) openTempDir() (*os.File, error) {
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err
 	}
-	// Not synced: what is in it matters to nobody after a crash.
+	// Not synced: its content is not needed after a crash.
 	f.tmpDir, err = openDirAt(f.volumeDir, "tmp")
 	return f.tmpDir, err
 }
@@ -37,7 +37,7 @@ func (f *volumeFS) openTempDir() (*os.File, error) {
 // there, they are charged until their files are gone one by one.
 const removedSuffix = "-removed"
 
-// newTempName returns a place in the tmp directory that is free.
+// newTempName returns a name in the tmp directory that is free.
 func (f *volumeFS) newTempName() (resolved, error) {
 	d, err := f.openTempDir()
 	if err != nil {
@@ -67,7 +67,7 @@ func (f *volumeFS) createTemp() (resolved, *os.File, error) {
 	return p, os.NewFile(uintptr(fd), p.name), nil
 }
 
-// discardTemp removes a temporary file or tree after a failure. What cannot be removed is
+// discardTemp removes a temporary file or tree after a failure. If it cannot be removed it is
 // swept later.
 func (f *volumeFS) discardTemp(c *counter, p resolved) {
 	if f.b.host.removeTree(p.parent, p.name, f.b.host.plainRemoval()) != nil {
@@ -96,8 +96,10 @@ func (f *volumeFS) WriteFile(ctx context.Context, name string, r io.Reader, opts
 	return n, nil
 }
 
-// writeThroughTemp writes what r yields to a temporary file and gives it its name. Missing
-// parents are made only then, so that nothing is left of a stream that failed.
+// writeThroughTemp writes the content of r to a temporary file and renames it to name: a reader
+// sees the old file or the new one, and a crash leaves either. Until the rename nothing is
+// charged; checks on the way end a stream early that will not fit, and commitTemp decides, under
+// the names lock. Missing parents are made only then, so nothing is left of a stream that fails.
 func (f *volumeFS) writeThroughTemp(ctx context.Context, c *counter, name string, r io.Reader, opts driver.WriteOptions) (int64, error) {
 	var old *unix.Stat_t
 	to, err := f.resolve(name)
@@ -149,7 +151,8 @@ func (f *volumeFS) writeThroughTemp(ctx context.Context, c *counter, name string
 	return n, nil
 }
 
-// statTarget refuses early what commit would refuse, and returns what is there.
+// statTarget returns the file that a write would replace, nil if there is none. It refuses
+// early, with the errors of commitTemp, a file that may not be replaced.
 func statTarget(to resolved, exclusive bool) (*unix.Stat_t, error) {
 	st, err := to.lstat()
 	if errors.Is(err, fs.ErrNotExist) {
@@ -166,7 +169,7 @@ func statTarget(to resolved, exclusive bool) (*unix.Stat_t, error) {
 	return &st, nil
 }
 
-// bytesFreedBy is what replacing a file gives back.
+// bytesFreedBy returns the bytes that are uncharged when the file old is replaced.
 func bytesFreedBy(old *unix.Stat_t) int64 {
 	if old == nil || old.Mode&unix.S_IFMT != unix.S_IFREG || old.Nlink > 1 {
 		return 0
@@ -174,7 +177,7 @@ func bytesFreedBy(old *unix.Stat_t) int64 {
 	return old.Size
 }
 
-// modeOfReplacement is the mode of a file written in place of old.
+// modeOfReplacement is the mode of a file that replaces old.
 func modeOfReplacement(asked fs.FileMode, old *unix.Stat_t) uint32 {
 	if asked == 0 && old != nil && old.Mode&unix.S_IFMT == unix.S_IFREG {
 		return uint32(old.Mode) & 0o7777
@@ -182,8 +185,8 @@ func modeOfReplacement(asked fs.FileMode, old *unix.Stat_t) uint32 {
 	return filemode.Perm(modeOrDefault(asked))
 }
 
-// admitBytes is an early guess, so that a stream that is too long ends soon. The charge
-// itself is made by commit.
+// admitBytes returns ErrQuota early if n more bytes do not fit, so that a stream that is too
+// long ends soon. commitTemp makes the charge.
 func (c *counter) admitBytes(n int64) error {
 	used, quota := c.page.load(offUsed), c.page.load(offQuota)
 	if n > 0 && quota != 0 && n > quota-used {
@@ -198,11 +201,11 @@ var buffers = sync.Pool{New: func() any { b := make([]byte, bufferSize); return 
 
 const bufferSize = 256 << 10
 
-// kernelCopyStep is how much of a file is copied by the kernel between two looks at the context
-// and the quota.
+// kernelCopyStep is how many bytes the kernel copies between two looks at the context and the
+// quota.
 const kernelCopyStep = 8 << 20
 
-// fillTemp copies r to the file, asking check before the file would grow to n bytes.
+// fillTemp copies r to the file. It calls check before the file grows to n bytes.
 func (f *volumeFS) fillTemp(ctx context.Context, tmp *os.File, r io.Reader, opts driver.WriteOptions, check func(n int64) error) (int64, error) {
 	if opts.NextData != nil { // of a size that has been checked
 		return opts.Size, f.fillTempRanges(ctx, tmp, r, opts, check)
@@ -246,7 +249,7 @@ func (f *volumeFS) fillTemp(ctx context.Context, tmp *os.File, r io.Reader, opts
 	}
 }
 
-// fillTempRanges writes what a sparse file holds, range by range, and leaves the rest holes.
+// fillTempRanges writes the data of a sparse file, range by range, and leaves the rest holes.
 func (f *volumeFS) fillTempRanges(ctx context.Context, tmp *os.File, r io.Reader, opts driver.WriteOptions, check func(n int64) error) error {
 	err := f.b.host.faults.Do("truncate", tmp.Name(), func() error { return tmp.Truncate(opts.Size) })
 	if err != nil {
@@ -284,7 +287,7 @@ func (f *volumeFS) fillTempRanges(ctx context.Context, tmp *os.File, r io.Reader
 	}
 }
 
-// unexpectedEOF is the error for a source that ended, or failed, before its time.
+// unexpectedEOF turns io.EOF of a source that ended too early into io.ErrUnexpectedEOF.
 func unexpectedEOF(err error) error {
 	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF
@@ -292,6 +295,7 @@ func unexpectedEOF(err error) error {
 	return err
 }
 
+// fillTempFromFile copies a file through the kernel, where the system can.
 func (f *volumeFS) fillTempFromFile(ctx context.Context, tmp, r *os.File, check func(n int64) error) (int64, error) {
 	var total int64
 	for {
@@ -313,8 +317,8 @@ func (f *volumeFS) fillTempFromFile(ctx context.Context, tmp, r *os.File, check 
 	}
 }
 
-// finishTemp gives a temporary file at p its metadata, of which mode is a part if m is nil, and
-// makes it durable.
+// finishTemp gives the temporary file p its metadata, only the mode if m is nil, and makes it
+// durable.
 func (f *volumeFS) finishTemp(p resolved, tmp *os.File, mode uint32, m *driver.FileMeta) error {
 	var err error
 	if m == nil {
@@ -328,29 +332,13 @@ func (f *volumeFS) finishTemp(p resolved, tmp *os.File, mode uint32, m *driver.F
 	return f.b.host.syncFile(tmp)
 }
 
-// setMetadata gives metadata to a new file, which is open and which nobody else can replace.
-func (h hostFS) setMetadata(p resolved, fd int, m *driver.FileMeta) error {
-	if m.UID >= 0 || m.GID >= 0 { // before the mode: a change of owner clears setuid
-		if err := h.mutate("chown", p.name, func() error { return unix.Fchown(fd, m.UID, m.GID) }); err != nil {
-			return err
-		}
-	}
-	err := h.mutate("chmod", p.name, func() error { return unix.Fchmod(fd, filemode.Perm(m.Mode)) })
-	if err != nil || m.Mtime.IsZero() {
-		return err
-	}
-	ts := []unix.Timespec{toTimespec(m.Mtime), toTimespec(m.Mtime)}
-	return h.mutate("utimes", p.name, func() error { return unix.UtimesNanoAt(p.parentFD(), p.name, ts, unix.AT_SYMLINK_NOFOLLOW) })
-}
-
-// tempContent is what is in tmp and is about to get its name.
+// tempContent is the charge of a file or tree in tmp that is about to be renamed.
 type tempContent struct {
 	size int64 // bytes of regular files
 	held tally // of all but the name
 }
 
-// commitTemp charges what was made and gives a temporary file or tree its name, replacing a
-// file that is there.
+// commitTemp charges a temporary file or tree and renames it, replacing an existing file.
 func (f *volumeFS) commitTemp(ctx context.Context, c *counter, from, to resolved, m tempContent, exclusive bool) error {
 	err := c.withNamesLock(ctx, func() error {
 		old, err := statTarget(to, exclusive)
@@ -358,8 +346,8 @@ func (f *volumeFS) commitTemp(ctx context.Context, c *counter, from, to resolved
 			return err
 		}
 		return c.withReplacedFile(ctx, to, old, func(old *unix.Stat_t) error {
-			// What the old file gives back counts at once, unless it stays open: so a
-			// full volume can have a file replaced by one that is no larger.
+			// The bytes of the old file are free at once, unless it stays open: so a file in
+			// a full volume can be replaced by one that is no larger.
 			more := max(0, m.size-c.bytesFreedNow(old))
 			if err := c.page.reserveBytes(more); err != nil {
 				return err
@@ -386,7 +374,8 @@ func (f *volumeFS) commitTemp(ctx context.Context, c *counter, from, to resolved
 	return f.syncParents(to)
 }
 
-// bytesFreedNow is what losing this name gives back at once.
+// bytesFreedNow returns the bytes that removing the name uncharges at once: none while the file
+// is open.
 func (c *counter) bytesFreedNow(old *unix.Stat_t) int64 {
 	if old == nil || c.isInodeOpen(uint64(old.Ino)) {
 		return 0
@@ -394,6 +383,7 @@ func (c *counter) bytesFreedNow(old *unix.Stat_t) int64 {
 	return bytesFreedBy(old)
 }
 
+// renameTemp renames a temporary file; exclusive: not over an existing one.
 func (f *volumeFS) renameTemp(from, to resolved, exclusive bool) error {
 	return f.b.host.mutate("rename", to.name, func() error {
 		if exclusive {

@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// procPath is a path for system calls that take no directory descriptor: the kernel's
-// own link to the directory, then the name, which an l-call does not follow.
+// procPath is a path for system calls that take no directory descriptor: the kernel's link to
+// the directory, then the name, which an l-call does not follow.
 func (p resolved) procPath() string { return fmt.Sprintf("/proc/self/fd/%d/%s", p.parentFD(), p.name) }
 
 // Getxattr implements driver.FS.
@@ -47,7 +47,7 @@ func (f *volumeFS) Removexattr(ctx context.Context, name, attr string) error {
 	return f.changeXattr(ctx, "removexattr", name, attr, 0, func(p resolved) error { return unix.Lremovexattr(p.procPath(), attr) })
 }
 
-// changeXattr runs a change of an attribute, after which it is charged that much.
+// changeXattr runs a change of an attribute, whose charge is charge afterwards.
 func (f *volumeFS) changeXattr(ctx context.Context, op, name, attr string, charge int64, change func(resolved) error) error {
 	return f.changeResolved(ctx, name, func(c *counter, p resolved) error {
 		if err := f.refuseDevice(p); err != nil {
@@ -67,7 +67,7 @@ func (f *volumeFS) changeXattr(ctx context.Context, op, name, attr string, charg
 	})
 }
 
-// checkXattrNamespace refuses names that belong to no namespace of xattr(7).
+// checkXattrNamespace refuses names outside the namespaces of xattr(7).
 func checkXattrNamespace(attr string) error {
 	ns, rest, ok := strings.Cut(attr, ".")
 	if !ok || rest == "" || !slices.Contains([]string{"user", "trusted", "security", "system"}, ns) {
@@ -76,6 +76,7 @@ func checkXattrNamespace(attr string) error {
 	return nil
 }
 
+// readResolved runs an operation that reads the named file.
 func (f *volumeFS) readResolved(ctx context.Context, name string, read func(resolved) error) error {
 	if err := f.life.Enter(ctx); err != nil {
 		return err
@@ -89,14 +90,13 @@ func (f *volumeFS) readResolved(ctx context.Context, name string, read func(reso
 	return f.explainError(read(p))
 }
 
-// xattrs reads the extended attributes of one node. list and get are the system calls
-// of that shape.
+// xattrs reads the extended attributes of one file. list and get are the system calls.
 type xattrs struct {
 	list func(buf []byte) (int, error)
 	get  func(name string, buf []byte) (int, error)
 }
 
-// linkXattrs reads those of what is at a place, not following a link.
+// linkXattrs reads the attributes of the named file, without following a link.
 func linkXattrs(p resolved) xattrs {
 	return xattrs{
 		func(buf []byte) (int, error) { return unix.Llistxattr(p.procPath(), buf) },
@@ -104,7 +104,7 @@ func linkXattrs(p resolved) xattrs {
 	}
 }
 
-// openXattrs reads those of an open file or directory.
+// openXattrs reads the attributes of an open file or directory.
 func openXattrs(f *os.File) xattrs {
 	return xattrs{
 		func(buf []byte) (int, error) { return unix.Flistxattr(int(f.Fd()), buf) },
@@ -120,10 +120,12 @@ func holdsNoXattrs(fd int) bool {
 	return err == nil && (n == 0 || string(buf[:n]) == "security.selinux\x00")
 }
 
+// readValue reads the value of one attribute.
 func (x xattrs) readValue(name string) ([]byte, error) {
 	return readGrowing(func(buf []byte) (int, error) { return x.get(name, buf) })
 }
 
+// listNames lists the names of the attributes, sorted.
 func (x xattrs) listNames() ([]string, error) {
 	data, err := readGrowing(x.list)
 	if err != nil {
@@ -139,7 +141,8 @@ func (x xattrs) listNames() ([]string, error) {
 	return names, nil
 }
 
-// readGrowing reads a value whose length the kernel knows and may change meanwhile.
+// readGrowing reads a value whose length the kernel knows, and which may change between two
+// calls.
 func readGrowing(read func([]byte) (int, error)) ([]byte, error) {
 	buf := make([]byte, 256)
 	for {
@@ -154,7 +157,7 @@ func readGrowing(read func([]byte) (int, error)) ([]byte, error) {
 	}
 }
 
-// copyXattrs copies what attributes may be copied: those of the system that this
+// copyXattrs copies the attributes that may be copied. Attributes of the system that this
 // process may not set are left out.
 func copyXattrs(from xattrs, to resolved) error {
 	names, err := from.listNames()

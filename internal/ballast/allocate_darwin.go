@@ -2,5 +2,5 @@ package ballast
 
 import "os"
 
-// allocateBytes gives the file that many bytes of the disk.
+// allocateBytes gives the file size bytes of storage.
 func allocateBytes(f *os.File, size int64) error { return writeRandomBytes(f, size) }

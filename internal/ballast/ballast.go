@@ -35,8 +35,8 @@ const InodesName = Name + "-inodes"
 const Inodes = 16
 
 const (
-	// maxShare is the part of what is free that the ballast takes at most: a small disk is not
-	// to be filled by it.
+	// maxShare divides the free space: the ballast takes no more than that part of it, so
+	// that it does not fill a small disk.
 	maxShare = 8
 	// minSize is the smallest file that is of use.
 	minSize = 128 << 10
@@ -44,11 +44,13 @@ const (
 	firstInodes = maxShare * Inodes
 )
 
-// pageSize is the step by which the file takes back what is there to be taken.
+// pageSize is the step in bytes in which the file takes space back.
 const pageSize = 4096
 
-// Ballast is the file of one directory; the zero Ballast is none, and lends nothing. Its methods may be called concurrently, by several
-// processes too.
+// Ballast is the file of one directory, and the empty files beside it. The zero Ballast holds
+// nothing, and lends nothing. Its methods may be called concurrently, by several processes too.
+// States: held (uses is 0, the file has its storage), lent (uses > 0, the file is open under a
+// shared lock and has no storage).
 type Ballast struct {
 	dir *os.File
 
@@ -57,11 +59,11 @@ type Ballast struct {
 	file *os.File   // while it is lent, under a shared lock
 }
 
-// New is the ballast of an open directory, which the caller keeps open.
+// New returns the ballast of an open directory, which the caller keeps open.
 func New(dir *os.File) *Ballast { return &Ballast{dir: dir} }
 
-// OpenDir is the ballast of the directory at path, and what closes it. Where the directory
-// cannot be opened there is none.
+// OpenDir returns the ballast of the directory at path, and a function that closes it. If the
+// directory cannot be opened the ballast is empty.
 func OpenDir(path string) (b *Ballast, closer func() error) {
 	dir, err := os.Open(path)
 	if err != nil {
@@ -70,8 +72,8 @@ func OpenDir(path string) (b *Ballast, closer func() error) {
 	return New(dir), dir.Close
 }
 
-// Opening runs what opens a database: with the room of the ballast when the disk is full.
-// What is left of that is held again afterwards.
+// Opening runs fn, which opens a database, with the space of the ballast if the disk is full.
+// Afterwards the ballast takes back what is left of it.
 func (b *Ballast) Opening(fn func() error) error {
 	err := b.Freeing(fn)
 	if err == nil {
@@ -80,16 +82,16 @@ func (b *Ballast) Opening(fn func() error) error {
 	return err
 }
 
-// Keep makes the ballast as large as it should be, or as the disk lets it be. It becomes larger
-// when there is more room than before, and not smaller. Failure is none of the caller's:
-// there is less to lend then. While a process has lent it, it stays.
+// Keep makes the ballast as large as it should be, or as the disk allows. It grows when there is
+// more space than before, and does not shrink. Failures are ignored: there is less to lend then.
+// While a process has lent it, it stays as it is.
 func (b *Ballast) Keep() {
 	if b.dir == nil || !b.isOwnedByUser() {
 		return
 	}
 	var held, want int64
 	if st, err := beneath.Lstat(b.dir, Name); err == nil {
-		// Its length is what it should hold, also while that is lent.
+		// The length is how much it should hold, also while it is lent.
 		held, want = int64(st.Blocks)*512, st.Size
 	}
 	free, _ := b.freeSpace()
@@ -112,15 +114,15 @@ func (b *Ballast) Keep() {
 	b.takeInodes()
 }
 
-// isOwnedByUser reports whether the directory is this user's. In that of another the files would be
-// none that its owner can lend.
+// isOwnedByUser reports whether the directory belongs to this user. The owner of another
+// directory could not lend files made there.
 func (b *Ballast) isOwnedByUser() bool {
 	var st unix.Stat_t
 	return unix.Fstat(int(b.dir.Fd()), &st) == nil && st.Uid == uint32(os.Geteuid())
 }
 
-// holdsAllInodes reports whether no inode is to be taken: the last file is made last and removed
-// first.
+// holdsAllInodes reports whether no more inodes can be taken: the last file exists, which is
+// made last and removed first, or the file system does not count inodes.
 func (b *Ballast) holdsAllInodes() bool {
 	if _, err := beneath.Lstat(b.dir, inodeFileName(Inodes-1)); err == nil {
 		return true
@@ -129,9 +131,10 @@ func (b *Ballast) holdsAllInodes() bool {
 	return inodes == math.MaxInt64
 }
 
+// inodeFileName is the name of the ith empty file.
 func inodeFileName(i int) string { return fmt.Sprintf("%s/%02d", InodesName, i) }
 
-// takeInodes makes as many of the empty files as there are inodes for.
+// takeInodes makes the empty files, as many as there are inodes for.
 func (b *Ballast) takeInodes() {
 	if _, err := beneath.Lstat(b.dir, InodesName); err != nil {
 		if _, inodes := b.freeSpace(); inodes < firstInodes || inodes == math.MaxInt64 {
@@ -159,7 +162,8 @@ func (b *Ballast) releaseInodes() {
 	}
 }
 
-// growFile takes as much as there is, up to size: all of it at once, or what halving finds.
+// growFile gives the file storage, up to size bytes: all of it at once, or as much as bisection
+// finds.
 func growFile(f *os.File, size int64) {
 	if allocateBytes(f, size) == nil {
 		return
@@ -178,8 +182,8 @@ func growFile(f *os.File, size int64) {
 	_ = f.Truncate(size)
 }
 
-// writeRandomBytes is allocate where the system has no call for it. What is written must not be
-// zeros, or the same again, which some file systems store in no space.
+// writeRandomBytes is allocateBytes for systems without a call for it. It writes no zeros, and
+// not the same bytes again, which some file systems store in no space.
 func writeRandomBytes(f *os.File, size int64) error {
 	b := make([]byte, size)
 	rand.Read(b)
@@ -189,7 +193,7 @@ func writeRandomBytes(f *os.File, size int64) error {
 	return f.Sync()
 }
 
-// Lend gives up the room until done is called.
+// Lend gives up the space until done is called.
 func (b *Ballast) Lend() (done func()) {
 	if b.dir == nil {
 		return func() {}
@@ -221,8 +225,8 @@ func (b *Ballast) Lend() (done func()) {
 	})
 }
 
-// Freeing runs an operation that gives room back: with the room of the ballast when the disk
-// is full, or turns out to be.
+// Freeing runs an operation that frees space: with the space of the ballast if the disk is full,
+// or turns out to be full, in which case fn runs twice.
 func (b *Ballast) Freeing(fn func() error) error {
 	if b.dir == nil {
 		return fn()
@@ -239,8 +243,8 @@ func (b *Ballast) Freeing(fn func() error) error {
 	return fn()
 }
 
-// freeSpace is how many bytes this process may still write to the disk, and how many inodes are
-// left; math.MaxInt64 where they are not counted.
+// freeSpace returns how many bytes this process may still write to the disk, and how many inodes
+// are left; math.MaxInt64 if they are not counted.
 func (b *Ballast) freeSpace() (bytes, inodes int64) {
 	var st unix.Statfs_t
 	if unix.Fstatfs(int(b.dir.Fd()), &st) != nil {

@@ -2,8 +2,8 @@
 
 // Package beneath opens, makes and removes what lies beneath an open directory, by paths
 // relative to it ("a/b/c") on which no symbolic link is followed, the last element
-// included. So whoever can write there decides what is in the directory, but cannot lead
-// its reader out of it, nor to another part of it.
+// included. So a user who can write there decides what the directory contains, but cannot
+// lead a reader out of it, nor to another part of it.
 package beneath
 
 import (
@@ -60,6 +60,7 @@ func OpenFile(dir *os.File, name string, flag int, perm uint32) (f *os.File, err
 	return f, nil
 }
 
+// checkRegular returns ErrCorrupt unless the open file is a regular one.
 func checkRegular(f *os.File, name string) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
@@ -71,7 +72,7 @@ func checkRegular(f *os.File, name string) error {
 	return nil
 }
 
-// openNoFollow opens one name.
+// openNoFollow opens one name in a directory. ErrCorrupt: it is a link.
 func openNoFollow(dir *os.File, name string, flag int, perm uint32) (*os.File, error) {
 	if !isPlainName(name) {
 		return nil, errBadName(name)
@@ -95,6 +96,7 @@ func isPlainName(name string) bool {
 	return name != "" && name != ".." && !strings.ContainsAny(name, "/\x00")
 }
 
+// errBadName returns ErrInvalid for a path that is not one beneath a directory.
 func errBadName(name string) error {
 	return driver.Errorf(driver.ErrInvalid, "%q is not a name in a directory", name)
 }
@@ -105,7 +107,7 @@ func IsLink(dir *os.File, name string) bool {
 	return unix.Fstatat(int(dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil && st.Mode&unix.S_IFMT == unix.S_IFLNK
 }
 
-// withParent runs fn on the directory that name is in.
+// withParent runs fn on the directory that contains name.
 func withParent(dir *os.File, name string, fn func(parent *os.File, base string) error) error {
 	i := strings.LastIndexByte(name, '/')
 	base := name[i+1:]
@@ -123,7 +125,7 @@ func withParent(dir *os.File, name string, fn func(parent *os.File, base string)
 	return fn(parent, base)
 }
 
-// Lstat describes what is at a name.
+// Lstat describes the file of that name, without following a link.
 func Lstat(dir *os.File, name string) (st unix.Stat_t, err error) {
 	err = withParent(dir, name, func(parent *os.File, base string) error {
 		err := retryInterrupted(func() error { return unix.Fstatat(int(parent.Fd()), base, &st, unix.AT_SYMLINK_NOFOLLOW) })
@@ -132,12 +134,12 @@ func Lstat(dir *os.File, name string) (st unix.Stat_t, err error) {
 	return st, err
 }
 
-// Mkdir makes a directory, and is content when one is there.
+// Mkdir makes a directory. It is no error if the name exists.
 func Mkdir(dir *os.File, name string, perm uint32) error {
 	return withParent(dir, name, func(parent *os.File, base string) error {
 		err := retryInterrupted(func() error { return unix.Mkdirat(int(parent.Fd()), base, perm) })
 		if errors.Is(err, fs.ErrExist) {
-			return nil // of what kind it is, shows when it is opened
+			return nil // opening it shows whether it is a directory
 		}
 		return wrapPathError("mkdir", name, err)
 	})
@@ -166,6 +168,7 @@ func Names(dir *os.File, name string) ([]string, error) {
 	return names, err
 }
 
+// wrapPathError adds the operation and the path to an error; nil stays nil.
 func wrapPathError(op, name string, err error) error {
 	if err == nil {
 		return nil

@@ -8,8 +8,8 @@ import (
 )
 
 // openDirWithin lets the kernel resolve the path: one system call, where os.Root makes several
-// for each element. What it refuses, os.Root looks at again, whose errors say more, and
-// which is not bound by the longest path of a system call.
+// for each element. If the kernel refuses, os.Root tries again: its errors say more, and it is
+// not bound by the longest path of a system call.
 func openDirWithin(root *os.Root, top *os.File, path string) (*os.File, error) {
 	fd, err := openat2(top, path, unix.O_DIRECTORY)
 	switch {
@@ -21,6 +21,8 @@ func openDirWithin(root *os.Root, top *os.File, path string) (*os.File, error) {
 	return openDirByRoot(root, path)
 }
 
+// openFileWithin implements OpenFileWithin. openat2:: openat2 opens a path for reading that must
+// stay beneath top (openat2(2)).
 func openFileWithin(top *os.File, path string) (fd int, err error) {
 	return openat2(top, path, unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY)
 }

@@ -44,7 +44,7 @@ type Options struct {
 	// duplicate.
 	Dir *os.File
 	// Verify refuses (ErrCorrupt) a catalog of a home that has other tables, or anything
-	// else, than the migrations make: whoever wrote it may have left triggers and views.
+	// else, than the migrations make: another writer may have left triggers and views.
 	Verify bool
 	// Faults lets tests inject faults into the statements that write. Default: none.
 	Faults *fault.Injector
@@ -59,7 +59,7 @@ func (o Options) migrationSchema() migrate.Schema {
 	return migrate.Schema{Files: files, Database: "the catalog"}
 }
 
-// DB is an open catalog.
+// DB is an open catalog: a pool of connections that read, and one connection that writes.
 type DB struct {
 	read  *sql.DB
 	stmts sync.Map // query -> *sql.Stmt of read
@@ -89,6 +89,8 @@ func Open(ctx context.Context, path string, opts Options) (*DB, error) {
 	return db, nil
 }
 
+// openWritable makes the database if it is missing, brings its schema up to date, and starts the
+// writer.
 func openWritable(ctx context.Context, at location, opts Options) (*DB, error) {
 	if err := at.createDatabase(); err != nil {
 		return nil, err
@@ -116,8 +118,8 @@ func openWritable(ctx context.Context, at location, opts Options) (*DB, error) {
 // busyPatience is how long opening goes on while the database is locked.
 const busyPatience = 10 * time.Second
 
-// retryWhileBusy runs fn again while the database is locked: whoever first switches it to WAL
-// mode, or is the last to close it, locks it in a way in which SQLite does not wait.
+// retryWhileBusy runs fn again while the database is locked: the process that first switches it
+// to WAL mode, or is the last to close it, takes a lock for which SQLite does not wait.
 func retryWhileBusy(ctx context.Context, fn func() error) error {
 	until := time.Now().Add(busyPatience)
 	for {
@@ -133,10 +135,11 @@ func retryWhileBusy(ctx context.Context, fn func() error) error {
 	}
 }
 
-// readCache is how much of the database each reading connection may keep, in KiB when
-// negative: a catalog of a hundred thousand volumes is ten times SQLite's own default.
+// readCache is how much of the database each reading connection may cache, in KiB when negative:
+// a catalog of a hundred thousand volumes is ten times SQLite's default.
 const readCache = "cache_size(-16384)"
 
+// openReaderPool opens the pool of reading connections, which run the pragmas first.
 func openReaderPool(at location, pragmas ...string) (*sql.DB, error) {
 	db, err := sql.Open("sqlite", at.dataSourceName("", append(pragmas, "busy_timeout(10000)")...))
 	if err != nil {
@@ -148,7 +151,7 @@ func openReaderPool(at location, pragmas ...string) (*sql.DB, error) {
 	return db, nil
 }
 
-// migrateSchema brings the schema up to date.
+// migrateSchema brings the schema up to date, under a lock that other processes wait for.
 func (db *DB) migrateSchema(ctx context.Context, opts Options) error {
 	schema := opts.migrationSchema()
 	have, err := schema.Version(ctx, db.read)
@@ -179,9 +182,9 @@ func (db *DB) migrateSchema(ctx context.Context, opts Options) error {
 	return schema.Up(ctx, writable)
 }
 
-// openReadOnly opens a catalog that is not to be written. SQLite needs its
-// shared-memory file even for reading, so where that is missing and cannot be made (a
-// read-only or full disk), a private copy of the database is read instead.
+// openReadOnly opens a catalog that must not be written. SQLite needs its shared-memory file
+// even for reading, so if that is missing and cannot be made (on a read-only or full disk), it
+// reads a private copy of the database.
 func openReadOnly(ctx context.Context, at location, opts Options) (*DB, error) {
 	if err := at.checkExists(); err != nil {
 		return nil, err
@@ -207,6 +210,7 @@ func openReadOnly(ctx context.Context, at location, opts Options) (*DB, error) {
 	return db, nil
 }
 
+// openPrivateCopy copies the database and its write-ahead log to tmp and opens the copy.
 func openPrivateCopy(ctx context.Context, at location, tmp string, opts Options) (*DB, error) {
 	private := location{path: filepath.Join(tmp, at.baseName())}
 	for _, suffix := range []string{"", "-wal"} {
@@ -230,6 +234,8 @@ func openPrivateCopy(ctx context.Context, at location, tmp string, opts Options)
 	return db, nil
 }
 
+// openReadOnlyAt opens the database for reading. ErrUnsupported: its schema is older or newer
+// than this version reads.
 func openReadOnlyAt(ctx context.Context, at location, opts Options) (*DB, error) {
 	read, err := sql.Open("sqlite", at.dataSourceName("ro", hardenedPragmas("query_only(1)", "busy_timeout(10000)")...))
 	if err != nil {

@@ -42,7 +42,7 @@ func Translate(err error) error {
 	return &driver.Fault{Part: driver.Database, Kind: kind, Err: fmt.Errorf("catalog: %w", err)}
 }
 
-// IsUnique reports whether err says that a unique value is there already.
+// IsUnique reports whether a statement failed because a unique value exists already.
 func IsUnique(err error) bool {
 	e := (*sqlite.Error)(nil)
 	if !errors.As(err, &e) {
@@ -51,6 +51,7 @@ func IsUnique(err error) bool {
 	return e.Code() == sqlite3.SQLITE_CONSTRAINT_UNIQUE || e.Code() == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY
 }
 
+// isBusy reports whether another process has locked the database.
 func isBusy(err error) bool {
 	e := (*sqlite.Error)(nil)
 	return errors.As(err, &e) && e.Code()&0xff == sqlite3.SQLITE_BUSY

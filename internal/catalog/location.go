@@ -27,6 +27,7 @@ var suffixes = []string{"", "-wal", "-shm", "-journal"}
 
 func (l location) baseName() string { return filepath.Base(l.path) }
 
+// closeDirectory closes the directory, if there is an open one.
 func (l location) closeDirectory() {
 	if l.dir != nil {
 		l.dir.Close()
@@ -69,7 +70,7 @@ func (l location) checkExists() error {
 	return err
 }
 
-// readFile returns what one of the files holds.
+// readFile returns the content of one of the files of the database.
 func (l location) readFile(suffix string) ([]byte, error) {
 	if l.dir == nil {
 		return os.ReadFile(l.path + suffix)
@@ -82,7 +83,8 @@ func (l location) readFile(suffix string) ([]byte, error) {
 	return io.ReadAll(f)
 }
 
-// lockSchema waits for others that bring the schema up to date.
+// lockSchema waits until no other process changes the schema, and keeps others waiting until the
+// lock is released.
 func (l location) lockSchema(ctx context.Context) (*flock.Lock, error) {
 	if l.dir != nil {
 		return flock.WaitIn(ctx, l.dir, "locks/schema")
@@ -90,8 +92,8 @@ func (l location) lockSchema(ctx context.Context) (*flock.Lock, error) {
 	return flock.Wait(ctx, filepath.Join(filepath.Dir(l.path), "locks", "schema"))
 }
 
-// dataSourceName builds the URI that modernc.org/sqlite takes; pragmas are run on every new
-// connection. https://www.sqlite.org/uri.html
+// dataSourceName returns the URI that modernc.org/sqlite takes; each new connection runs the
+// pragmas. https://www.sqlite.org/uri.html
 func (l location) dataSourceName(mode string, pragmas ...string) string {
 	q := url.Values{"_pragma": pragmas}
 	if mode != "" {

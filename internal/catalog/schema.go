@@ -13,30 +13,29 @@ import (
 	"github.com/volehq/vole/internal/migrate"
 )
 
-// hardenedPragmas adds to the pragmas of a connection those for a database that somebody else may
-// have written: its schema runs no functions with side effects, and pages are looked at
-// before they are believed. https://www.sqlite.org/security.html
+// hardenedPragmas adds to the pragmas of a connection those for a database that another user may
+// have written: functions with side effects do not run from its schema, and pages are checked
+// before they are used. https://www.sqlite.org/security.html
 func hardenedPragmas(pragmas ...string) []string {
 	return append(pragmas, "trusted_schema(0)", "cell_size_check(1)")
 }
 
-// errForeignSchema is what verify's errors match, besides ErrCorrupt.
+// errForeignSchema is matched by the errors of verifySchema, besides ErrCorrupt.
 var errForeignSchema = driver.Errorf(driver.ErrCorrupt, "the catalog has a schema of its own")
 
 // schemaObject is a row of sqlite_schema.
 type schemaObject struct{ Kind, Name, Table, SQL string }
 
+// String describes the object for messages.
 func (o schemaObject) String() string { return o.Kind + " " + strconv.Quote(o.Name) }
 
-// latest is what the migrations of a home define, all of them: to run them takes
-// milliseconds, of which every command would lose two.
-//
-//go:embed latest.json
+// latest is what the migrations of a home define, in total: running them takes two milliseconds,
+// which every command would lose.
 var latest []byte
 
 // verifySchema compares everything that the database defines with what the migrations up to its
-// version define: a trigger would run with each change, a view or a virtual table stand
-// where a table is meant, a constraint or an index compute what it likes.
+// version define. A trigger would run with each change, a view or a virtual table could stand in
+// for a table, and a constraint or an index can compute anything.
 func (db *DB) verifySchema(ctx context.Context, schema migrate.Schema) error {
 	version, have, err := db.readDefinitions(ctx, schema)
 	if err != nil || version > schema.Latest() {
@@ -63,8 +62,8 @@ func (db *DB) verifySchema(ctx context.Context, schema migrate.Schema) error {
 	return nil
 }
 
-// readDefinitions returns the version of the schema and all that the database defines, both as
-// they are at one moment: another process may be bringing them up to date.
+// readDefinitions returns the version of the schema and everything that the database defines,
+// both at one moment: another process may be bringing them up to date.
 func (db *DB) readDefinitions(ctx context.Context, schema migrate.Schema) (version int64, have map[schemaObject]bool, err error) {
 	tx, err := db.read.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
 	if err != nil {
@@ -77,8 +76,8 @@ func (db *DB) readDefinitions(ctx context.Context, schema migrate.Schema) (versi
 	return version, have, err
 }
 
-// readSchemaObjects reads all that a database defines. More than there can be is enough to see
-// that it is another's.
+// readSchemaObjects reads everything that a database defines, up to a number that no version of
+// Vole reaches.
 func readSchemaObjects(ctx context.Context, db migrate.Querier) (map[schemaObject]bool, error) {
 	rows, err := db.QueryContext(ctx, `SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_schema LIMIT 100`)
 	if err != nil {
@@ -96,11 +95,11 @@ func readSchemaObjects(ctx context.Context, db migrate.Querier) (map[schemaObjec
 	return all, rows.Err()
 }
 
-// definitionsByVersion remembers what definitions found for the schema of a home, by version.
+// definitionsByVersion caches the results of expectedDefinitions for the schema of a home.
 var definitionsByVersion sync.Map // int64 -> map[object]bool
 
-// expectedDefinitions returns what the migrations up to a version define: for the latest it is
-// known, for others they are run on a database in memory.
+// expectedDefinitions returns what the migrations up to a version define. For the latest version
+// that is known; for others they run on a database in memory.
 func expectedDefinitions(ctx context.Context, schema migrate.Schema, version int64) (map[schemaObject]bool, error) {
 	if d, ok := definitionsByVersion.Load(version); ok {
 		return d.(map[schemaObject]bool), nil
@@ -115,7 +114,7 @@ func expectedDefinitions(ctx context.Context, schema migrate.Schema, version int
 	return d, err
 }
 
-// latestDefinitions returns those of the latest version; nil for another.
+// latestDefinitions returns the definitions of the latest version; nil for another.
 func latestDefinitions(schema migrate.Schema, version int64) (map[schemaObject]bool, error) {
 	if version != schema.Latest() {
 		return nil, nil
@@ -131,6 +130,8 @@ func latestDefinitions(schema migrate.Schema, version int64) (map[schemaObject]b
 	return d, nil
 }
 
+// deriveDefinitions runs the migrations up to a version on a database in memory and returns what
+// they define.
 func deriveDefinitions(ctx context.Context, schema migrate.Schema, version int64) (map[schemaObject]bool, error) {
 	db, err := sql.Open("sqlite", "file::memory:")
 	if err != nil {

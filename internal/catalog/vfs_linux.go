@@ -36,7 +36,7 @@ func pathInOpenDir(dir *os.File, name string) (path, vfs string, ok bool) {
 	return link + "/" + name, openDirVFS, true
 }
 
-// registerOpenDirVFS registers the file system, once: a copy of SQLite's own but for the way
+// registerOpenDirVFS registers the file system, once: a copy of SQLite's own except for the way
 // in which it makes names absolute.
 var registerOpenDirVFS = sync.OnceValue(func() error {
 	tls := libc.NewTLS()
@@ -64,7 +64,7 @@ var registerOpenDirVFS = sync.OnceValue(func() error {
 	return nil
 })
 
-// vfsAtAddress is the structure at an address of SQLite's memory, which is none of Go's.
+// vfsAtAddress returns the structure at an address in SQLite's memory, which Go does not manage.
 func vfsAtAddress(addr uintptr) *sqlite3.Tsqlite3_vfs {
 	return *(**sqlite3.Tsqlite3_vfs)(unsafe.Pointer(&addr))
 }

@@ -25,7 +25,8 @@ const (
 // of them waits for the last.
 const maxBatch = 128
 
-// writer runs all writes of this process, one transaction at a time.
+// writer runs all writes of this process, one transaction at a time, in one goroutine, which
+// newWriter starts and closeWriter ends.
 type writer struct {
 	db     *sql.DB
 	conn   *sql.Conn
@@ -41,6 +42,7 @@ type writer struct {
 	sync  Durability // what the connection is set to
 }
 
+// writeRequest is one call of Write. The loop sets err and answers on result, once.
 type writeRequest struct {
 	ctx    context.Context
 	d      Durability
@@ -49,8 +51,9 @@ type writeRequest struct {
 	result chan error
 }
 
+// newWriter opens the writing connection and starts the commit loop.
 func newWriter(ctx context.Context, at location, faults *fault.Injector) (*writer, error) {
-	// The time-out is zero because begin waits by itself: SQLite's own waiting
+	// The time-out is zero because beginTransaction waits by itself: SQLite's own waiting
 	// backs off to a tenth of a second and lets late comers overtake.
 	db, err := sql.Open("sqlite", at.dataSourceName("", hardenedPragmas("busy_timeout(0)", "foreign_keys(1)", "synchronous(FULL)")...))
 	if err != nil {
@@ -73,6 +76,7 @@ func newWriter(ctx context.Context, at location, faults *fault.Injector) (*write
 	return w, nil
 }
 
+// submitWrite hands fn to the commit loop and waits for the outcome of its commit.
 func (w *writer) submitWrite(ctx context.Context, d Durability, fn func(*Tx) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -86,6 +90,7 @@ func (w *writer) submitWrite(ctx context.Context, d Durability, fn func(*Tx) err
 	return <-r.result
 }
 
+// enqueueRequest adds a request to the queue. ErrClosed: the writer is closed.
 func (w *writer) enqueueRequest(r *writeRequest) error {
 	w.mu.RLock()
 	defer w.mu.RUnlock()
@@ -100,6 +105,7 @@ func (w *writer) enqueueRequest(r *writeRequest) error {
 	}
 }
 
+// closeWriter commits the requests in the queue, ends the loop and closes the connection.
 func (w *writer) closeWriter() error {
 	w.mu.Lock()
 	if w.closed {
@@ -116,13 +122,15 @@ func (w *writer) closeWriter() error {
 	return errors.Join(w.conn.Close(), w.db.Close())
 }
 
+// runCommitLoop collects the requests that wait and commits them together, until the queue is
+// closed and empty.
 func (w *writer) runCommitLoop() {
 	defer close(w.done)
 	batch := make([]*writeRequest, 0, maxBatch)
 	for r := range w.queue {
 		batch = append(batch[:0], r)
-		// Those who are about to write come along. Without this the one processor that
-		// is free would begin a commit of its own for each of them.
+		// Let goroutines that are about to write join the batch. Without this the one free
+		// processor would begin a commit for each of them.
 		for range 4 {
 			runtime.Gosched()
 		}
@@ -180,8 +188,8 @@ func (w *writer) setDurability(d Durability) error {
 	return nil
 }
 
-// beginTransaction starts the transaction, waiting while another process has one. Requests
-// whose context ends meanwhile are answered and left out of what it returns.
+// beginTransaction starts the transaction, and waits while another process has one. It answers
+// requests whose context ends before that, and leaves them out of its result.
 func (w *writer) beginTransaction(batch []*writeRequest) ([]*writeRequest, error) {
 	pause := 100 * time.Microsecond
 	for {
@@ -207,9 +215,9 @@ func (w *writer) beginTransaction(batch []*writeRequest) ([]*writeRequest, error
 	}
 }
 
-// commitBatch runs the functions of a batch and commits. A function that fails is undone
-// alone; an error that commit returns is for all that did not fail. It returns those
-// that are still to be answered.
+// commitBatch runs the functions of a batch and commits. Only the changes of a function that
+// fails are undone; an error of the commit itself is that of all functions that did not fail. It
+// returns the requests that must still be answered.
 func (w *writer) commitBatch(batch []*writeRequest) ([]*writeRequest, error) {
 	failed, again := w.tryBatch(batch)
 	if again {
@@ -236,8 +244,8 @@ func (w *writer) commitBatch(batch []*writeRequest) ([]*writeRequest, error) {
 	return batch, err
 }
 
-// tryBatch runs the functions of a batch. again says that one of several failed after
-// it had changed something, so that all must be undone and run anew.
+// tryBatch runs the functions of a batch. again says that one of several failed after it had
+// changed something, so that all must be undone and run again.
 func (w *writer) tryBatch(batch []*writeRequest) (failed int, again bool) {
 	for _, r := range batch {
 		tx := &Tx{w: w}
@@ -271,8 +279,8 @@ func (w *writer) runInSavepoints(batch []*writeRequest) (failed int, err error) 
 	return failed, nil
 }
 
-// rollback ends the transaction. Its own error says nothing new: SQLite has rolled
-// back by itself after some errors, and then there is nothing to roll back.
+// rollback ends the transaction. Its error is ignored: SQLite rolls back by itself after some
+// errors, and then there is nothing left to roll back.
 func (w *writer) rollback() { _, _ = w.execCached(`ROLLBACK`) }
 
 // execCached runs a statement on the writer's connection, prepared once.
@@ -284,6 +292,8 @@ func (w *writer) execCached(query string, args ...any) (sql.Result, error) {
 	return s.Exec(args...)
 }
 
+// prepareCached returns the prepared statement of a query, which is kept until the writer is
+// closed.
 func (w *writer) prepareCached(query string) (*sql.Stmt, error) {
 	if s := w.stmts[query]; s != nil {
 		return s, nil
@@ -296,8 +306,8 @@ func (w *writer) prepareCached(query string) (*sql.Stmt, error) {
 	return s, nil
 }
 
-// Tx is a write transaction, valid while the function it was given to runs. Its
-// statements are prepared once and kept, so queries must not be built from values.
+// Tx is a write transaction, valid while the function it was given to runs. Its statements are
+// prepared once and kept, so queries must not be built from values.
 type Tx struct {
 	w       *writer
 	changed bool // a statement changed rows

@@ -11,12 +11,12 @@ import (
 // SyncDir makes the entries of a directory durable.
 func SyncDir(path string) error { return syncDir(path) }
 
-// WriteFile makes the file at path hold data: a reader, or a crash, finds what it held
-// before or all of it. The file gets the given mode whatever the umask is. What is there
-// and no regular file, a device for instance, is not replaced: fs.ErrExist.
+// WriteFile replaces the content of the file at path: a reader, or a crash, finds the old
+// content or all of the new. The file gets the given mode regardless of the umask. fs.ErrExist:
+// path exists and is not a regular file, a device for example; that is not replaced.
 func WriteFile(path string, data []byte, mode os.FileMode) (err error) {
 	if info, err := os.Lstat(path); err == nil && !info.Mode().IsRegular() {
-		return &os.PathError{Op: "write", Path: path, Err: fmt.Errorf("something else than a regular file is there: %w", os.ErrExist)}
+		return &os.PathError{Op: "write", Path: path, Err: fmt.Errorf("it exists and is not a regular file: %w", os.ErrExist)}
 	}
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {

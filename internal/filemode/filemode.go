@@ -4,7 +4,8 @@ package filemode
 
 import "io/fs"
 
-// Types and bits of st_mode, see inode(7).
+// Types and bits of st_mode. The values are those of inode(7), which Linux, macOS and the BSDs
+// share; images of ext4 store them too.
 const (
 	TypeMask = 0o170000
 	Fifo     = 0o010000
@@ -20,7 +21,8 @@ const (
 	sticky = 0o1000
 )
 
-// Go turns st_mode into Go's mode.
+// Go turns st_mode into Go's mode: the permissions, the type, and setuid, setgid and sticky.
+// Other bits are dropped.
 func Go(m uint32) fs.FileMode {
 	mode := fs.FileMode(m & 0o777)
 	switch m & TypeMask {
@@ -49,7 +51,8 @@ func Go(m uint32) fs.FileMode {
 	return mode
 }
 
-// Perm is the inverse of Go for the bits that chmod(2) sets.
+// Perm is the inverse of Go for the bits that chmod(2) sets: permissions, setuid, setgid,
+// sticky. The type is dropped.
 func Perm(mode fs.FileMode) uint32 {
 	m := uint32(mode.Perm())
 	if mode&fs.ModeSetuid != 0 {
@@ -64,7 +67,8 @@ func Perm(mode fs.FileMode) uint32 {
 	return m
 }
 
-// TypeName names the type in a mode.
+// TypeName names the type in a mode, in the words of the API and of --json: "file", "directory",
+// "symlink", "fifo", "socket", "char-device", "block-device", "unknown".
 func TypeName(m fs.FileMode) string {
 	switch m.Type() {
 	case 0:

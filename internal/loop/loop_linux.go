@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Of returns the loop devices that have the file, whoever made them: each is mounted,
-// or may be at any time.
+// Of returns the loop devices that use the file, whatever process made them: each is mounted, or
+// may be at any time.
 func Of(image *os.File) []Device {
 	var st unix.Stat_t
 	if unix.Fstat(int(image.Fd()), &st) != nil {
@@ -29,11 +29,11 @@ func Of(image *os.File) []Device {
 	return found
 }
 
-// backsFile reports whether the loop device described in the directory block has the file.
+// backsFile reports whether the loop device described in the directory block uses the file.
 func backsFile(block, name string, st *unix.Stat_t) bool {
 	b, err := os.ReadFile(block + "/loop/backing_file")
 	if err != nil {
-		return false // let go of meanwhile
+		return false // detached since it was listed
 	}
 	path := strings.TrimSuffix(strings.TrimSuffix(string(b), "\n"), " (deleted)")
 	var back unix.Stat_t

@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Node is what has a name. This system cannot open a name without opening the file, so
-// each call looks it up again, and follows no link.
+// Node is a file with a name. This system cannot open a name without opening the file, so each
+// call looks the name up again, and follows no link.
 type Node struct {
 	dir  int
 	name string

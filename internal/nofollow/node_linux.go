@@ -7,9 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Node is what had a name when it was opened: a file, directory, link or device, which
-// may be closed even to its owner. It is not opened for reading, so that opening a fifo
-// does not wait, and closing a Node releases no lock of this process on the file.
+// Node is the file, directory, link or device that had a name when it was opened, and may be
+// closed even to its owner. It is not opened for reading, so that opening a fifo does not wait,
+// and closing a Node releases no lock of this process on the file.
 type Node struct{ fd int }
 
 // Open looks up a name in the open directory dir.

@@ -1,2 +1,2 @@
-// Package proc tells what the operating system knows of processes.
+// Package proc returns facts about processes from the operating system.
 package proc

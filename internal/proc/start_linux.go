@@ -38,6 +38,7 @@ func StartTicks(pid int) (int64, error) {
 	return strconv.ParseInt(fields[19], 10, 64) // starttime, field 22
 }
 
+// bootTime is when the system was booted, in whole seconds.
 func bootTime() time.Time {
 	data, err := os.ReadFile("/proc/stat")
 	if err != nil {

@@ -10,8 +10,8 @@ import (
 	"os"
 )
 
-// Content is what a file holds, read once from the beginning: as a whole by Read
-// alone, or range by range.
+// Content is the content of a file, read once from the beginning: as a whole by Read alone, or
+// range by range with NextData.
 type Content interface {
 	io.ReadCloser
 	// NextData moves to the next range that may hold data and returns it; io.EOF
@@ -24,8 +24,8 @@ const (
 	block   = 64 << 10  // of zeros, in a stream, that counts as a hole
 )
 
-// Copy hands the ranges of c that hold data to write. What lies beyond size is left
-// out; a file that has become shorter ends where it does.
+// Copy hands the ranges of c that hold data to write. It leaves out everything beyond size; a
+// file that has become shorter ends where it does.
 func Copy(ctx context.Context, c Content, size int64, write func(b []byte, off int64) error) error {
 	buf := make([]byte, copyBuf)
 	for {
@@ -55,20 +55,24 @@ func Copy(ctx context.Context, c Content, size int64, write func(b []byte, off i
 	}
 }
 
-// File is what f holds. Close closes f.
+// File returns the content of f, whose holes the file system reports. Close closes f.
 func File(ctx context.Context, f *os.File) Content { return &file{ctx, f} }
 
-// Section is what the n bytes of f from off on hold; offsets count from off. Close closes f.
+// Section returns the content of n bytes of f from off on; its offsets count from off. Close
+// closes f.
 func Section(ctx context.Context, f *os.File, off, n int64) Content {
 	return &section{file: file{ctx, f}, off: off, end: off + n}
 }
 
+// section is a file of which only a part is read.
 type section struct {
+	// file reads an open file.
 	file
 	off, end int64
 	begun    bool
 }
 
+// NextData implements Content.
 func (c *section) NextData(ctx context.Context) (off, n int64, err error) {
 	if !c.begun {
 		if _, err := c.f.Seek(c.off, io.SeekStart); err != nil {
@@ -91,6 +95,7 @@ type file struct {
 	f   *os.File
 }
 
+// Read implements Content.
 func (c *file) Read(p []byte) (int, error) {
 	if err := c.ctx.Err(); err != nil {
 		return 0, err
@@ -98,21 +103,25 @@ func (c *file) Read(p []byte) (int, error) {
 	return c.f.Read(p)
 }
 
+// Close implements Content.
 func (c *file) Close() error { return c.f.Close() }
 
 // Stream is what r yields. A stream does not say where a file has holes, so blocks of
 // zeros count as such. Close does nothing.
 func Stream(r io.Reader) Content { return &stream{r: r} }
 
+// stream reads blocks from a reader, of which NextData skips those that are zero.
 type stream struct {
 	r    io.Reader
 	buf  []byte // a block that NextData read
-	rest []byte // what of it Read has still to give
+	rest []byte // the part of it that Read has not returned
 	off  int64
 }
 
+// Close implements Content.
 func (c *stream) Close() error { return nil }
 
+// Read implements Content.
 func (c *stream) Read(p []byte) (int, error) {
 	if c.buf == nil {
 		return c.r.Read(p)
@@ -125,6 +134,7 @@ func (c *stream) Read(p []byte) (int, error) {
 	return n, nil
 }
 
+// NextData implements Content.
 func (c *stream) NextData(ctx context.Context) (off, n int64, err error) {
 	if c.buf == nil {
 		c.buf = make([]byte, block)
@@ -148,4 +158,5 @@ func (c *stream) NextData(ctx context.Context) (off, n int64, err error) {
 	}
 }
 
+// zeros is a block to compare with.
 var zeros [block]byte

@@ -12,8 +12,8 @@ import (
 	"github.com/volehq/vole/internal/openset"
 )
 
-// diskHandle implements driver.File on the image of a disk volume. It keeps the image
-// open until it is closed itself.
+// diskHandle implements driver.File on the image of a disk volume. It has a reference of its own
+// to the image, so the file outlives the FS that opened it.
 type diskHandle struct {
 	d          *sharedDisk
 	h          *ext4.File
@@ -66,7 +66,8 @@ func (f *diskFS) OpenEntry(ctx context.Context, name string) (driver.File, drive
 	return h, entryOfDiskInfo(info), nil
 }
 
-// startHandle registers a file that was opened. It keeps the image open until it is closed.
+// startHandle adds the open file to those that the backend closes, with a reference to the
+// image.
 func (h *diskHandle) startHandle() error {
 	h.d.acquire()
 	err := h.life.Begin(&h.d.b.open, h)
@@ -84,7 +85,7 @@ func (h *diskHandle) Finish(context.Context) error {
 	return nil
 }
 
-// Free implements openset.Member. What fails here was synced before.
+// Free implements openset.Member. Errors are ignored: Finish has synced the file.
 func (h *diskHandle) Free() error {
 	_ = h.h.Close()
 	h.d.updateCharge()
@@ -108,7 +109,7 @@ func (h *diskHandle) ReadAt(ctx context.Context, p []byte, off int64) (int, erro
 	return n, err
 }
 
-// runChange runs a change of the content, and charges what it added.
+// runChange runs a change of the content and charges its growth.
 func (h *diskHandle) runChange(ctx context.Context, fn func() error) error {
 	if err := h.life.Enter(ctx); err != nil {
 		return err

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// loopDeviceOf returns a loop device that has an image, if one has: then it is mounted, or
-// may be at any time, whoever did it. Beside readers only those that write count.
+// loopDeviceOf returns the name of a loop device that uses the image, "" if none does. Such a
+// device is mounted or may be at any time. For a reader only writable devices count.
 func loopDeviceOf(image *os.File, reading bool) string {
 	for _, d := range loop.Of(image) {
 		if !reading || !d.ReadOnly {
@@ -23,9 +23,10 @@ func loopDeviceOf(image *os.File, reading bool) string {
 	return ""
 }
 
-// describeLockHolder names a process that holds a lock on a file. /proc/locks has a line for
-// each lock: its number, kind, ADVISORY, READ or WRITE, pid, and device:inode. The pid is
-// of who took it; when that has died, the lock is held by others that have inherited it.
+// describeLockHolder names a process that holds a flock on f, "" if none does. /proc/locks has a
+// line for each lock: number, kind, ADVISORY, READ or WRITE, pid, and device:inode. The pid is
+// that of the process that took the lock; if that is dead, processes that inherited the open
+// file hold it.
 func describeLockHolder(f *os.File) string {
 	var st unix.Stat_t
 	if unix.Fstat(int(f.Fd()), &st) != nil {
@@ -55,7 +56,7 @@ func describeLockHolder(f *os.File) string {
 	return "a process that cannot be seen from here"
 }
 
-// describeProcess describes a live process.
+// describeProcess returns the number and the name of a live process, "" if it is dead.
 func describeProcess(pid string) string {
 	comm, err := os.ReadFile("/proc/" + pid + "/comm")
 	if err != nil {
@@ -64,12 +65,12 @@ func describeProcess(pid string) string {
 	return fmt.Sprintf("process %s (%s)", pid, strings.TrimSpace(string(comm)))
 }
 
-// describeLockHeir looks for a process that has inherited a lock on a file: it has the file
-// open, and the kernel shows the lock beside it.
+// describeLockHeir names a process that inherited a lock on a file: it has the file open, and
+// its fdinfo shows the lock.
 func describeLockHeir(name string, st *unix.Stat_t) string {
 	fds, _ := filepath.Glob("/proc/[0-9]*/fd/*") // the pattern is well-formed
 	for _, p := range fds {
-		// First by name: on some file systems even a look at a file can take for ever.
+		// Compare names first: on some file systems a stat can hang.
 		if to, err := os.Readlink(p); err != nil || filepath.Base(to) != name {
 			continue
 		}

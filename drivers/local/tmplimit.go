@@ -13,22 +13,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What is being written to a volume has no name and no charge until it is complete. So that
-// many who write at once, and slowly, do not store many times the quota meanwhile, what lies
-// in the volume's tmp directory has a bound of its own. It is looked at there, not counted:
-// so it is the same for all processes, and right after a crash.
+// A file that is being written has no name and no charge until it is complete. So that many
+// slow writers do not store many times the quota together, the files in a volume's tmp
+// directory have a bound of their own. It is checked by reading that directory, not by a
+// counter, so it holds across processes and after crashes.
 const (
 	unnamedFirst = 64 << 10 // how much of a file is written before the first look
 	unnamedStep  = 1 << 20  // and between two looks
 	unnamedSlack = 16 << 20 // of the bound, for many small files in a small volume
 )
 
-// maxUnnamedBytes is the bound: there is room to replace all that a volume holds, twice at once.
+// maxUnnamedBytes is the bound for a quota: there is room to replace all that a volume holds,
+// twice at the same time.
 func maxUnnamedBytes(quota int64) int64 {
 	return 2*min(quota, math.MaxInt64/4) + unnamedSlack
 }
 
 // unnamedLimiter returns a function to call before a file without a name grows to n bytes.
+// ErrQuota: all such files of the volume together are too large.
 func (f *volumeFS) unnamedLimiter(c *counter) func(n int64) error {
 	next := int64(unnamedFirst)
 	return func(n int64) error {
@@ -46,7 +48,8 @@ func (f *volumeFS) unnamedLimiter(c *counter) func(n int64) error {
 	}
 }
 
-// sumUnnamedBytes is the storage of the files in tmp. What is being removed is charged still.
+// sumUnnamedBytes is the storage of the files in tmp, without trees in removal, which are still
+// charged.
 func (f *volumeFS) sumUnnamedBytes() (int64, error) {
 	dir, err := openDirAt(f.volumeDir, "tmp")
 	if err != nil {

@@ -17,7 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// dirStream implements driver.Dir.
+// dirStream implements driver.Dir for a dir volume. It reads the open directory, so it does not
+// end when the directory is renamed.
 type dirStream struct {
 	f    *volumeFS
 	opts driver.DirOptions
@@ -28,7 +29,7 @@ type dirStream struct {
 	filled bool // sorted holds what is left
 }
 
-// dirName is a name in a directory, with the type of what it names if that is wanted.
+// dirName is a name in a directory, and its type if only names were asked for.
 type dirName struct {
 	name string
 	kind fs.FileMode
@@ -76,11 +77,11 @@ func (s *dirStream) Read(ctx context.Context, n int) ([]driver.Entry, error) {
 		if err != nil || len(list) > 0 {
 			return list, translateError(err)
 		}
-		// All of them were removed meanwhile; what is next?
+		// All of them have been removed since they were read: read on.
 	}
 }
 
-// nextNames returns up to n names.
+// nextNames returns up to n names: of a sorted stream from memory, otherwise from the directory.
 func (s *dirStream) nextNames(n int) ([]dirName, error) {
 	if !s.opts.Sorted {
 		return s.readNames(n)
@@ -102,7 +103,7 @@ func (s *dirStream) nextNames(n int) ([]dirName, error) {
 	return list, nil
 }
 
-// readNames returns up to n names of the open directory, or all for n < 0.
+// readNames reads up to n names of the open directory, or all for n < 0.
 func (s *dirStream) readNames(n int) ([]dirName, error) {
 	if s.opts.NamesOnly {
 		entries, err := s.d.ReadDir(n)
@@ -120,7 +121,7 @@ func (s *dirStream) readNames(n int) ([]dirName, error) {
 	return list, err
 }
 
-// statEntries describes what is at the names. One that is gone is left out.
+// statEntries describes the named files. Names that no longer exist are left out.
 func (s *dirStream) statEntries(names []dirName) ([]driver.Entry, error) {
 	list := make([]driver.Entry, 0, len(names))
 	fd := int(s.d.Fd())

@@ -4,9 +4,10 @@ package local
 
 import "golang.org/x/sys/unix"
 
-// openInode is a file that this process has open. Once it has lost its last name, its
-// bytes stay charged until it is closed: base by the process that took the name away,
-// if that had it open, and late by whichever writes to it then.
+// openInode is a file that this process has open, shared by its handles. Once the file has lost
+// its last name its bytes stay charged until the last handle is closed: sizeWhenUnlinked by the
+// process that unlinked it, if that had it open, and grownSince by each process that writes to
+// it. Backend.inodesMu guards all of it.
 type openInode struct {
 	refs             int      // open files
 	counter          *counter // in use once base or late was set
@@ -15,12 +16,13 @@ type openInode struct {
 	epoch            int64    // of the counter when base or late was first set, or last measured
 }
 
+// inodeKey identifies a file of the home.
 type inodeKey struct {
 	volume string
 	ino    uint64
 }
 
-// acquireInode notes that this process has a file open.
+// acquireInode adds a handle to an inode.
 func (b *Backend) acquireInode(k inodeKey) {
 	b.inodesMu.Lock()
 	defer b.inodesMu.Unlock()
@@ -32,7 +34,7 @@ func (b *Backend) acquireInode(k inodeKey) {
 	w.refs++
 }
 
-// releaseInode undoes acquireInode, giving back what a file without a name is charged.
+// releaseInode drops a handle. The last one uncharges a file without a name.
 func (b *Backend) releaseInode(k inodeKey) {
 	b.inodesMu.Lock()
 	defer b.inodesMu.Unlock()
@@ -48,22 +50,22 @@ func (b *Backend) releaseInode(k inodeKey) {
 	if w.epoch == w.counter.page.load(offEpoch) {
 		w.counter.page.addBytes(-w.sizeWhenUnlinked - w.grownSince)
 	} else {
-		// Another process has measured since, and could not see this file, so some of
-		// it is charged no more. Only another measurement can tell.
+		// Another process has measured the volume since. It could not see this file, so
+		// part of its charge is gone. Only another measurement can tell how much.
 		w.counter.page.store(offStale, 1)
 	}
 	w.counter.release()
 }
 
-// isInodeOpen reports whether this process has a file of the volume open.
+// isInodeOpen reports whether this process has the file open.
 func (c *counter) isInodeOpen(ino uint64) bool {
 	c.b.inodesMu.Lock()
 	defer c.b.inodesMu.Unlock()
 	return c.b.inodes[inodeKey{c.id, ino}] != nil
 }
 
-// unchargeLostName corrects the charge after a name of a file was taken away, st being what
-// the file was before. Call it under the file's lock.
+// unchargeLostName corrects the charge after a file has lost a name. st is its state before.
+// Call it under the file's lock.
 func (c *counter) unchargeLostName(st *unix.Stat_t) {
 	if st == nil || st.Mode&unix.S_IFMT != unix.S_IFREG || st.Nlink > 1 {
 		return
@@ -79,9 +81,9 @@ func (c *counter) unchargeLostName(st *unix.Stat_t) {
 	w.sizeWhenUnlinked += st.Size
 }
 
-// chargeNamelessGrowth notes that an open file without a name has grown by n bytes, which are
-// charged. Where another process took the name away, and with it the charge, no more
-// can be given back than was charged since.
+// chargeNamelessGrowth records that an open file without a name has grown by n bytes, which are
+// charged. If another process unlinked it, and took its charge away, no more can be uncharged
+// than was charged since.
 func (c *counter) chargeNamelessGrowth(ino uint64, n int64) {
 	c.b.inodesMu.Lock()
 	defer c.b.inodesMu.Unlock()
@@ -102,18 +104,21 @@ func (w *openInode) acquireCounter(c *counter) {
 	}
 }
 
-// namelessBytes is what files are charged that this process has open without a name.
+// namelessBytes is the charge of the files of a volume that this process has open and that have
+// no name.
 func (b *Backend) namelessBytes(volume string) int64 {
 	var sum int64
 	b.forEachNameless(volume, func(w *openInode) { sum += w.sizeWhenUnlinked + w.grownSince })
 	return sum
 }
 
-// renewEpoch notes that a measurement has taken the files without a name into account.
+// renewEpoch records that a measurement has counted the files without a name.
 func (b *Backend) renewEpoch(volume string, epoch int64) {
 	b.forEachNameless(volume, func(w *openInode) { w.epoch = epoch })
 }
 
+// forEachNameless calls fn, under inodesMu, for the files of a volume that are open and without
+// a name.
 func (b *Backend) forEachNameless(volume string, fn func(*openInode)) {
 	b.inodesMu.Lock()
 	defer b.inodesMu.Unlock()

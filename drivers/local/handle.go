@@ -15,10 +15,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// handle implements driver.File.
+// handle implements driver.File on a file of a dir volume. While it is open it has a reference
+// to its inode, and to the usage counter if it can write.
 type handle struct {
 	b          *Backend
-	fd         int      // what reads use: f, or the file itself
+	fd         int      // used by reads: the descriptor of file, or one of its own
 	file       *os.File // nil: opened by OpenEntry, for reading only
 	name       string
 	key        inodeKey
@@ -50,6 +51,7 @@ func (h *handle) Free() error {
 	return nil
 }
 
+// closeDescriptor closes the file, or the bare descriptor of OpenEntry.
 func (h *handle) closeDescriptor() {
 	if h.file == nil {
 		unix.Close(h.fd)
@@ -101,7 +103,8 @@ func preadFull(fd int, p []byte, off int64) (n int, err error) {
 // maxPread is the most that one system call is asked for: some systems refuse 2 GiB.
 const maxPread = 1 << 30
 
-// changeContent runs a change of the file's contents under its lock, given its state.
+// changeContent runs a change of the file's content under the file's lock. st is the state of
+// the file before it.
 func (h *handle) changeContent(ctx context.Context, fn func(st *unix.Stat_t) error) error {
 	if err := h.life.Enter(ctx); err != nil {
 		return err
@@ -126,8 +129,8 @@ func (h *handle) changeContent(ctx context.Context, fn func(st *unix.Stat_t) err
 	})
 }
 
-// growReserved runs a write that takes the file from size to at least end, charged before.
-// When the write falls short, what is too much is given back.
+// growReserved runs a write that may grow the file from size to end. It charges the growth
+// before, and uncharges the part that a failed write did not use.
 func (h *handle) growReserved(size, end int64, write func() error) error {
 	more := max(0, end-size)
 	if err := h.counter.page.reserveBytes(more); err != nil {
@@ -157,6 +160,7 @@ func (h *handle) WriteAt(ctx context.Context, p []byte, off int64) (n int, err e
 	return n, err
 }
 
+// writeReserved writes p at off to a file of that size, with growReserved.
 func (h *handle) writeReserved(size int64, p []byte, off int64) (n int, err error) {
 	end := off + int64(len(p))
 	if end < off {
@@ -191,7 +195,8 @@ func (h *handle) Append(ctx context.Context, p []byte) (off int64, err error) {
 	return off, nil
 }
 
-// truncateBack takes the file back to a size it had before a write failed.
+// truncateBack cuts the file to a size that it had before a write failed, and uncharges the
+// rest.
 func (h *handle) truncateBack(size int64) error {
 	st, err := h.file.Stat()
 	if err != nil || st.Size() <= size {
@@ -232,6 +237,7 @@ func (h *handle) PunchHole(ctx context.Context, off, length int64) error {
 	})
 }
 
+// writeZeros overwrites a range with zeros, where holes cannot be punched.
 func writeZeros(f *os.File, off, length int64) error {
 	zeros := make([]byte, min(length, 1<<20))
 	for length > 0 {
@@ -257,7 +263,8 @@ func (h *handle) NextData(ctx context.Context, off int64) (start, end int64, err
 	return start, end, err
 }
 
-// findNextData finds data by lseek(2). Nothing else uses the offset of the open file.
+// findNextData finds the next range with data by lseek(2), from off on. io.EOF: there is none.
+// No other operation uses the offset of the open file.
 func findNextData(fd int, off int64) (start, end int64, err error) {
 	start, err = unix.Seek(fd, off, seekData)
 	if errors.Is(err, unix.ENXIO) {

@@ -18,10 +18,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// volumeFS implements driver.FS on a dir volume. Paths are resolved by os.Root, so
-// the kernel holds every step beneath the volume's root; what acts on a name then
-// works with the descriptor of the directory that the name is in, which cannot be
-// moved away under it, and never follows the name itself.
+// volumeFS implements driver.FS on a dir volume. os.Root resolves paths, so the kernel keeps
+// every step beneath the volume's root. Operations on a name then use the descriptor of the
+// directory that the name is in, which cannot be moved away under them, and never follow the
+// name itself.
 type volumeFS struct {
 	b        *Backend
 	id       string
@@ -32,7 +32,7 @@ type volumeFS struct {
 	dataDir   *os.File // data/ itself
 	volumeDir *os.File // the volume's directory, of which tmp is a child
 
-	dirty     atomic.Bool   // something was changed and not synced, in batch mode
+	dirty     atomic.Bool   // in batch mode: changed since the last sync
 	tempCount atomic.Uint64 // number of temporary names given out
 
 	life openset.Life
@@ -70,8 +70,8 @@ func (b *Backend) OpenFS(ctx context.Context, id string, opts driver.FSOptions) 
 	return f, nil
 }
 
-// openDirectories opens the volume's directories. One that was never used has no data yet: it
-// is made for a writer, and a reader sees the directory above, which is as empty.
+// openDirectories opens the volume's directories. A volume that was never used has no data
+// directory: a writer makes it, and a reader sees the directory above, which is as empty.
 func (f *volumeFS) openDirectories(ctx context.Context, made bool) (err error) {
 	name := f.id + "/data"
 	if !made {
@@ -99,8 +99,8 @@ func (f *volumeFS) openDirectories(ctx context.Context, made bool) (err error) {
 	return err
 }
 
-// openVerifiedRoot makes an open directory of the home, name by its path there, the root of paths.
-// os opens a root by a path alone, so what it opened is compared.
+// openVerifiedRoot returns an os.Root of an open directory of the home; name is its path there.
+// os opens a root only by path, so the result is compared with the open directory.
 func (b *Backend) openVerifiedRoot(dir *os.File, name string) (*os.Root, error) {
 	root, err := os.OpenRoot(b.homePath(name))
 	if err != nil {
@@ -118,12 +118,12 @@ func (b *Backend) openVerifiedRoot(dir *os.File, name string) (*os.Root, error) 
 	return root, nil
 }
 
-// errHomeMoved is the error for a home whose path leads elsewhere than it did.
+// errHomeMoved returns ErrCorrupt for a home whose path leads to another directory than before.
 func errHomeMoved(name string) error {
 	return driver.Errorf(driver.ErrCorrupt, "the path of the home does not lead to the %s that was opened; the home, or a link to it, has been moved: open it again", name)
 }
 
-// closeDescriptors closes what is open.
+// closeDescriptors closes all files and directories that the FS has open.
 func (f *volumeFS) closeDescriptors() {
 	if f.root != nil {
 		f.root.Close()
@@ -156,7 +156,7 @@ func (f *volumeFS) Free() error {
 // Close implements driver.FS.
 func (f *volumeFS) Close() error { return f.life.Close(context.Background()) }
 
-// useCounter returns the volume's counter, taking it at the first change.
+// useCounter returns the volume's usage counter, which it acquires at the first change.
 func (f *volumeFS) useCounter(ctx context.Context) (*counter, error) {
 	f.mu.Lock()
 	c := f.usage
@@ -178,7 +178,7 @@ func (f *volumeFS) useCounter(ctx context.Context) (*counter, error) {
 	return c, nil
 }
 
-// enterChange begins an operation that changes something.
+// enterChange begins an operation that changes something. It ends with life.Leave.
 func (f *volumeFS) enterChange(ctx context.Context) (*counter, error) {
 	if err := f.life.Enter(ctx); err != nil {
 		return nil, err
@@ -191,6 +191,7 @@ func (f *volumeFS) enterChange(ctx context.Context) (*counter, error) {
 	return c, nil
 }
 
+// beginChange checks that the volume may be changed, and returns its counter.
 func (f *volumeFS) beginChange(ctx context.Context) (*counter, error) {
 	if f.readOnly {
 		return nil, f.b.errReadOnly()
@@ -206,8 +207,8 @@ func (f *volumeFS) beginChange(ctx context.Context) (*counter, error) {
 	return c, nil
 }
 
-// explainError translates an error, and finds out whether it came because the volume was, or
-// is just being, removed.
+// explainError translates an error, and returns ErrNotFound instead if the volume has been
+// removed, or is just being removed.
 func (f *volumeFS) explainError(err error) error {
 	if err == nil {
 		return nil
@@ -229,16 +230,19 @@ func (f *volumeFS) isRootDeleted() bool {
 	return unix.Fstat(int(f.dataDir.Fd()), &st) == nil && st.Nlink == 0
 }
 
-// resolved is a name in an open directory: what an operation acts on.
+// resolved is the result of resolving a path: a name in an open directory. Whoever resolves a
+// path releases the result.
 type resolved struct {
 	parent     *os.File
 	name       string
-	ownsParent bool       // dir is to be closed
-	cached     *cachedDir // or this is to be released
+	ownsParent bool       // release closes parent
+	cached     *cachedDir // or releases this; nil: neither
 }
 
+// parentFD is the descriptor of the parent directory.
 func (p resolved) parentFD() int { return int(p.parent.Fd()) }
 
+// release closes the parent directory, or gives it back.
 func (p resolved) release() {
 	if p.ownsParent {
 		p.parent.Close()
@@ -246,13 +250,13 @@ func (p resolved) release() {
 	p.cached.release()
 }
 
-// lstat describes what is at the place, not following a link.
+// lstat describes the named file, without following a link.
 func (p resolved) lstat() (st unix.Stat_t, err error) {
 	err = unix.Fstatat(p.parentFD(), p.name, &st, unix.AT_SYMLINK_NOFOLLOW)
 	return st, err
 }
 
-// resolve resolves the directory that name is in. The root is "." in itself.
+// resolve resolves the parent directory of a path. The root is the name "." in itself.
 func (f *volumeFS) resolve(name string) (resolved, error) {
 	dir, base := path.Split(name)
 	if dir == "" {
@@ -272,7 +276,7 @@ func (f *volumeFS) resolve(name string) (resolved, error) {
 	return resolved{parent: d, name: base, ownsParent: true}, nil
 }
 
-// resolveMakingParents is find for a name whose missing parents are to be made.
+// resolveMakingParents is resolve for a path whose missing parents it makes.
 func (f *volumeFS) resolveMakingParents(ctx context.Context, c *counter, name string) (resolved, error) {
 	p, err := f.resolve(name)
 	if !errors.Is(err, fs.ErrNotExist) {
@@ -284,7 +288,7 @@ func (f *volumeFS) resolveMakingParents(ctx context.Context, c *counter, name st
 	return f.resolve(name)
 }
 
-// syncParents makes changes of directories durable, unless in batch mode.
+// syncParents makes changes in the parent directories durable, unless in batch mode.
 func (f *volumeFS) syncParents(places ...resolved) error {
 	if f.batch {
 		return nil
@@ -300,8 +304,8 @@ func (f *volumeFS) syncParents(places ...resolved) error {
 	return nil
 }
 
-// syncResolved makes a change of what is at a place durable, unless in batch mode: of a
-// file or directory by itself, of anything else with the directory it is in.
+// syncResolved makes a change of the named file durable, unless in batch mode: a file or
+// directory by itself, anything else by its parent directory.
 func (f *volumeFS) syncResolved(p resolved) error {
 	if f.batch {
 		return nil
@@ -317,7 +321,7 @@ func (f *volumeFS) syncResolved(p resolved) error {
 			defer n.Close()
 			return f.b.host.syncFile(n)
 		}
-		// What its owner may not read can only be synced with the directory.
+		// The user may not open it, so it can only be synced with its directory.
 	}
 	return f.b.host.syncFile(p.parent)
 }
@@ -423,14 +427,15 @@ func (f *volumeFS) Sync(ctx context.Context) error {
 	return err
 }
 
-// syncVolume makes everything durable that was done in the volume, and around it.
+// syncVolume makes all changes durable by syncing the file system that holds the volume.
 func (f *volumeFS) syncVolume() error {
 	return f.b.host.faults.Do("syncfs", f.id, func() error { return syncHostFileSystem(f.dataDir) })
 }
 
-// Times of a stat that no system call is to change.
+// omitTime is the time of a stat that a system call leaves as it is.
 var omitTime = unix.Timespec{Nsec: utimeOmit}
 
+// toTimespec converts a time; the zero time becomes omitTime.
 func toTimespec(t time.Time) unix.Timespec {
 	if t.IsZero() {
 		return omitTime
