@@ -2,6 +2,11 @@
 
 package local
 
+// A shared disk is found or added under Backend.mu, and opened outside of it by the caller that
+// added it; others wait for ready. The last release closes it, also outside of Backend.mu, and
+// leaves it in the index until then: a caller that finds it with no reference waits for closed
+// and looks again. So this process never has one image open for writing twice.
+
 import (
 	"context"
 	"errors"

@@ -347,8 +347,7 @@ func (g *syncGroup) joinSync(fn func() error) error {
 
 	g.run.Lock()
 	defer g.run.Unlock()
-	// yieldToOthers lets goroutines run that are ready to.
-	yieldToOthers() // so that those who are about to need a sync can join this one
+	yieldToOthers() // so that goroutines that are about to need a sync can join this one
 	g.mu.Lock()
 	g.next = nil
 	g.mu.Unlock()

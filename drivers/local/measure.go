@@ -2,6 +2,10 @@
 
 package local
 
+// A measurement holds all locks of the page, one by one in the order in which changes take them,
+// so it sees every change completely or not at all. Files that this process has open without a
+// name are added; those of other processes cannot be seen, for which the epoch is raised.
+
 import (
 	"context"
 	"errors"

@@ -2,6 +2,11 @@
 
 package local
 
+// A file that is unlinked while it is open keeps its storage until it is closed, and so its
+// charge. Other processes cannot see such a file, so each process charges those that it has open
+// itself. A measurement by another process misses them. It raises the epoch in the page, and
+// the process that closes such a file under another epoch marks the usage as stale.
+
 import "golang.org/x/sys/unix"
 
 // openInode is a file that this process has open, shared by its handles. Once the file has lost

@@ -2,6 +2,11 @@
 
 package local
 
+// The page is the file locks/<id>, mapped by each process that changes the volume. Its words are
+// int64 in native byte order, aligned, and changed by atomic operations only. A process that dies
+// leaves them as they are: its mark in the catalog says that they may be wrong. The bytes from
+// lockNames on do not exist; they are only locked.
+
 import (
 	"errors"
 	"os"

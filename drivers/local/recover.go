@@ -2,6 +2,10 @@
 
 package local
 
+// Recovery never guesses whether a process lives: it takes the lock on the process's file, which
+// the kernel drops when the process dies. Each step of it can be repeated, by several processes
+// at once: a volume whose recovery dies is found again by the next.
+
 import (
 	"context"
 	"errors"

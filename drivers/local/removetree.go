@@ -1,5 +1,9 @@
 package local
 
+// Trees are removed while other processes may still change them: they have directories open that
+// went out of sight. So no entry is trusted to be what a listing, or a stat without a lock, said
+// it was; directories are opened without following links, and emptied until rmdir succeeds.
+
 import (
 	"errors"
 	"fmt"

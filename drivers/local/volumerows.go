@@ -1,5 +1,16 @@
 package local
 
+// A row of volumes is what the catalog knows of a volume. Its state says what may exist on disk:
+//
+//	creating  the directory may exist; its owner makes it, and recovery finishes or undoes that
+//	draft     the directory exists; its owner fills it, and recovery undoes it
+//	ready     the directory exists; data/ does if made is 1
+//	removing  the directory may exist in part; the name is free, and recovery deletes the rest
+//
+// owner is the process at work in all states but ready. counted is the number of rows of counting
+// with this volume: while it is not 0 the usage is in the volume's page, not in the row. stale
+// means that the usage in the row may be wrong until the volume is measured.
+
 import (
 	"database/sql"
 	"encoding/json"

@@ -2,6 +2,15 @@
 
 package local
 
+// A file is written to tmp, synced, and renamed over the old one, whose storage is freed by that:
+//
+//  1. Checks without locks: does the stream fit the quota, is the target a file?
+//  2. The content is written to tmp, in this process's own name there. A crash leaves it to
+//     recovery, which deletes it.
+//  3. Under the names lock, and the lock of the file that is replaced: the charge is reserved,
+//     the file renamed, and the old file uncharged unless it stays open.
+//  4. The directory is synced. A file in tmp needs no durable name.
+
 import (
 	"bytes"
 	"context"

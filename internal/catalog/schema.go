@@ -31,6 +31,8 @@ func (o schemaObject) String() string { return o.Kind + " " + strconv.Quote(o.Na
 
 // latest is what the migrations of a home define, in total: running them takes two milliseconds,
 // which every command would lose.
+//
+//go:embed latest.json
 var latest []byte
 
 // verifySchema compares everything that the database defines with what the migrations up to its

@@ -66,7 +66,6 @@ func Section(ctx context.Context, f *os.File, off, n int64) Content {
 
 // section is a file of which only a part is read.
 type section struct {
-	// file reads an open file.
 	file
 	off, end int64
 	begun    bool
@@ -90,6 +89,7 @@ func (c *section) NextData(ctx context.Context) (off, n int64, err error) {
 	return off - c.off, min(n, c.end-off), nil
 }
 
+// file reads an open file.
 type file struct {
 	ctx context.Context // of the copy this belongs to: io.Reader has no place for one
 	f   *os.File
