@@ -20,7 +20,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Backend is an open home.
+// Backend is an open home. Lock order: Backend.mu, then counter.mu; inodesMu, then the lock of a
+// counter. Neither is held during a system call or a query.
 type Backend struct {
 	home     string // absolute
 	host     hostFS

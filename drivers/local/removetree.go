@@ -1,3 +1,5 @@
+//go:build unix
+
 package local
 
 // Trees are removed while other processes may still change them: they have directories open that

@@ -1,3 +1,5 @@
+//go:build unix
+
 package local
 
 // A row of volumes is what the catalog knows of a volume. Its state says what may exist on disk:

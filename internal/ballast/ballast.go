@@ -1,9 +1,9 @@
 //go:build unix
 
-// Package ballast keeps a little of a disk free for what gives room back. A file holds the
-// room, and empty files beside it hold inodes; when the disk is full, an operation that frees
-// something gets them for as long as it runs, and they are taken again afterwards. So a
-// catalog, a log or a lock that such an operation needs first never stands in its way.
+// Package ballast keeps a little of a disk free for operations that free space. A file holds
+// bytes, and empty files beside it hold inodes. When the disk is full, such an operation gets
+// them while it runs, and the ballast takes them again afterwards. So the operation never
+// fails because a catalog, a log or a lock that it writes first does not fit.
 package ballast
 
 import (

@@ -1,6 +1,6 @@
 //go:build unix
 
-// Package beneath opens, makes and removes what lies beneath an open directory, by paths
+// Package beneath opens, makes and removes files beneath an open directory, by paths
 // relative to it ("a/b/c") on which no symbolic link is followed, the last element
 // included. So a user who can write there decides what the directory contains, but cannot
 // lead a reader out of it, nor to another part of it.

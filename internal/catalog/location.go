@@ -25,6 +25,7 @@ type location struct {
 // the journal of a transaction that is not in the log.
 var suffixes = []string{"", "-wal", "-shm", "-journal"}
 
+// baseName is the name of the database in its directory.
 func (l location) baseName() string { return filepath.Base(l.path) }
 
 // closeDirectory closes the directory, if there is an open one.

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// locateDatabase returns the location of the database at path, which is in dir if that is not nil.
-// ErrCorrupt: one of its files is none, or has another name elsewhere.
+// locateDatabase returns the location of the database at path, which is in dir if dir is not
+// nil. ErrCorrupt: one of its files is not a regular file, or has a second name.
 func locateDatabase(path string, dir *os.File) (location, error) {
 	if dir == nil {
 		return location{path: path}, nil
@@ -35,8 +35,9 @@ func locateDatabase(path string, dir *os.File) (location, error) {
 	return l, nil
 }
 
-// checkRegularFile refuses to hand SQLite anything but a file: it would follow a link, wait for
-// the other end of a fifo, and write to a file that is known elsewhere by another name.
+// checkRegularFile returns ErrCorrupt for anything but a regular file with one name: SQLite
+// would follow a link, wait for the other end of a fifo, and write to a file that has another
+// name elsewhere.
 func (l location) checkRegularFile(suffix string) error {
 	st, err := beneath.Lstat(l.dir, l.baseName()+suffix)
 	switch {

@@ -19,6 +19,8 @@ func Try(path string) (*Lock, error) {
 	return tryLockCreating(true, func() (*os.File, error) { return os.OpenFile(path, os.O_RDWR|os.O_CREATE|noFollow, 0o600) })
 }
 
+// tryLockCreating locks the file that open returns, and opens it again if the holder before has
+// removed it.
 func tryLockCreating(exclusive bool, open func() (*os.File, error)) (*Lock, error) {
 	for {
 		f, err := open()
@@ -29,8 +31,8 @@ func tryLockCreating(exclusive bool, open func() (*os.File, error)) (*Lock, erro
 		if l == nil || err != nil {
 			return nil, err
 		}
-		// Whoever held it may have removed the file before letting go of it, and
-		// then this lock would be on a file that nobody else can find.
+		// The holder before may have removed the file before it released the lock: then
+		// this lock is on a file that no other process can find.
 		if gone, err := isRemoved(f); err != nil || !gone {
 			return l, err
 		}
@@ -47,6 +49,8 @@ func TryExisting(path string) (*Lock, error) {
 	return tryFlock(true, f)
 }
 
+// tryFlock locks an open file, or closes it. It returns nil and no error if another process has
+// the lock.
 func tryFlock(exclusive bool, f *os.File) (*Lock, error) {
 	held, err := TryFile(f, exclusive)
 	if err != nil || !held {
@@ -61,6 +65,8 @@ func Wait(ctx context.Context, path string) (*Lock, error) {
 	return pollUntilLocked(ctx, func() (*Lock, error) { return Try(path) })
 }
 
+// pollUntilLocked calls try, with growing pauses, until it returns a lock or an error or ctx
+// ends.
 func pollUntilLocked(ctx context.Context, try func() (*Lock, error)) (*Lock, error) {
 	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
 		l, err := try()

@@ -20,6 +20,7 @@ func TryIn(dir *os.File, name string) (*Lock, error) {
 	return tryLockIn(true, dir, name)
 }
 
+// tryLockIn is TryIn for a lock of a kind, LOCK_EX or LOCK_SH.
 func tryLockIn(exclusive bool, dir *os.File, name string) (*Lock, error) {
 	return tryLockCreating(exclusive, func() (*os.File, error) { return beneath.OpenFile(dir, name, os.O_RDWR|os.O_CREATE, 0o600) })
 }
@@ -38,8 +39,8 @@ func WaitIn(ctx context.Context, dir *os.File, name string) (*Lock, error) {
 	return pollUntilLocked(ctx, func() (*Lock, error) { return TryIn(dir, name) })
 }
 
-// WaitSharedIn is WaitIn for a lock that any number may hold, and nobody an exclusive one
-// beside them.
+// WaitSharedIn is WaitIn for a shared lock: any number may hold it, while no exclusive one is
+// held.
 func WaitSharedIn(ctx context.Context, dir *os.File, name string) (*Lock, error) {
 	return pollUntilLocked(ctx, func() (*Lock, error) { return tryLockIn(false, dir, name) })
 }

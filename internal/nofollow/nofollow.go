@@ -1,7 +1,7 @@
 //go:build unix
 
-// Package nofollow changes the attributes of what has a name, never of what a symbolic
-// link of that name leads to. A name is looked up once: whoever may write to the directory
+// Package nofollow changes the attributes of a named file, never of the target of a symbolic
+// link of that name. A name is looked up once: a user who may write to the directory
 // can put something else in its place at any time, so a check and a change by name are two
 // different things. Everything that changes modes, owners or times by name goes through
 // this package; a test of the architecture holds that.

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// NextData implements Content, by lseek(2).
 func (c *file) NextData(ctx context.Context) (off, n int64, err error) {
 	at, err := c.f.Seek(0, io.SeekCurrent)
 	if err != nil {

@@ -106,8 +106,8 @@ func (c *file) Read(p []byte) (int, error) {
 // Close implements Content.
 func (c *file) Close() error { return c.f.Close() }
 
-// Stream is what r yields. A stream does not say where a file has holes, so blocks of
-// zeros count as such. Close does nothing.
+// Stream returns the content of r. A stream does not say where a file has holes, so blocks of
+// zeros count as holes. Close does nothing.
 func Stream(r io.Reader) Content { return &stream{r: r} }
 
 // stream reads blocks from a reader, of which NextData skips those that are zero.
