@@ -129,7 +129,7 @@ func parseS3(text string) (*bucket.S3, error) {
 		case "instance":
 			s.Instance = v[0] != "false"
 		default:
-			return nil, usagef("--s3: unknown parameter %q; there are region, path-style, ca, profile, credentials and instance", k)
+			return nil, usagef("--s3: unknown parameter %q; use region, path-style, ca, profile, credentials or instance", k)
 		}
 	}
 	return s, nil

@@ -43,7 +43,7 @@ With --exist-ok a volume of that name that is there will do, if it has the kind,
 limits and the labels that the flags ask for. It is never changed.`,
 		Example: `  vole create pip-cache
   vole create pip-cache --quota 2G -l team=ml -l env=dev
-  vole create pip-cache --quota 2G --exist-ok    # make it, or be content with it
+  vole create pip-cache --quota 2G --exist-ok    # succeed if it exists
   vole create vm-7 --kind disk --size 20G
   vole create rootfs --kind disk --from rootfs.tar.zst
   docker export box | vole create box --kind disk --from -`,
@@ -73,7 +73,7 @@ func (f *createFlags) register(a *app, cmd *cobra.Command) {
 	s.BoolVar(&f.fill.strict, "strict", false, "make nothing if something of what --from names cannot be kept")
 	s.BoolVar(&f.fill.truncated, "allow-truncated", false, "take a tar stream that lacks its end, or is empty, for a whole one")
 	s.StringArrayVarP(&f.labels, "label", "l", nil, "label `KEY=VALUE`; may be given several times")
-	s.BoolVar(&f.existOK, "exist-ok", false, "be content with a volume that is there and has what the flags ask for")
+	s.BoolVar(&f.existOK, "exist-ok", false, "succeed if a matching volume already exists")
 	cmd.RegisterFlagCompletionFunc("kind", cobra.FixedCompletions([]string{"dir", "disk"}, cobra.ShellCompDirectiveNoFileComp))
 	noFlagFiles(cmd, "size", "quota")
 	_ = cmd.RegisterFlagCompletionFunc("label", completeLabels(a))

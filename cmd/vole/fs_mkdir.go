@@ -43,7 +43,7 @@ func newFsMkdirCmd(a *app) *cobra.Command {
 			})
 		},
 	}
-	cmd.Flags().BoolVarP(&parents, "parents", "p", false, "make missing parents, and be content with what is there")
+	cmd.Flags().BoolVarP(&parents, "parents", "p", false, "make missing parents; succeed if the directory exists")
 	cmd.Flags().StringVar(&mode, "mode", "", "permission bits, octal (default 0755)")
 	noFlagFiles(cmd, "mode")
 	return cmd

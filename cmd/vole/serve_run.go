@@ -96,7 +96,7 @@ func (a *app) serveOn(ctx context.Context, f *serveFlags, s *server.Server, ln n
 func (f *serveFlags) logger(a *app) (*slog.Logger, error) {
 	var level slog.Level
 	if level.UnmarshalText([]byte(f.logLevel)) != nil {
-		return nil, usagef("--log-level %s: there are debug, info, warn and error", f.logLevel)
+		return nil, usagef("--log-level %s: use debug, info, warn or error", f.logLevel)
 	}
 	o, isJSON := &slog.HandlerOptions{Level: level}, true
 	switch f.logFormat {
@@ -105,7 +105,7 @@ func (f *serveFlags) logger(a *app) (*slog.Logger, error) {
 	case "json":
 		return slog.New(slog.NewJSONHandler(newScreen(a.payloadErr, &isJSON), o)), nil
 	}
-	return nil, usagef("--log-format %s: there are text and json", f.logFormat)
+	return nil, usagef("--log-format %s: use text or json", f.logFormat)
 }
 
 // certificate returns nil for a server without TLS.
