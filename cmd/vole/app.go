@@ -72,9 +72,9 @@ func (a *app) printf(format string, args ...any) error {
 		shown[i] = arg
 		switch v := reflect.ValueOf(arg); v.Kind() {
 		case reflect.String:
-			shown[i] = a.value(v.String())
+			shown[i] = a.displayValue(v.String())
 		case reflect.Struct, reflect.Pointer:
-			shown[i] = a.value(fmt.Sprint(arg))
+			shown[i] = a.displayValue(fmt.Sprint(arg))
 		}
 	}
 	_, err := fmt.Fprintf(a.stdout, format, shown...)
@@ -87,12 +87,12 @@ func (a *app) warnf(format string, args ...any) {
 		json.NewEncoder(a.stderr).Encode(map[string]any{"warning": map[string]string{"message": fmt.Sprintf(format, args...)}})
 		return
 	}
-	fmt.Fprintf(a.stderr, "vole: warning: %s\n", plain(fmt.Sprintf(format, args...)))
+	fmt.Fprintf(a.stderr, "vole: warning: %s\n", escapeControls(fmt.Sprintf(format, args...)))
 }
 
 // notef writes one line to standard error, for people.
 func (a *app) notef(format string, args ...any) {
-	fmt.Fprintf(a.stderr, "vole: %s\n", plain(fmt.Sprintf(format, args...)))
+	fmt.Fprintf(a.stderr, "vole: %s\n", escapeControls(fmt.Sprintf(format, args...)))
 }
 
 // printJSON writes one JSON value to standard output, indented.
@@ -103,7 +103,7 @@ func (a *app) printJSON(v any) error {
 	return enc.Encode(v)
 }
 
-// usagef returns an error of usage (exit code 2).
-func usagef(format string, args ...any) error {
+// usageErrorf returns an error of usage (exit code 2).
+func usageErrorf(format string, args ...any) error {
 	return driver.Errorf(vole.ErrInvalid, format, args...)
 }

@@ -12,9 +12,9 @@ func exactArgs(n int, what string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		switch {
 		case len(args) < n:
-			return missingArgs(cmd, what)
+			return missingArgsError(cmd, what)
 		case len(args) > n:
-			return usagef("%s: unexpected argument %q; see '%s --help'", cmd.Name(), args[n], cmd.CommandPath())
+			return usageErrorf("%s: unexpected argument %q; see '%s --help'", cmd.Name(), args[n], cmd.CommandPath())
 		}
 		return nil
 	}
@@ -24,7 +24,7 @@ func exactArgs(n int, what string) cobra.PositionalArgs {
 func minArgs(n int, what string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) < n {
-			return missingArgs(cmd, what)
+			return missingArgsError(cmd, what)
 		}
 		return nil
 	}
@@ -40,14 +40,14 @@ func rangeArgs(n, m int, what string) cobra.PositionalArgs {
 	}
 }
 
-func missingArgs(cmd *cobra.Command, what string) error {
-	return &hinted{usagef("%s: give %s", strings.TrimPrefix(cmd.CommandPath(), cmd.Root().Name()+" "), what), "usage: " + cmd.UseLine()}
+func missingArgsError(cmd *cobra.Command, what string) error {
+	return &hinted{usageErrorf("%s: give %s", strings.TrimPrefix(cmd.CommandPath(), cmd.Root().Name()+" "), what), "usage: " + cmd.UseLine()}
 }
 
-// splitRef splits NAME:path. ok is false when arg is not of that form but a host
+// splitVolumePath splits NAME:path. ok is false when arg is not of that form but a host
 // path: docker's rule, by which "./x:y", "/x:y" and a name without ":" are the host's. So
 // is, on Windows, "C:x".
-func splitRef(arg string) (name, path string, ok bool) {
+func splitVolumePath(arg string) (name, path string, ok bool) {
 	if strings.HasPrefix(arg, "/") || strings.HasPrefix(arg, ".") || filepath.VolumeName(arg) != "" {
 		return "", filepath.ToSlash(arg), false
 	}
@@ -58,12 +58,12 @@ func splitRef(arg string) (name, path string, ok bool) {
 	return name, path, true
 }
 
-// volumeRef splits NAME[:path] where only a volume makes sense; without a path it is
+// parseVolumePath splits NAME[:path] where only a volume makes sense; without a path it is
 // the volume's root.
-func volumeRef(arg string) (name, path string, err error) {
+func parseVolumePath(arg string) (name, path string, err error) {
 	name, path, _ = strings.Cut(arg, ":")
 	if name == "" {
-		return "", "", usagef("%q names no volume; write NAME:/path", arg)
+		return "", "", usageErrorf("%q names no volume; write NAME:/path", arg)
 	}
 	if path == "" {
 		path = "/"
@@ -71,11 +71,11 @@ func volumeRef(arg string) (name, path string, err error) {
 	return name, path, nil
 }
 
-// fileRef splits NAME:path, in which the path is required.
-func fileRef(arg string) (name, path string, err error) {
-	name, path, err = volumeRef(arg)
+// parseFilePath splits NAME:path, in which the path is required.
+func parseFilePath(arg string) (name, path string, err error) {
+	name, path, err = parseVolumePath(arg)
 	if err == nil && !strings.Contains(arg, ":") {
-		err = usagef("%q has no path in the volume; write %s:/path", arg, arg)
+		err = usageErrorf("%q has no path in the volume; write %s:/path", arg, arg)
 	}
 	return name, path, err
 }

@@ -59,7 +59,7 @@ processes that inherited the hold on a disk volume's image keep it.`,
 		DisableFlagsInUseLine: true,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if dash := cmd.ArgsLenAtDash(); len(args) < 2 || dash >= 0 && dash != 1 {
-				return missingArgs(cmd, "a volume's name, and after -- a command")
+				return missingArgsError(cmd, "a volume's name, and after -- a command")
 			}
 			return nil
 		},
@@ -70,7 +70,7 @@ processes that inherited the hold on a disk volume's image keep it.`,
 			return completeNames(a, 1)(cmd, args, prefix)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.attach(cmd.Context(), args[0], args[1:], opts)
+			return a.attachAndRun(cmd.Context(), args[0], args[1:], opts)
 		},
 	}
 	cmd.Flags().BoolVar(&opts.ReadOnly, "ro", false, "for reading only")
@@ -79,13 +79,13 @@ processes that inherited the hold on a disk volume's image keep it.`,
 	return cmd
 }
 
-func (a *app) attach(ctx context.Context, name string, argv []string, opts vole.AttachOptions) error {
+func (a *app) attachAndRun(ctx context.Context, name string, argv []string, opts vole.AttachOptions) error {
 	if err := a.needsHome("attach", "a program uses a volume by its place on this host"); err != nil {
 		return err
 	}
 	// From here on signals are the program's affair, and only end the wait before it.
 	sigs := make(chan os.Signal, 16)
-	signal.Notify(sigs, heeded(forwarded...)...)
+	signal.Notify(sigs, withoutIgnoredSignals(forwardedSignals...)...)
 	defer signal.Stop(sigs)
 
 	opts.HostPath = true
@@ -101,7 +101,7 @@ func (a *app) attach(ctx context.Context, name string, argv []string, opts vole.
 		if opts.ReadOnly && v.Info().Kind == vole.KindDisk {
 			// A program that may not write cannot replay a log that a crash left.
 			attach = func(ctx context.Context, opts vole.AttachOptions) (*vole.Attachment, error) {
-				return attachClean(ctx, v, opts)
+				return attachCleanDisk(ctx, v, opts)
 			}
 		}
 		att, err := attach(ctx, opts)
@@ -114,17 +114,17 @@ func (a *app) attach(ctx context.Context, name string, argv []string, opts vole.
 			return &vole.Error{Op: "attach", Volume: name, Err: driver.Errorf(vole.ErrUnsupported,
 				"these volumes have no place on this host; 'vole fs' and 'vole cp' reach their files")}
 		}
-		at, undo := a.readOnlyView(att)
+		at, undo := a.bindReadOnlyView(att)
 		err = a.runAttached(ctx, att, at, argv, sigs)
 		a.warnStillHeld(context.WithoutCancel(ctx), v, att)
 		return errors.Join(err, undo())
 	})
 }
 
-// readOnlyView returns by which path the program is to use an attached volume. For reading
+// bindReadOnlyView returns by which path the program is to use an attached volume. For reading
 // only that is a read-only mount that daemons see too, where one can be made: a mere
 // namespace of the program binds nobody whom the program hands the path.
-func (a *app) readOnlyView(att *vole.Attachment) (at string, undo func() error) {
+func (a *app) bindReadOnlyView(att *vole.Attachment) (at string, undo func() error) {
 	none := func() error { return nil }
 	if !att.Info().ReadOnly {
 		return att.Path(), none
@@ -142,7 +142,7 @@ func (a *app) readOnlyView(att *vole.Attachment) (at string, undo func() error) 
 // warnStillHeld names the processes that go on using a volume after the program has ended,
 // but for those of other attachments.
 func (a *app) warnStillHeld(ctx context.Context, v *vole.Volume, att *vole.Attachment) {
-	for _, p := range stillHeld(att.Info().VolumeID, att.Info().ID) {
+	for _, p := range processesUsing(att.Info().VolumeID, att.Info().ID) {
 		list, err := v.Attachments(ctx)
 		attached := err == nil && slices.ContainsFunc(list, func(at vole.AttachmentInfo) bool {
 			return at.ID != att.Info().ID && p.descendsFrom(at.PID)
@@ -183,7 +183,7 @@ func (a *app) runAttached(ctx context.Context, att *vole.Attachment, at string, 
 	}
 	program, err := exec.LookPath(args[0])
 	if err != nil {
-		return startError(args[0], err)
+		return programStartError(args[0], err)
 	}
 	// The kernel ends the program when the thread that started it ends, so this
 	// goroutine keeps its thread until then.
@@ -191,7 +191,7 @@ func (a *app) runAttached(ctx context.Context, att *vole.Attachment, at string, 
 	defer runtime.UnlockOSThread()
 	cmd := &exec.Cmd{
 		Path: program, Args: args, Env: append(os.Environ(), "VOLE_PATH="+at),
-		Stdin: a.stdin, Stdout: a.payload, Stderr: a.payloadErr, SysProcAttr: boundToParent(),
+		Stdin: a.stdin, Stdout: a.payload, Stderr: a.payloadErr, SysProcAttr: killedWithParent(),
 	}
 	if hold := att.Hold(); hold != nil {
 		// So the image stays held until the last process that has it open ends,
@@ -208,18 +208,18 @@ func (a *app) runAttached(ctx context.Context, att *vole.Attachment, at string, 
 	}
 	if err := cmd.Start(); err != nil {
 		if att.Info().ReadOnly {
-			err = noReadOnly(err)
+			err = readOnlyMountError(err)
 		}
-		return startError(args[0], err)
+		return programStartError(args[0], err)
 	}
 	done := make(chan struct{})
 	defer close(done)
-	go forward(cmd.Process, sigs, done)
-	return passOn(cmd.Wait())
+	go forwardSignals(cmd.Process, sigs, done)
+	return exitErrorOfProgram(cmd.Wait())
 }
 
-// startError gives a program that did not start the exit codes of shells.
-func startError(program string, err error) error {
+// programStartError gives a program that did not start the exit codes of shells.
+func programStartError(program string, err error) error {
 	code := exitNotExecutable
 	switch {
 	case errors.Is(err, vole.ErrUnsupported):
@@ -238,8 +238,8 @@ func startError(program string, err error) error {
 	return &exitError{code, fmt.Errorf("attach: %s: %w", program, err)}
 }
 
-// passOn turns how a program ended into vole's exit code.
-func passOn(err error) error {
+// exitErrorOfProgram turns how a program ended into vole's exit code.
+func exitErrorOfProgram(err error) error {
 	ee := (*exec.ExitError)(nil)
 	if !errors.As(err, &ee) {
 		return err
@@ -250,8 +250,8 @@ func passOn(err error) error {
 	return &exitError{code: ee.ExitCode()}
 }
 
-// forward passes signals on until done is closed.
-func forward(p *os.Process, sigs <-chan os.Signal, done <-chan struct{}) {
+// forwardSignals passes signals on until done is closed.
+func forwardSignals(p *os.Process, sigs <-chan os.Signal, done <-chan struct{}) {
 	for {
 		select {
 		case s := <-sigs:

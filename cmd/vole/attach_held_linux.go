@@ -21,18 +21,18 @@ const (
 	mostHeld = 5
 )
 
-// stillHeld names the processes, but for this one, that use a volume by its path on the
+// processesUsing names the processes, but for this one, that use a volume by its path on the
 // host, which is known by any of these unique parts of it: what the program left running, or a daemon that it has handed the path to. Those
 // of other users are seen by root only.
-func stillHeld(parts ...string) []volumeUser {
-	if len(holders(parts)) == 0 {
+func processesUsing(parts ...string) []volumeUser {
+	if len(findProcessesUsing(parts)) == 0 {
 		return nil
 	}
 	time.Sleep(heldGrace)
-	return holders(parts)
+	return findProcessesUsing(parts)
 }
 
-func holders(parts []string) (list []volumeUser) {
+func findProcessesUsing(parts []string) (list []volumeUser) {
 	deadline := time.Now().Add(heldPatience)
 	looked := map[string]bool{} // mount namespaces, the one of this process with them
 	if ns, err := os.Readlink("/proc/self/ns/mnt"); err == nil {
@@ -47,19 +47,19 @@ func holders(parts []string) (list []volumeUser) {
 		if err != nil || pid == os.Getpid() {
 			continue
 		}
-		how := filesHeld(dir, parts)
-		if how == "" && mountsHeld(dir, parts, looked) {
+		how := describeOpenUse(dir, parts)
+		if how == "" && namespaceMountsVolume(dir, parts, looked) {
 			how = "has it mounted"
 		}
 		if comm, err := os.ReadFile(dir + "/comm"); how != "" && err == nil {
-			list = append(list, volumeUser{pid, strings.TrimSpace(string(comm)), how, ancestors(pid)})
+			list = append(list, volumeUser{pid, strings.TrimSpace(string(comm)), how, ancestorProcesses(pid)})
 		}
 	}
 	return list
 }
 
-// ancestors lists the processes that a process descends from, its parent first.
-func ancestors(pid int) (list []int) {
+// ancestorProcesses lists the processes that a process descends from, its parent first.
+func ancestorProcesses(pid int) (list []int) {
 	const mostDepth = 1000 // parents change while this looks, so that it could go in circles
 	for len(list) < mostDepth {
 		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
@@ -79,11 +79,11 @@ func ancestors(pid int) (list []int) {
 	return list
 }
 
-// filesHeld says how a process uses files of a volume; "": not at all.
-func filesHeld(dir string, parts []string) string {
+// describeOpenUse says how a process uses files of a volume; "": not at all.
+func describeOpenUse(dir string, parts []string) string {
 	inVolume := func(link string) bool {
 		to, err := os.Readlink(link)
-		return err == nil && hasAny(to, parts)
+		return err == nil && containsAny(to, parts)
 	}
 	if inVolume(dir+"/cwd") || inVolume(dir+"/root") {
 		return "has its working directory in it"
@@ -103,18 +103,18 @@ func filesHeld(dir string, parts []string) string {
 	return ""
 }
 
-// mountsHeld reports whether the mount namespace of a process, if it was not looked at yet,
+// namespaceMountsVolume reports whether the mount namespace of a process, if it was not looked at yet,
 // has a mount of a volume, as a container has.
-func mountsHeld(dir string, parts []string, looked map[string]bool) bool {
+func namespaceMountsVolume(dir string, parts []string, looked map[string]bool) bool {
 	ns, err := os.Readlink(dir + "/ns/mnt")
 	if err != nil || looked[ns] {
 		return false
 	}
 	looked[ns] = true
 	mounts, err := os.ReadFile(dir + "/mountinfo")
-	return err == nil && hasAny(string(mounts), parts)
+	return err == nil && containsAny(string(mounts), parts)
 }
 
-func hasAny(text string, parts []string) bool {
+func containsAny(text string, parts []string) bool {
 	return slices.ContainsFunc(parts, func(part string) bool { return strings.Contains(text, part) })
 }

@@ -2,5 +2,5 @@
 
 package main
 
-// stillHeld knows of nobody: only Linux tells what other processes use.
-func stillHeld(...string) []volumeUser { return nil }
+// processesUsing knows of nobody: only Linux tells what other processes use.
+func processesUsing(...string) []volumeUser { return nil }

@@ -22,8 +22,8 @@ const readOnlyHelper = "__attach-ro"
 // fdHold is the number of the hold on the image of a disk volume, in the program.
 const fdHold = 3
 
-// boundToParent makes the kernel kill the child when vole dies.
-func boundToParent() *syscall.SysProcAttr {
+// killedWithParent makes the kernel kill the child when vole dies.
+func killedWithParent() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 }
 
@@ -32,7 +32,7 @@ func boundToParent() *syscall.SysProcAttr {
 func makeReadOnly(cmd *exec.Cmd, path string) error {
 	attr := cmd.SysProcAttr
 	attr.Cloneflags = unix.CLONE_NEWNS
-	if !mayMount() {
+	if !mayCreateMounts() {
 		// A user namespace gives the right to mount, which the helper drops again.
 		attr.Cloneflags |= unix.CLONE_NEWUSER
 		attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: os.Geteuid(), HostID: os.Geteuid(), Size: 1}}
@@ -44,16 +44,16 @@ func makeReadOnly(cmd *exec.Cmd, path string) error {
 	return nil
 }
 
-// mayMount reports whether this process has CAP_SYS_ADMIN.
-func mayMount() bool {
+// mayCreateMounts reports whether this process has CAP_SYS_ADMIN.
+func mayCreateMounts() bool {
 	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData
 	err := unix.Capget(&hdr, &data[0])
 	return err == nil && data[0].Effective&(1<<unix.CAP_SYS_ADMIN) != 0
 }
 
-// noReadOnly explains why the namespaces could not be made.
-func noReadOnly(err error) error {
+// readOnlyMountError explains why the namespaces could not be made.
+func readOnlyMountError(err error) error {
 	for _, e := range []error{unix.EPERM, unix.ENOSYS, unix.EINVAL, unix.ENOSPC, unix.EUSERS} {
 		if errors.Is(err, e) {
 			return driver.Errorf(vole.ErrUnsupported,
@@ -63,23 +63,23 @@ func noReadOnly(err error) error {
 	return err
 }
 
-// earlyInit does what must happen before anything else of the process: when vole was
+// runHelperIfAsked does what must happen before anything else of the process: when vole was
 // started by itself as a helper, it becomes that helper and does not return.
-func earlyInit() {
+func runHelperIfAsked() {
 	if len(os.Args) < 6 || os.Args[1] != readOnlyHelper {
 		return
 	}
 	// Namespaces, capabilities and the parent's death belong to a thread: execve
 	// must happen on the one that has them set.
 	runtime.LockOSThread()
-	err := becomeReadOnly(os.Args[2], os.Args[3], os.Args[4], os.Args[5:])
+	err := execReadOnly(os.Args[2], os.Args[3], os.Args[4], os.Args[5:])
 	a := newApp(os.Stdin, os.Stdout, os.Stderr)
 	a.started = true
-	os.Exit(a.finish(err))
+	os.Exit(a.reportAndExitCode(err))
 }
 
-// becomeReadOnly makes path read-only for this process and executes the program.
-func becomeReadOnly(parent, path, program string, argv []string) error {
+// execReadOnly makes path read-only for this process and executes the program.
+func execReadOnly(parent, path, program string, argv []string) error {
 	// A working directory inside path would still be the writable one beneath.
 	wd, wdErr := os.Getwd()
 	if err := mountReadOnly(path); err != nil {
@@ -90,7 +90,7 @@ func becomeReadOnly(parent, path, program string, argv []string) error {
 			return err
 		}
 	}
-	if err := replaceHold(path); err != nil {
+	if err := reopenHoldReadOnly(path); err != nil {
 		return fmt.Errorf("attach --ro: hold the image: %w", err)
 	}
 	if os.Geteuid() != 0 {
@@ -108,13 +108,13 @@ func becomeReadOnly(parent, path, program string, argv []string) error {
 	if strconv.Itoa(os.Getppid()) != parent {
 		return errors.New("attach --ro: vole has died")
 	}
-	return startError(argv[0], syscall.Exec(program, argv, os.Environ()))
+	return programStartError(argv[0], syscall.Exec(program, argv, os.Environ()))
 }
 
-// replaceHold opens an inherited hold on the image at path again, by the read-only mount:
+// reopenHoldReadOnly opens an inherited hold on the image at path again, by the read-only mount:
 // by /proc/self/fd the program could otherwise open the image for writing, as that leads
 // to the mount that a file was opened by.
-func replaceHold(path string) error {
+func reopenHoldReadOnly(path string) error {
 	var held, st unix.Stat_t
 	if unix.Fstat(fdHold, &held) != nil {
 		return nil // none: not a disk volume

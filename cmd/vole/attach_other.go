@@ -10,14 +10,14 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
-// earlyInit has nothing to do: there are no helpers on this system.
-func earlyInit() {}
+// runHelperIfAsked has nothing to do: there are no helpers on this system.
+func runHelperIfAsked() {}
 
-// boundToParent is empty: this system does not end a child with its parent.
-func boundToParent() *syscall.SysProcAttr { return &syscall.SysProcAttr{} }
+// killedWithParent is empty: this system does not end a child with its parent.
+func killedWithParent() *syscall.SysProcAttr { return &syscall.SysProcAttr{} }
 
 func makeReadOnly(*exec.Cmd, string) error {
 	return driver.Errorf(vole.ErrUnsupported, "attach --ro: the kernel can enforce it on Linux only; 'vole cp' copies the files out")
 }
 
-func noReadOnly(err error) error { return err }
+func readOnlyMountError(err error) error { return err }

@@ -37,10 +37,10 @@ standard error. Under --json a page is an object {"records": [...], "next": "...
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if cmd.Flags().Changed("limit") && limit <= 0 {
-				return usagef("--limit %d: must be at least 1", limit)
+				return usageErrorf("--limit %d: must be at least 1", limit)
 			}
 			return a.withCloud(cmd.Context(), "audit", func(b *cloud.Backend) error {
-				return a.audit(cmd.Context(), b, cursor, limit)
+				return a.showAuditLog(cmd.Context(), b, cursor, limit)
 			})
 		},
 	}
@@ -50,8 +50,8 @@ standard error. Under --json a page is an object {"records": [...], "next": "...
 	return cmd
 }
 
-// audit prints up to limit records (0: all), and reads no more at a time than a page.
-func (a *app) audit(ctx context.Context, b *cloud.Backend, cursor string, limit int) error {
+// showAuditLog prints up to limit records (0: all), and reads no more at a time than a page.
+func (a *app) showAuditLog(ctx context.Context, b *cloud.Backend, cursor string, limit int) error {
 	p := a.newAuditPrinter(limit > 0)
 	for left := limit; ; {
 		n := auditPage
@@ -63,7 +63,7 @@ func (a *app) audit(ctx context.Context, b *cloud.Backend, cursor string, limit 
 			return err
 		}
 		for _, r := range page.Records {
-			if err := p.add(r); err != nil {
+			if err := p.printRecord(r); err != nil {
 				return err
 			}
 		}
@@ -90,12 +90,12 @@ func (a *app) newAuditPrinter(paged bool) *auditPrinter {
 		p.arr = a.newJSONArray()
 	case !a.json && !a.quiet:
 		p.t = a.newTable("AT", "STATUS", "ACTION", "KEY", "VOLUME", "PATH", "DETAIL", "FROM", "KEY ID", "VOLUME ID").
-			shorten("PATH", "DETAIL", "KEY ID", "VOLUME ID")
+			allowShortening("PATH", "DETAIL", "KEY ID", "VOLUME ID")
 	}
 	return p
 }
 
-func (p *auditPrinter) add(r api.AuditRecord) error {
+func (p *auditPrinter) printRecord(r api.AuditRecord) error {
 	switch {
 	case p.arr != nil:
 		return p.arr.add(r)
@@ -109,8 +109,8 @@ func (p *auditPrinter) add(r api.AuditRecord) error {
 	if !driver.IsID(id) {
 		id = "" // the name of one that there was not
 	}
-	cell := dash
-	return p.t.row(r.At.UTC().Format(time.RFC3339), strconv.Itoa(r.Status), cell(r.Action), cell(r.KeyName), cell(r.VolumeName), cell(r.Path),
+	cell := dashIfEmpty
+	return p.t.addRow(r.At.UTC().Format(time.RFC3339), strconv.Itoa(r.Status), cell(r.Action), cell(r.KeyName), cell(r.VolumeName), cell(r.Path),
 		cell(r.Detail), cell(r.Addr), cell(r.Key), cell(id))
 }
 

@@ -30,7 +30,7 @@ or ~/.aws. 'vole help namespaces' has more.`,
   vole bucket check --db postgres://vole@db/vole --s3 'https://s3.example.com/vole?region=eu-1'
   vole bucket rebuild --dir /srv/vole`,
 		Args: cobra.ArbitraryArgs,
-		RunE: func(cmd *cobra.Command, args []string) error { return groupRun(cmd, args) },
+		RunE: func(cmd *cobra.Command, args []string) error { return runCommandGroup(cmd, args) },
 	}
 	cmd.AddCommand(newBucketExportCmd(a), newBucketRebuildCmd(a), newBucketCheckCmd(a), newBucketSweepCmd(a))
 	return cmd
@@ -41,21 +41,21 @@ type bucketFlags struct {
 	db, dir, s3 string
 }
 
-func (b *bucketFlags) add(cmd *cobra.Command) {
+func (b *bucketFlags) register(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&b.db, "db", "", "`URL` of a PostgreSQL database, without a password, or path of a SQLite file (default $VOLE_BUCKET_DB, else namespace.db in --dir)")
 	f.StringVar(&b.dir, "dir", "", "`directory` of a namespace that needs no servers")
 	f.StringVar(&b.s3, "s3", "", "`URL` of an S3 bucket, https://HOST[:PORT]/BUCKET[/PREFIX][?region=R] (default $VOLE_BUCKET_S3)")
 }
 
-// options returns what the flags and the environment say.
-func (b *bucketFlags) options() (bucket.Options, error) {
+// namespaceOptions returns what the flags and the environment say.
+func (b *bucketFlags) namespaceOptions() (bucket.Options, error) {
 	o := bucket.Options{Dir: b.dir, Database: b.db, Maintain: -1}
 	if err := checkSystem("bucket"); err != nil {
 		return o, err
 	}
 	if hasPassword(b.db) {
-		return o, &hinted{usagef("--db: a password must not be an argument, which everyone on this host can read"),
+		return o, &hinted{usageErrorf("--db: a password must not be an argument, which everyone on this host can read"),
 			"put the URL into VOLE_BUCKET_DB, or the password into PGPASSWORD or ~/.pgpass"}
 	}
 	s3 := b.s3
@@ -69,7 +69,7 @@ func (b *bucketFlags) options() (bucket.Options, error) {
 	}
 	switch {
 	case o.Dir == "" && (o.Database == "" || s3 == ""):
-		return o, &hinted{usagef("which namespace? give --dir, or --db and --s3"), "VOLE_BUCKET_DB and VOLE_BUCKET_S3 stand for --db and --s3"}
+		return o, &hinted{usageErrorf("which namespace? give --dir, or --db and --s3"), "VOLE_BUCKET_DB and VOLE_BUCKET_S3 stand for --db and --s3"}
 	case o.Dir != "" && o.Database == "":
 		o.Database = filepath.Join(o.Dir, "namespace.db")
 	}
@@ -101,14 +101,14 @@ func hasPassword(db string) bool {
 func parseS3(text string) (*bucket.S3, error) {
 	u, err := url.Parse(text)
 	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || u.Fragment != "" {
-		return nil, usagef("--s3: give https://HOST[:PORT]/BUCKET[/PREFIX][?region=R]")
+		return nil, usageErrorf("--s3: give https://HOST[:PORT]/BUCKET[/PREFIX][?region=R]")
 	}
 	if u.User != nil {
-		return nil, &hinted{usagef("--s3: keys must not be in the URL"), "put them into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ~/.aws/credentials"}
+		return nil, &hinted{usageErrorf("--s3: keys must not be in the URL"), "put them into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ~/.aws/credentials"}
 	}
 	name, prefix, _ := strings.Cut(strings.Trim(u.Path, "/"), "/")
 	if name == "" {
-		return nil, usagef("--s3: the URL has no bucket; give https://HOST[:PORT]/BUCKET")
+		return nil, usageErrorf("--s3: the URL has no bucket; give https://HOST[:PORT]/BUCKET")
 	}
 	if prefix != "" {
 		prefix += "/"
@@ -129,15 +129,15 @@ func parseS3(text string) (*bucket.S3, error) {
 		case "instance":
 			s.Instance = v[0] != "false"
 		default:
-			return nil, usagef("--s3: unknown parameter %q; use region, path-style, ca, profile, credentials or instance", k)
+			return nil, usageErrorf("--s3: unknown parameter %q; use region, path-style, ca, profile, credentials or instance", k)
 		}
 	}
 	return s, nil
 }
 
-// checkPlaces returns an error that matches vole.ErrNoSuch where a namespace of this
+// checkNamespaceExists returns an error that matches vole.ErrNoSuch where a namespace of this
 // host has no database, unless one is to be made, or no blobs: opening would make them.
-func checkPlaces(o bucket.Options, rebuild bool) error {
+func checkNamespaceExists(o bucket.Options, rebuild bool) error {
 	type place struct{ path, missing string }
 	var places []place
 	if !strings.Contains(o.Database, "://") && !rebuild {
@@ -160,23 +160,23 @@ func checkPlaces(o bucket.Options, rebuild bool) error {
 
 // withNamespace runs fn on the namespace that is there and closes it.
 func (a *app) withNamespace(ctx context.Context, op string, o bucket.Options, fn func(ns *bucket.Namespace) error) error {
-	if err := checkPlaces(o, false); err != nil {
+	if err := checkNamespaceExists(o, false); err != nil {
 		return err
 	}
 	ns, err := bucket.Open(ctx, o)
 	if err != nil {
-		return bucketError(op, err)
+		return wrapBucketError(op, err)
 	}
-	return errors.Join(bucketError(op, fn(ns)), bucketError(op, ns.Close()))
+	return errors.Join(wrapBucketError(op, fn(ns)), wrapBucketError(op, ns.Close()))
 }
 
-// bucketError gives an error its operation, once.
-func bucketError(op string, err error) error {
+// wrapBucketError gives an error its operation, once.
+func wrapBucketError(op string, err error) error {
 	if err == nil || errors.As(err, new(*vole.Error)) || errors.As(err, new(*exitError)) {
 		return err
 	}
 	var list []error
-	for _, e := range flatten(err) {
+	for _, e := range flattenErrors(err) {
 		list = append(list, &vole.Error{Op: "bucket " + op, Err: e})
 	}
 	return errors.Join(list...)

@@ -23,23 +23,23 @@ meanwhile. The exit code is 9 when something is left to repair.`,
   vole bucket check --json | jq -r '.[].code'`,
 		Args:              exactArgs(0, ""),
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE:              func(cmd *cobra.Command, _ []string) error { return a.bucketCheck(cmd, &flags, org, fix) },
+		RunE:              func(cmd *cobra.Command, _ []string) error { return a.checkNamespace(cmd, &flags, org, fix) },
 	}
-	flags.add(cmd)
+	flags.register(cmd)
 	cmd.Flags().StringVar(&org, "org", "", "only this `organisation`")
 	cmd.Flags().BoolVar(&fix, "fix", false, "repair what is found")
 	return cmd
 }
 
-func (a *app) bucketCheck(cmd *cobra.Command, flags *bucketFlags, org string, fix bool) error {
-	o, err := flags.options()
+func (a *app) checkNamespace(cmd *cobra.Command, flags *bucketFlags, org string, fix bool) error {
+	o, err := flags.namespaceOptions()
 	if err != nil {
 		return err
 	}
 	o.ReadOnly = !fix
 	ctx, opts := cmd.Context(), vole.CheckOptions{Fix: fix}
 	return a.withNamespace(ctx, "check", o, func(ns *bucket.Namespace) error {
-		return a.findings("bucket check", fix, func(report func(vole.Finding) error, _ *progress) error {
+		return a.printFindings("bucket check", fix, func(report func(vole.Finding) error, _ *progress) error {
 			if org == "" {
 				return ns.Audit(ctx, opts, report)
 			}

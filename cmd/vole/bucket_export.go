@@ -24,16 +24,16 @@ refers to must not have been swept.`,
   vole bucket export --org acme --all`,
 		Args:              exactArgs(0, ""),
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE:              func(cmd *cobra.Command, _ []string) error { return a.bucketExport(cmd, &flags, opts) },
+		RunE:              func(cmd *cobra.Command, _ []string) error { return a.exportManifests(cmd, &flags, opts) },
 	}
-	flags.add(cmd)
+	flags.register(cmd)
 	cmd.Flags().StringVar(&opts.Org, "org", "", "only the volumes of this `organisation`")
 	cmd.Flags().BoolVar(&opts.All, "all", false, "also volumes that have not changed")
 	return cmd
 }
 
-func (a *app) bucketExport(cmd *cobra.Command, flags *bucketFlags, opts bucket.ExportOptions) error {
-	o, err := flags.options()
+func (a *app) exportManifests(cmd *cobra.Command, flags *bucketFlags, opts bucket.ExportOptions) error {
+	o, err := flags.namespaceOptions()
 	if err != nil {
 		return err
 	}

@@ -32,16 +32,16 @@ volumes are lost, or an older manifest had to be used.`,
   vole bucket check --dir /srv/vole`,
 		Args:              exactArgs(0, ""),
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE:              func(cmd *cobra.Command, _ []string) error { return a.bucketRebuild(cmd, &flags) },
+		RunE:              func(cmd *cobra.Command, _ []string) error { return a.rebuildNamespace(cmd, &flags) },
 	}
-	flags.add(cmd)
+	flags.register(cmd)
 	return cmd
 }
 
-func (a *app) bucketRebuild(cmd *cobra.Command, flags *bucketFlags) error {
-	o, err := flags.options()
+func (a *app) rebuildNamespace(cmd *cobra.Command, flags *bucketFlags) error {
+	o, err := flags.namespaceOptions()
 	if err == nil {
-		err = checkPlaces(o, true)
+		err = checkNamespaceExists(o, true)
 	}
 	if err != nil {
 		return err
@@ -52,10 +52,10 @@ func (a *app) bucketRebuild(cmd *cobra.Command, flags *bucketFlags) error {
 			out.Findings = append(out.Findings, f)
 			return nil
 		}
-		return a.printf("%s\n", a.findingLine(f))
+		return a.printf("%s\n", a.formatFinding(f))
 	})
 	if err != nil {
-		return withHint(bucketError("rebuild", err), vole.ErrExists, "make a new database, or remove the SQLite file, if what is in it is not wanted any more")
+		return withHint(wrapBucketError("rebuild", err), vole.ErrExists, "make a new database, or remove the SQLite file, if what is in it is not wanted any more")
 	}
 	switch {
 	case a.json:

@@ -33,20 +33,20 @@ for an hour, unless the grace time is less than a second: then nobody must be wr
   vole bucket sweep --dir /srv/vole --grace 1h`,
 		Args:              exactArgs(0, ""),
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE:              func(cmd *cobra.Command, _ []string) error { return a.bucketSweep(cmd, &flags, grace) },
+		RunE:              func(cmd *cobra.Command, _ []string) error { return a.sweepNamespace(cmd, &flags, grace) },
 	}
-	flags.add(cmd)
+	flags.register(cmd)
 	cmd.Flags().DurationVar(&grace, "grace", 24*time.Hour, "keep for this `time` what nothing refers to; at least that between two exports")
 	return cmd
 }
 
-func (a *app) bucketSweep(cmd *cobra.Command, flags *bucketFlags, grace time.Duration) error {
-	o, err := flags.options()
+func (a *app) sweepNamespace(cmd *cobra.Command, flags *bucketFlags, grace time.Duration) error {
+	o, err := flags.namespaceOptions()
 	switch {
 	case err != nil:
 		return err
 	case grace <= 0 || grace > longestTime:
-		return usagef("--grace %v: must be more than 0 and at most %v", grace, longestTime)
+		return usageErrorf("--grace %v: must be more than 0 and at most %v", grace, longestTime)
 	}
 	o.Grace = grace
 	counters := prometheus.NewRegistry()
@@ -55,7 +55,7 @@ func (a *app) bucketSweep(cmd *cobra.Command, flags *bucketFlags, grace time.Dur
 		if err := ns.Maintain(cmd.Context()); err != nil {
 			return err
 		}
-		count := func(name string) int64 { return counted(counters, "vole_bucket_"+name) }
+		count := func(name string) int64 { return counterValue(counters, "vole_bucket_"+name) }
 		j := sweptJSON{count("swept_blobs_total"), vole.Size(count("swept_bytes_total")), count("removed_volumes_total")}
 		switch {
 		case a.json:
@@ -67,8 +67,8 @@ func (a *app) bucketSweep(cmd *cobra.Command, flags *bucketFlags, grace time.Dur
 	})
 }
 
-// counted is the value of a counter.
-func counted(g prometheus.Gatherer, name string) int64 {
+// counterValue is the value of a counter.
+func counterValue(g prometheus.Gatherer, name string) int64 {
 	families, _ := g.Gather() // of counters of our own: cannot fail
 	for _, f := range families {
 		if f.GetName() == name && len(f.GetMetric()) == 1 {

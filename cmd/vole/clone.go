@@ -31,13 +31,13 @@ volume.`,
 		Args:              exactArgs(2, "the volume's name and that of the new one"),
 		ValidArgsFunction: completeNames(a, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			change, err := parseChange(quota, size, labels)
+			change, err := parseLimitChange(quota, size, labels)
 			if err != nil {
 				return err
 			}
 			ctx := cmd.Context()
 			return a.withStore(ctx, func(s *vole.Store) error {
-				v, err := a.clone(ctx, s, args[0], args[1], change)
+				v, err := a.cloneVolume(ctx, s, args[0], args[1], change)
 				if err != nil {
 					return err
 				}
@@ -54,8 +54,8 @@ volume.`,
 	return cmd
 }
 
-// cloneSpec is the spec of a volume with the change applied to it.
-func cloneSpec(of vole.Info, change vole.Update) vole.Spec {
+// specOfClone is the spec of a volume with the change applied to it.
+func specOfClone(of vole.Info, change vole.Update) vole.Spec {
 	spec := vole.Spec{Kind: of.Kind, Quota: of.Quota, Capacity: of.Capacity, Labels: maps.Clone(of.Labels)}
 	if change.Quota != 0 || change.ClearQuota {
 		spec.Quota = change.Quota
@@ -70,22 +70,22 @@ func cloneSpec(of vole.Info, change vole.Update) vole.Spec {
 	return spec
 }
 
-func (a *app) clone(ctx context.Context, s *vole.Store, name, newName string, change vole.Update) (*vole.Volume, error) {
+func (a *app) cloneVolume(ctx context.Context, s *vole.Store, name, newName string, change vole.Update) (*vole.Volume, error) {
 	from, err := s.Get(ctx, name)
 	if err != nil {
 		return nil, err
 	}
-	spec := cloneSpec(from.Info(), change)
+	spec := specOfClone(from.Info(), change)
 	if s.Caps().Clones {
 		return from.Clone(ctx, newName, spec)
 	}
 	bar := a.newProgress()
 	var stats transfer.Stats
 	v, err := s.Build(ctx, newName, spec, func(v *vole.Volume) (err error) {
-		stats, err = a.copyAll(ctx, s, from, v, bar)
+		stats, err = a.copyAllFiles(ctx, s, from, v, bar)
 		return err
 	})
-	bar.done(err == nil, stats)
+	bar.finishBar(err == nil, stats)
 	if err != nil {
 		return nil, withHint(err, vole.ErrInUse, "'vole inspect %s' shows who has it attached", name)
 	}
@@ -93,8 +93,8 @@ func (a *app) clone(ctx context.Context, s *vole.Store, name, newName string, ch
 	return v, err
 }
 
-// copyAll copies all files of a volume into a new one.
-func (a *app) copyAll(ctx context.Context, s *vole.Store, from, to *vole.Volume, bar *progress) (stats transfer.Stats, err error) {
+// copyAllFiles copies all files of a volume into a new one.
+func (a *app) copyAllFiles(ctx context.Context, s *vole.Store, from, to *vole.Volume, bar *progress) (stats transfer.Stats, err error) {
 	src, err := from.OpenFS(ctx, vole.FSOptions{ReadOnly: true})
 	if err != nil {
 		return stats, err
@@ -105,7 +105,7 @@ func (a *app) copyAll(ctx context.Context, s *vole.Store, from, to *vole.Volume,
 		return stats, err
 	}
 	defer func() { err = errors.Join(err, dst.Close()) }()
-	bar.total(int64(from.Info().Used))
+	bar.setTotal(int64(from.Info().Used))
 	caps := s.Caps()
 	opts := transfer.Options{Op: "clone", Owner: caps.Chown, Root: true, Warn: bar.warnf, Progress: bar}
 	if caps.Backend == "cloud" {

@@ -26,7 +26,7 @@ func completeNames(a *app, max int) completer {
 		if max > 0 && len(args) >= max {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
-		return a.volumeNames(cmd.Context(), prefix, args), cobra.ShellCompDirectiveNoFileComp
+		return a.completeVolumeNames(cmd.Context(), prefix, args), cobra.ShellCompDirectiveNoFileComp
 	}
 }
 
@@ -37,11 +37,11 @@ func completePaths(a *app, max int, host bool) completer {
 		if max > 0 && len(args) >= max {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
-		if name, p, ok := splitRef(prefix); ok {
-			return a.volumePaths(cmd.Context(), name, p), noSpace
+		if name, p, ok := splitVolumePath(prefix); ok {
+			return a.completeVolumePaths(cmd.Context(), name, p), noSpace
 		}
 		var list []cobra.Completion
-		for _, n := range a.volumeNames(cmd.Context(), prefix, nil) {
+		for _, n := range a.completeVolumeNames(cmd.Context(), prefix, nil) {
 			list = append(list, n+":/")
 		}
 		if host && (len(list) == 0 || prefix == "") {
@@ -55,34 +55,36 @@ func completePaths(a *app, max int, host bool) completer {
 // a word over: runs a command, ends one, redirects it, expands a variable or the history.
 const shellActive = "$`;&|<>()!\\"
 
-// offer adds a completion to list, unless it has what a terminal acts on, what ends a line,
+// appendCompletion adds a completion to list, unless it has what a terminal acts on, what ends a line,
 // or what a shell acts on: the shell would show it and put it into the command line. Not
 // every shell quotes what it puts there (bash leaves what several completions begin with as
 // it is), and the next completion evaluates the line.
-func offer(list []cobra.Completion, s, description string) []cobra.Completion {
-	if !offerable(s) {
+func appendCompletion(list []cobra.Completion, s, description string) []cobra.Completion {
+	if !isCompletable(s) {
 		return list
 	}
 	// bash shows descriptions as parts of what it completes.
-	if description = plain(description); description != "" && !strings.ContainsAny(description, shellActive) {
+	if description = escapeControls(description); description != "" && !strings.ContainsAny(description, shellActive) {
 		s = cobra.CompletionWithDesc(s, description)
 	}
 	return append(list, s)
 }
 
-// offerable reports whether a text has nothing that a terminal or a shell acts on.
-func offerable(s string) bool { return !needsEscape(s, nil) && !strings.ContainsAny(s, shellActive) }
+// isCompletable reports whether a text has nothing that a terminal or a shell acts on.
+func isCompletable(s string) bool {
+	return !needsEscape(s, nil) && !strings.ContainsAny(s, shellActive)
+}
 
-// completing runs fn on the volumes of a home that is there, opened for reading, for as
+// withCompletionTimeout runs fn on the volumes of a home that is there, opened for reading, for as
 // long as a completion may take. A completion makes nothing, and has no place for an
 // error: what was found before it is offered.
-func (a *app) completing(ctx context.Context, fn func(ctx context.Context, s *vole.Store) error) {
+func (a *app) withCompletionTimeout(ctx context.Context, fn func(ctx context.Context, s *vole.Store) error) {
 	ctx, cancel := context.WithTimeout(ctx, completionTime)
 	defer cancel()
 	if a.checkHome(ctx) != nil {
 		return
 	}
-	s, err := a.open(ctx, true)
+	s, err := a.openStore(ctx, true)
 	if err != nil {
 		return
 	}
@@ -90,18 +92,18 @@ func (a *app) completing(ctx context.Context, fn func(ctx context.Context, s *vo
 	_ = fn(ctx, s)
 }
 
-func (a *app) volumeNames(ctx context.Context, prefix string, not []string) (list []cobra.Completion) {
+func (a *app) completeVolumeNames(ctx context.Context, prefix string, not []string) (list []cobra.Completion) {
 	given := make(map[string]bool, len(not))
 	for _, n := range not {
 		given[n] = true
 	}
-	a.completing(ctx, func(ctx context.Context, s *vole.Store) error {
+	a.withCompletionTimeout(ctx, func(ctx context.Context, s *vole.Store) error {
 		for v, err := range s.Volumes(ctx, vole.Filter{}) {
 			if err != nil || len(list) == completionMax {
 				return err
 			}
 			if n := v.Name(); strings.HasPrefix(n, prefix) && !given[n] {
-				list = offer(list, n, "")
+				list = appendCompletion(list, n, "")
 			}
 		}
 		return nil
@@ -109,12 +111,12 @@ func (a *app) volumeNames(ctx context.Context, prefix string, not []string) (lis
 	return list
 }
 
-func (a *app) volumePaths(ctx context.Context, name, prefix string) (list []cobra.Completion) {
+func (a *app) completeVolumePaths(ctx context.Context, name, prefix string) (list []cobra.Completion) {
 	dir, base := path.Split(prefix)
 	if dir == "" {
 		dir = "/"
 	}
-	a.completing(ctx, func(ctx context.Context, s *vole.Store) error {
+	a.withCompletionTimeout(ctx, func(ctx context.Context, s *vole.Store) error {
 		v, err := s.Get(ctx, name)
 		if err != nil {
 			return err
@@ -135,7 +137,7 @@ func (a *app) volumePaths(ctx context.Context, name, prefix string) (list []cobr
 			if e.IsDir() {
 				c += "/"
 			}
-			list = offer(list, c, "")
+			list = appendCompletion(list, c, "")
 		}
 		return nil
 	})

@@ -23,24 +23,24 @@ func completeMounts(a *app, f *runFlags) completer {
 	return func(cmd *cobra.Command, _ []string, prefix string) (list []cobra.Completion, _ cobra.ShellCompDirective) {
 		name, rest, ok := strings.Cut(prefix, ":")
 		if !ok {
-			for _, n := range a.volumeNames(cmd.Context(), prefix, nil) {
+			for _, n := range a.completeVolumeNames(cmd.Context(), prefix, nil) {
 				list = append(list, n+":/")
 			}
 			return list, noSpace
 		}
 		guest, opts, ok := strings.Cut(rest, ":")
 		if ok {
-			return a.mountOptions(cmd.Context(), name, name+":"+guest+":", opts), noSpace
+			return a.completeMountOptions(cmd.Context(), name, name+":"+guest+":", opts), noSpace
 		}
 		if f.config.Image != "" {
 			return nil, noSpace
 		}
-		return subdirectories(f.config.Rootfs, guest, name+":"), noSpace
+		return completeSubdirectories(f.config.Rootfs, guest, name+":"), noSpace
 	}
 }
 
-// subdirectories completes directories beneath a root of the host.
-func subdirectories(root, prefix, before string) (list []cobra.Completion) {
+// completeSubdirectories completes directories beneath a root of the host.
+func completeSubdirectories(root, prefix, before string) (list []cobra.Completion) {
 	dir, base := path.Split(prefix)
 	if !path.IsAbs(dir) {
 		return nil
@@ -56,21 +56,21 @@ func subdirectories(root, prefix, before string) (list []cobra.Completion) {
 	entries, _ := d.ReadDir(completionMax)
 	for _, e := range entries {
 		if e.IsDir() && strings.HasPrefix(e.Name(), base) {
-			list = offer(list, before+dir+e.Name()+"/", "")
+			list = appendCompletion(list, before+dir+e.Name()+"/", "")
 		}
 	}
 	return list
 }
 
-// mountOptions completes the last of the options of a mount of a volume.
-func (a *app) mountOptions(ctx context.Context, volume, before, opts string) (list []cobra.Completion) {
+// completeMountOptions completes the last of the options of a mount of a volume.
+func (a *app) completeMountOptions(ctx context.Context, volume, before, opts string) (list []cobra.Completion) {
 	given := strings.Split(opts, ",")
 	last := given[len(given)-1]
 	before += strings.TrimSuffix(opts, last)
 	if dir, ok := strings.CutPrefix(last, "subpath="); ok {
-		for _, p := range a.volumePaths(ctx, volume, "/"+strings.TrimPrefix(dir, "/")) {
+		for _, p := range a.completeVolumePaths(ctx, volume, "/"+strings.TrimPrefix(dir, "/")) {
 			if dir, ok := strings.CutPrefix(p, volume+":/"); ok && strings.HasSuffix(dir, "/") {
-				list = offer(list, before+"subpath="+dir, "")
+				list = appendCompletion(list, before+"subpath="+dir, "")
 			}
 		}
 		return list
@@ -82,7 +82,7 @@ func (a *app) mountOptions(ctx context.Context, volume, before, opts string) (li
 	}
 	for _, opt := range sandbox.MountOptions {
 		if key, _, _ := strings.Cut(opt, "="); strings.HasPrefix(opt, last) && !used[key] {
-			list = offer(list, before+opt, "")
+			list = appendCompletion(list, before+opt, "")
 		}
 	}
 	return list
@@ -100,13 +100,13 @@ func completeSelector(a *app) completer {
 			key, equals = k, "!="
 		}
 		known := a.knownLabels(cmd.Context())
-		values := known.values(before+key+equals, key, strings.TrimPrefix(last, key+equals))
+		values := known.sortedValues(before+key+equals, key, strings.TrimPrefix(last, key+equals))
 		if hasValue {
 			return values, noSpace
 		}
-		list := known.keys(before, last, "")
+		list := known.sortedKeys(before, last, "")
 		if len(list) == 1 && len(known[last]) > 0 {
-			list = append(list, known.values(before+last+"=", last, "")...)
+			list = append(list, known.sortedValues(before+last+"=", last, "")...)
 		}
 		return list, noSpace
 	}
@@ -117,9 +117,9 @@ func completeLabels(a *app) completer {
 	return func(cmd *cobra.Command, _ []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		known := a.knownLabels(cmd.Context())
 		if key, value, ok := strings.Cut(prefix, "="); ok {
-			return known.values(key+"=", key, value), cobra.ShellCompDirectiveNoFileComp
+			return known.sortedValues(key+"=", key, value), cobra.ShellCompDirectiveNoFileComp
 		}
-		return known.keys("", prefix, "="), noSpace
+		return known.sortedKeys("", prefix, "="), noSpace
 	}
 }
 
@@ -127,7 +127,7 @@ func completeLabels(a *app) completer {
 // all volumes.
 func completeLabelKeys(a *app) completer {
 	return func(cmd *cobra.Command, args []string, prefix string) (list []cobra.Completion, _ cobra.ShellCompDirective) {
-		return a.knownLabels(cmd.Context(), args...).keys("", prefix, ""), cobra.ShellCompDirectiveNoFileComp
+		return a.knownLabels(cmd.Context(), args...).sortedKeys("", prefix, ""), cobra.ShellCompDirectiveNoFileComp
 	}
 }
 
@@ -137,13 +137,13 @@ type labelSet map[string]map[string]bool
 // knownLabels are the labels of the named volumes, or of all.
 func (a *app) knownLabels(ctx context.Context, names ...string) labelSet {
 	known := labelSet{}
-	a.completing(ctx, func(ctx context.Context, s *vole.Store) error {
+	a.withCompletionTimeout(ctx, func(ctx context.Context, s *vole.Store) error {
 		for _, name := range names {
 			v, err := s.Get(ctx, name)
 			if err != nil {
 				return err
 			}
-			known.add(v.Info().Labels)
+			known.addLabel(v.Info().Labels)
 		}
 		if len(names) > 0 {
 			return nil
@@ -152,15 +152,15 @@ func (a *app) knownLabels(ctx context.Context, names ...string) labelSet {
 			if err != nil {
 				return err
 			}
-			known.add(v.Info().Labels)
+			known.addLabel(v.Info().Labels)
 		}
 		return nil
 	})
 	return known
 }
 
-// add adds labels, up to as many keys and values of each as a shell is shown.
-func (known labelSet) add(labels vole.Labels) {
+// addLabel adds labels, up to as many keys and values of each as a shell is shown.
+func (known labelSet) addLabel(labels vole.Labels) {
 	for k, v := range labels {
 		if known[k] == nil && len(known) < completionMax {
 			known[k] = map[string]bool{}
@@ -171,19 +171,19 @@ func (known labelSet) add(labels vole.Labels) {
 	}
 }
 
-func (known labelSet) keys(before, prefix, after string) (list []cobra.Completion) {
+func (known labelSet) sortedKeys(before, prefix, after string) (list []cobra.Completion) {
 	for _, k := range slices.Sorted(maps.Keys(known)) {
-		if strings.HasPrefix(k, prefix) && offerable(k) {
+		if strings.HasPrefix(k, prefix) && isCompletable(k) {
 			list = append(list, before+k+after)
 		}
 	}
 	return list
 }
 
-// values are those of a key that begin with prefix and that a selector can be written with.
-func (known labelSet) values(before, key, prefix string) (list []cobra.Completion) {
+// sortedValues are those of a key that begin with prefix and that a selector can be written with.
+func (known labelSet) sortedValues(before, key, prefix string) (list []cobra.Completion) {
 	for _, v := range slices.Sorted(maps.Keys(known[key])) {
-		if strings.HasPrefix(v, prefix) && v != "" && !strings.Contains(v, ",") && offerable(v) {
+		if strings.HasPrefix(v, prefix) && v != "" && !strings.Contains(v, ",") && isCompletable(v) {
 			list = append(list, before+v)
 		}
 	}

@@ -43,7 +43,7 @@ and no package besides.`,
 			case "powershell":
 				return root.GenPowerShellCompletionWithDesc(a.payload)
 			}
-			return usagef("completion: unknown shell %q; use bash, zsh, fish or powershell", args[0])
+			return usageErrorf("completion: unknown shell %q; use bash, zsh, fish or powershell", args[0])
 		},
 	}
 }

@@ -54,7 +54,7 @@ func TestCornerFlags(t *testing.T) {
 	t.Setenv("VOLE_HOME", filepath.Join(dir, "home"))
 	t.Setenv("VOLE_CONFIG", filepath.Join(dir, "config.json"))
 	t.Setenv("VOLE_URL", "")
-	if code := run([]string{"create", "v"}, strings.NewReader(""), &bytes.Buffer{}, &bytes.Buffer{}); code != 0 {
+	if code := runCommandLine([]string{"create", "v"}, strings.NewReader(""), &bytes.Buffer{}, &bytes.Buffer{}); code != 0 {
 		t.Fatal("no volume")
 	}
 	arguments := map[string][]string{
@@ -75,7 +75,7 @@ func TestCornerFlags(t *testing.T) {
 				tried++
 				line := slices.Concat(path, []string{"--" + f.Name + "=" + value}, arguments[strings.Join(path, " ")])
 				var stdout, stderr bytes.Buffer
-				code := run(line, strings.NewReader(""), &stdout, &stderr)
+				code := runCommandLine(line, strings.NewReader(""), &stdout, &stderr)
 				if want := 2; code != want && !(path[0] == "run" && code == 125) || !strings.HasPrefix(stderr.String(), "vole: ") ||
 					strings.Contains(stderr.String(), `\n`) {
 					t.Errorf("vole %q: exit code %d, want %d\n%s", line, code, want, stderr.String())
@@ -93,7 +93,7 @@ func TestCornerFlags(t *testing.T) {
 			continue // an end that far away is no end
 		}
 		var stderr bytes.Buffer
-		if code := run(line, strings.NewReader(""), &bytes.Buffer{}, &stderr); code != 2 {
+		if code := runCommandLine(line, strings.NewReader(""), &bytes.Buffer{}, &stderr); code != 2 {
 			t.Errorf("vole %q: exit code %d, want 2\n%s", line, code, stderr.String())
 		}
 	}

@@ -45,7 +45,7 @@ Each file appears whole or not at all.`,
 		Args:              exactArgs(2, "what to copy, and where to"),
 		ValidArgsFunction: completePaths(a, 2, true),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return c.run(cmd.Context(), parseLocation(args[0]), parseLocation(args[1]))
+			return c.runCopy(cmd.Context(), parseLocation(args[0]), parseLocation(args[1]))
 		},
 	}
 	cmd.Flags().BoolVarP(&c.owner, "archive", "a", false, "keep user and group ids, setuid and setgid bits, and devices")
@@ -64,16 +64,16 @@ type cpCmd struct {
 	bar       *progress
 }
 
-func (c *cpCmd) run(ctx context.Context, from, to location) error {
+func (c *cpCmd) runCopy(ctx context.Context, from, to location) error {
 	switch {
 	case from.stream && to.stream:
-		return usagef("cp: only one side can be a stream")
+		return usageErrorf("cp: only one side can be a stream")
 	case from.arg == "" || to.arg == "":
-		return usagef("cp: a path is empty; write . for the current directory")
+		return usageErrorf("cp: a path is empty; write . for the current directory")
 	case from.volume == "" && to.volume == "":
-		return &hinted{usagef("cp: neither %q nor %q is in a volume", from.arg, to.arg), "write a place in a volume as NAME:/path"}
+		return &hinted{usageErrorf("cp: neither %q nor %q is in a volume", from.arg, to.arg), "write a place in a volume as NAME:/path"}
 	case to.stream && isTerminal(c.stdout):
-		return usagef("cp: a tar stream is not for a terminal; send standard output elsewhere")
+		return usageErrorf("cp: a tar stream is not for a terminal; send standard output elsewhere")
 	}
 	c.bar = c.newProgress()
 	silent := to.stream || to.volume == "" && c.isOutput(to.path)
@@ -81,15 +81,15 @@ func (c *cpCmd) run(ctx context.Context, from, to location) error {
 	err := c.withStore(ctx, func(s *vole.Store) (err error) {
 		switch {
 		case from.stream:
-			stats, err = c.unpack(ctx, s, to)
+			stats, err = c.unpackArchive(ctx, s, to)
 		case to.stream:
-			stats, err = c.pack(ctx, s, from)
+			stats, err = c.packArchive(ctx, s, from)
 		default:
-			stats, err = c.copy(ctx, s, from, to)
+			stats, err = c.copyTree(ctx, s, from, to)
 		}
 		return err
 	})
-	c.bar.done(err == nil, stats)
+	c.bar.finishBar(err == nil, stats)
 	if err != nil {
 		return withStreamHint(err)
 	}
@@ -111,7 +111,7 @@ func withStreamHint(err error) error {
 // farFiles is how many files are copied at once where each call waits for a server.
 const farFiles = 8
 
-func (c *cpCmd) options() transfer.Options {
+func (c *cpCmd) transferOptions() transfer.Options {
 	return transfer.Options{
 		Op: "cp", Owner: c.owner, Warn: c.bar.warnf, Progress: c.bar, AllowTruncated: c.truncated,
 		LoseDevices: driver.Errorf(vole.ErrUnsupported, "devices are copied with -a only"),
@@ -132,45 +132,45 @@ func getVolume(ctx context.Context, s *vole.Store, name string) (*vole.Volume, e
 	return v, withHint(err, vole.ErrNotFound, "'vole create %s' makes it; a path of the host is written ./%s:...", name, name)
 }
 
-// copy copies a tree to a tree.
-func (c *cpCmd) copy(ctx context.Context, s *vole.Store, from, to location) (stats transfer.Stats, err error) {
-	both, err := c.openShared(ctx, s, from, to)
+// copyTree copies a tree to a tree.
+func (c *cpCmd) copyTree(ctx context.Context, s *vole.Store, from, to location) (stats transfer.Stats, err error) {
+	both, err := c.openVolumeOnce(ctx, s, from, to)
 	if err != nil {
 		return stats, err
 	}
 	if both != nil {
 		defer func() { err = errors.Join(err, both.Close()) }()
 	}
-	o, err := c.openOrigin(ctx, s, from, both)
+	o, err := c.openSource(ctx, s, from, both)
 	if err != nil {
 		return stats, err
 	}
 	defer func() { err = errors.Join(err, o.Close()) }()
-	pl, err := c.openPlace(ctx, s, to, both)
+	pl, err := c.openTarget(ctx, s, to, both)
 	if o.mode&fs.ModeSymlink != 0 && (errors.Is(err, vole.ErrLoop) || err == nil && !pl.isDir) {
 		// A link takes the place of a link: behind it, it would replace a file by what may
 		// lead back to itself.
 		if err == nil {
-			err = errors.Join(pl.refuseNode(to), pl.Close())
+			err = errors.Join(pl.refuseNodeTarget(to), pl.Close())
 		}
 		if to.asLink = true; err == nil || errors.Is(err, vole.ErrLoop) {
-			pl, err = c.openPlace(ctx, s, to, both)
+			pl, err = c.openTarget(ctx, s, to, both)
 		}
 	}
 	if err != nil {
 		return stats, err
 	}
 	defer func() { err = errors.Join(err, pl.Close()) }()
-	at, err := choose(o, pl, to)
+	at, err := chooseTargetPath(o, pl, to)
 	if err == nil {
-		err = notOnto(ctx, o, pl, at)
+		err = refuseCopyOntoItself(ctx, o, pl, at)
 	}
 	if err != nil {
 		return stats, err
 	}
-	opts := c.options()
+	opts := c.transferOptions()
 	if o.mode.IsRegular() {
-		c.bar.total(o.size)
+		c.bar.setTotal(o.size)
 		node, err := pl.openNode(ctx, at)
 		if err != nil {
 			return stats, err
@@ -183,20 +183,20 @@ func (c *cpCmd) copy(ctx context.Context, s *vole.Store, from, to location) (sta
 	if s.Caps().Backend == "cloud" {
 		opts.Parallel = farFiles
 	}
-	defer c.measure(ctx, s, o)()
+	defer c.measureSource(ctx, s, o)()
 	return transfer.Copy(ctx, pl.tree, at, o.tree, o.path, opts)
 }
 
-// measure tells the bar how much is to be copied: what the volume holds, or what is found
+// measureSource tells the bar how much is to be copied: what the volume holds, or what is found
 // beside the copy. Behind a server that would take as many requests as the copy itself.
-func (c *cpCmd) measure(ctx context.Context, s *vole.Store, o *origin) (stop func()) {
+func (c *cpCmd) measureSource(ctx context.Context, s *vole.Store, o *copySource) (stop func()) {
 	switch {
 	case o.mode.IsRegular():
-		c.bar.total(o.size)
+		c.bar.setTotal(o.size)
 	case o.fsys != nil && o.path == ".":
-		c.bar.total(int64(o.fsys.Volume().Info().Used))
+		c.bar.setTotal(int64(o.fsys.Volume().Info().Used))
 	case o.fsys == nil || s.Caps().Backend != "cloud":
-		return c.bar.totalBeside(ctx, func(ctx context.Context) (int64, error) {
+		return c.bar.findTotalBeside(ctx, func(ctx context.Context) (int64, error) {
 			n, err := transfer.NeedOf(ctx, o.tree, o.path)
 			return n.Data, err
 		})
@@ -204,10 +204,10 @@ func (c *cpCmd) measure(ctx context.Context, s *vole.Store, o *origin) (stop fun
 	return func() {}
 }
 
-// openShared opens the files of the volume that both sides of a copy are in; nil: they are
+// openVolumeOnce opens the files of the volume that both sides of a copy are in; nil: they are
 // in two, or on the host. A disk volume has one writer and then no readers, so what is read
 // of it is read through the FS that writes.
-func (c *cpCmd) openShared(ctx context.Context, s *vole.Store, from, to location) (*vole.FS, error) {
+func (c *cpCmd) openVolumeOnce(ctx context.Context, s *vole.Store, from, to location) (*vole.FS, error) {
 	if from.volume == "" || to.volume == "" {
 		return nil, nil
 	}
@@ -227,17 +227,17 @@ type sharedFS struct{}
 
 func (sharedFS) Close() error { return nil }
 
-// openOrigin opens the source of a copy, through shared unless that is nil.
-func (c *cpCmd) openOrigin(ctx context.Context, s *vole.Store, l location, shared *vole.FS) (*origin, error) {
+// openSource opens the source of a copy, through shared unless that is nil.
+func (c *cpCmd) openSource(ctx context.Context, s *vole.Store, l location, shared *vole.FS) (*copySource, error) {
 	if l.volume == "" {
-		home, err := c.homeIfAny()
+		home, err := c.homeUnlessCloud()
 		if err != nil {
 			return nil, err
 		}
-		return hostOrigin("cp", l, c.follow, home)
+		return openHostSource("cp", l, c.follow, home)
 	}
 	if shared != nil {
-		o, err := volumeOrigin(ctx, shared, l, c.follow)
+		o, err := openVolumeSource(ctx, shared, l, c.follow)
 		if err == nil {
 			o.Closer = sharedFS{}
 		}
@@ -247,20 +247,20 @@ func (c *cpCmd) openOrigin(ctx context.Context, s *vole.Store, l location, share
 	if err != nil {
 		return nil, err
 	}
-	o, err := volumeOrigin(ctx, f, l, c.follow)
+	o, err := openVolumeSource(ctx, f, l, c.follow)
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return o, nil
 }
 
-// openPlace opens the target of a copy, through shared unless that is nil.
-func (c *cpCmd) openPlace(ctx context.Context, s *vole.Store, l location, shared *vole.FS) (*place, error) {
+// openTarget opens the target of a copy, through shared unless that is nil.
+func (c *cpCmd) openTarget(ctx context.Context, s *vole.Store, l location, shared *vole.FS) (*copyTarget, error) {
 	if l.volume == "" {
-		return hostPlace(l)
+		return openHostTarget(l)
 	}
 	if shared != nil {
-		pl, err := volumePlace(ctx, shared, l)
+		pl, err := openVolumeTarget(ctx, shared, l)
 		if err == nil {
 			pl.Closer = sharedFS{}
 		}
@@ -270,16 +270,16 @@ func (c *cpCmd) openPlace(ctx context.Context, s *vole.Store, l location, shared
 	if err != nil {
 		return nil, err
 	}
-	pl, err := volumePlace(ctx, f, l)
+	pl, err := openVolumeTarget(ctx, f, l)
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return pl, nil
 }
 
-// notOnto refuses to copy a file onto itself and a directory into itself, both of
+// refuseCopyOntoItself refuses to copy a file onto itself and a directory into itself, both of
 // which only happen within one volume.
-func notOnto(ctx context.Context, o *origin, pl *place, at string) error {
+func refuseCopyOntoItself(ctx context.Context, o *copySource, pl *copyTarget, at string) error {
 	if o.fsys == nil || pl.fsys == nil || o.fsys.Volume().ID() != pl.fsys.Volume().ID() {
 		return nil
 	}
@@ -288,9 +288,9 @@ func notOnto(ctx context.Context, o *origin, pl *place, at string) error {
 		e, err := pl.fsys.Lstat(ctx, p)
 		if err == nil && e.Inode == o.inode {
 			if o.mode.IsDir() {
-				return usagef("cp: %s is in %s, which cannot be copied into itself", display(at), display(o.path))
+				return usageErrorf("cp: %s is in %s, which cannot be copied into itself", display(at), display(o.path))
 			}
-			return usagef("cp: %s and %s are the same file", display(o.path), display(at))
+			return usageErrorf("cp: %s and %s are the same file", display(o.path), display(at))
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
@@ -301,36 +301,36 @@ func notOnto(ctx context.Context, o *origin, pl *place, at string) error {
 	}
 }
 
-// unpack reads a tar stream into a directory of a volume.
-func (c *cpCmd) unpack(ctx context.Context, s *vole.Store, to location) (stats transfer.Stats, err error) {
-	pl, err := c.openPlace(ctx, s, to, nil)
+// unpackArchive reads a tar stream into a directory of a volume.
+func (c *cpCmd) unpackArchive(ctx context.Context, s *vole.Store, to location) (stats transfer.Stats, err error) {
+	pl, err := c.openTarget(ctx, s, to, nil)
 	if err != nil {
 		return stats, err
 	}
 	defer func() { err = errors.Join(err, pl.Close()) }()
 	if !pl.exists || !pl.isDir {
-		err := &fs.PathError{Op: "cp", Path: to.display(), Err: vole.ErrNotDir}
+		err := &fs.PathError{Op: "cp", Path: to.displayPath(), Err: vole.ErrNotDir}
 		return stats, &hinted{err, "a tar stream is unpacked into a directory that is there"}
 	}
-	in := input(ctx, c.bar.source(c.stdin))
+	in := openInput(ctx, c.bar.measureSource(c.stdin))
 	defer in.Close()
-	return transfer.FromTar(ctx, pl.tree, pl.path, in, c.options())
+	return transfer.FromTar(ctx, pl.tree, pl.path, in, c.transferOptions())
 }
 
-// pack writes a file or a tree of a volume to standard output as a tar stream.
-func (c *cpCmd) pack(ctx context.Context, s *vole.Store, from location) (stats transfer.Stats, err error) {
-	o, err := c.openOrigin(ctx, s, from, nil)
+// packArchive writes a file or a tree of a volume to standard output as a tar stream.
+func (c *cpCmd) packArchive(ctx context.Context, s *vole.Store, from location) (stats transfer.Stats, err error) {
+	o, err := c.openSource(ctx, s, from, nil)
 	if err != nil {
 		return stats, err
 	}
 	defer func() { err = errors.Join(err, o.Close()) }()
 	if o.fsys == nil {
-		return stats, usagef("cp: %s is not in a volume; tar makes streams of the host's files", from.arg)
+		return stats, usageErrorf("cp: %s is not in a volume; tar makes streams of the host's files", from.arg)
 	}
 	name := o.name
 	if o.contents && o.mode.IsDir() {
 		name = "."
 	}
-	defer c.measure(ctx, s, o)()
-	return transfer.ToTar(ctx, c.payload, o.fsys, o.path, name, c.options())
+	defer c.measureSource(ctx, s, o)()
+	return transfer.ToTar(ctx, c.payload, o.fsys, o.path, name, c.transferOptions())
 }

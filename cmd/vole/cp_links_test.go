@@ -35,7 +35,7 @@ func TestTargetLinksOfOthers(t *testing.T) {
 			if err := errors.Join(os.Symlink(to, link), os.Lchown(link, c.uid, -1)); err != nil {
 				t.Fatal(err)
 			}
-			pl, err := hostPlace(location{arg: link, path: link})
+			pl, err := openHostTarget(location{arg: link, path: link})
 			if refused := errors.Is(err, vole.ErrPermission); refused != c.refused || err != nil && !refused {
 				t.Errorf("%s of %d to %s: %v, want it refused: %v", link, c.uid, to, err, c.refused)
 			}
@@ -64,7 +64,7 @@ func TestTargetLinkInLinkedDirectory(t *testing.T) {
 	}
 	for name, want := range map[string]string{"up": "deep/file", "through": "file", "dir": "deep"} {
 		p := filepath.Join(dir, "short", name)
-		pl, err := hostPlace(location{arg: p, path: p})
+		pl, err := openHostTarget(location{arg: p, path: p})
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue

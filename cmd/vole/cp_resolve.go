@@ -29,30 +29,30 @@ func parseLocation(arg string) location {
 	if arg == "-" {
 		return location{arg: arg, stream: true}
 	}
-	name, p, ok := splitRef(arg)
+	name, p, ok := splitVolumePath(arg)
 	if ok && p == "" {
 		p = "/"
 	}
 	return location{arg: arg, volume: name, path: p}
 }
 
-// display is the location as messages show it.
-func (l location) display() string {
+// displayPath is the location as messages show it.
+func (l location) displayPath() string {
 	if l.volume == "" {
 		return l.arg
 	}
 	return l.volume + ":" + driver.RootedPath(l.path)
 }
 
-// contents reports whether a path asks for what is in a directory instead of the
+// asksForContents reports whether a path asks for what is in a directory instead of the
 // directory itself.
-func (l location) contents() bool { return l.path == "." || strings.HasSuffix(l.path, "/.") }
+func (l location) asksForContents() bool { return l.path == "." || strings.HasSuffix(l.path, "/.") }
 
-// follow reports whether the form of a path follows a link at its end.
-func (l location) follow() bool { return asksForDir(l.path) }
+// followsLink reports whether the form of a path follows a link at its end.
+func (l location) followsLink() bool { return asksForDir(l.path) }
 
-// origin is the source of a copy, found and open.
-type origin struct {
+// copySource is the source of a copy, found and open.
+type copySource struct {
 	io.Closer
 	tree     transfer.Tree
 	fsys     *vole.FS // of a volume; nil: the host
@@ -65,8 +65,8 @@ type origin struct {
 	inode uint64 // in a volume
 }
 
-// place is the target of a copy, found and open.
-type place struct {
+// copyTarget is the target of a copy, found and open.
+type copyTarget struct {
 	io.Closer
 	tree   transfer.Tree
 	fsys   *vole.FS // of a volume; nil: the host
@@ -76,15 +76,15 @@ type place struct {
 	isDir  bool
 }
 
-// volumeOrigin finds the source of a copy in a volume.
-func volumeOrigin(ctx context.Context, f *vole.FS, l location, follow bool) (*origin, error) {
+// openVolumeSource finds the source of a copy in a volume.
+func openVolumeSource(ctx context.Context, f *vole.FS, l location, follow bool) (*copySource, error) {
 	p, err := cleanPath("cp", l.volume, l.path)
 	if err != nil {
 		return nil, err
 	}
 	name := path.Base(p)
-	if follow || l.follow() {
-		if p, err = resolve(ctx, f, p); err != nil {
+	if follow || l.followsLink() {
+		if p, err = resolveInVolume(ctx, f, p); err != nil {
 			return nil, err
 		}
 	}
@@ -92,25 +92,25 @@ func volumeOrigin(ctx context.Context, f *vole.FS, l location, follow bool) (*or
 	if err != nil {
 		return nil, err
 	}
-	if l.follow() && !e.IsDir() {
+	if l.followsLink() && !e.IsDir() {
 		return nil, &vole.Error{Op: "cp", Volume: l.volume, Path: l.path, Err: vole.ErrNotDir}
 	}
-	return &origin{
+	return &copySource{
 		Closer: f, tree: transfer.Volume(f), fsys: f, path: p, name: name,
-		contents: l.contents() || name == ".", // the root has no name of its own
+		contents: l.asksForContents() || name == ".", // the root has no name of its own
 		mode:     e.Mode, size: e.Size, inode: e.Inode,
 	}, nil
 }
 
-// hostOrigin finds the source of a copy on the host. op is the operation in its errors.
-func hostOrigin(op string, l location, follow bool, home string) (*origin, error) {
+// openHostSource finds the source of a copy on the host. op is the operation in its errors.
+func openHostSource(op string, l location, follow bool, home string) (*copySource, error) {
 	abs, err := filepath.Abs(l.path)
 	if err != nil {
 		return nil, err
 	}
 	name := filepath.Base(abs)
 	real := abs
-	if follow || l.follow() {
+	if follow || l.followsLink() {
 		if real, err = filepath.EvalSymlinks(abs); err != nil {
 			return nil, transfer.HostError(op, l.path, err)
 		}
@@ -119,13 +119,13 @@ func hostOrigin(op string, l location, follow bool, home string) (*origin, error
 	if err != nil {
 		return nil, transfer.HostError(op, l.path, err)
 	}
-	if l.follow() && !info.IsDir() {
+	if l.followsLink() && !info.IsDir() {
 		return nil, transfer.HostError(op, l.path, vole.ErrNotDir)
 	}
 	dir, p := filepath.Dir(real), filepath.Base(real)
 	if info.IsDir() {
-		if contains(info, home) {
-			return nil, usagef("%s: %s holds the volumes themselves, in %s", op, l.arg, home)
+		if containsHome(info, home) {
+			return nil, usageErrorf("%s: %s holds the volumes themselves, in %s", op, l.arg, home)
 		}
 		dir, p = real, "."
 	}
@@ -133,12 +133,12 @@ func hostOrigin(op string, l location, follow bool, home string) (*origin, error
 	if err != nil {
 		return nil, err
 	}
-	return &origin{Closer: h, tree: h, path: p, name: name, contents: l.contents(), mode: info.Mode(), size: info.Size()}, nil
+	return &copySource{Closer: h, tree: h, path: p, name: name, contents: l.asksForContents(), mode: info.Mode(), size: info.Size()}, nil
 }
 
-// contains reports whether the home lies in the directory that dir describes: copying
+// containsHome reports whether the home lies in the directory that dir describes: copying
 // that into a volume would never end.
-func contains(dir os.FileInfo, home string) bool {
+func containsHome(dir os.FileInfo, home string) bool {
 	if home == "" { // the volumes are behind a server
 		return false
 	}
@@ -158,24 +158,24 @@ func contains(dir os.FileInfo, home string) bool {
 	}
 }
 
-// volumePlace finds the target of a copy in a volume. What a link leads to is meant,
+// openVolumeTarget finds the target of a copy in a volume. What a link leads to is meant,
 // there or not.
-func volumePlace(ctx context.Context, f *vole.FS, l location) (*place, error) {
+func openVolumeTarget(ctx context.Context, f *vole.FS, l location) (*copyTarget, error) {
 	p, err := cleanPath("cp", l.volume, l.path)
 	if err != nil {
 		return nil, err
 	}
 	if l.asLink {
-		dir, err := resolve(ctx, f, path.Dir(p))
+		dir, err := resolveInVolume(ctx, f, path.Dir(p))
 		if err != nil {
 			return nil, err
 		}
 		p = path.Join(dir, path.Base(p))
-	} else if p, err = resolve(ctx, f, p); err != nil {
+	} else if p, err = resolveInVolume(ctx, f, p); err != nil {
 		return nil, err
 	}
 	e, err := f.Lstat(ctx, p)
-	pl := &place{Closer: f, tree: transfer.Volume(f), fsys: f, path: p, exists: err == nil, isDir: err == nil && e.IsDir()}
+	pl := &copyTarget{Closer: f, tree: transfer.Volume(f), fsys: f, path: p, exists: err == nil, isDir: err == nil && e.IsDir()}
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 		parent, perr := f.Lstat(ctx, path.Dir(p))
@@ -189,9 +189,9 @@ func volumePlace(ctx context.Context, f *vole.FS, l location) (*place, error) {
 	return pl, err
 }
 
-// hostPlace finds the target of a copy on the host, and opens the directory that all
+// openHostTarget finds the target of a copy on the host, and opens the directory that all
 // is written beneath: the target itself if it is a directory, else the one around it.
-func hostPlace(l location) (*place, error) {
+func openHostTarget(l location) (*copyTarget, error) {
 	p, err := filepath.Abs(l.path)
 	if err != nil {
 		return nil, err
@@ -204,10 +204,10 @@ func hostPlace(l location) (*place, error) {
 		if err != nil || transfer.OpenFileLink(p) {
 			break
 		}
-		if err := mayFollow(p); err != nil {
+		if err := checkLinkOwner(p); err != nil {
 			return nil, transfer.HostError("cp", l.path, err)
 		}
-		p = linkTarget(p, to)
+		p = resolveHostLink(p, to)
 	}
 	info, err := os.Lstat(p)
 	if err == nil && info.Mode()&fs.ModeSymlink != 0 && !l.asLink && !transfer.OpenFileLink(p) {
@@ -216,7 +216,7 @@ func hostPlace(l location) (*place, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, transfer.HostError("cp", l.path, err)
 	}
-	pl := &place{exists: err == nil, isDir: err == nil && info.IsDir(), dir: p, path: "."}
+	pl := &copyTarget{exists: err == nil, isDir: err == nil && info.IsDir(), dir: p, path: "."}
 	if !pl.isDir {
 		pl.dir, pl.path = filepath.Dir(p), filepath.Base(p)
 	}
@@ -233,28 +233,28 @@ func hostPlace(l location) (*place, error) {
 
 // openNode opens the device or fifo of the host that a copy is to be written into; nil:
 // the place at is none.
-func (pl *place) openNode(ctx context.Context, at string) (*os.File, error) {
+func (pl *copyTarget) openNode(ctx context.Context, at string) (*os.File, error) {
 	if pl.fsys != nil {
 		return nil, nil
 	}
 	return transfer.OpenNode(ctx, filepath.Join(pl.dir, filepath.FromSlash(at)))
 }
 
-// refuseNode returns an error when the place is of the host and what openNode opens, which
+// refuseNodeTarget returns an error when the place is of the host and what openNode opens, which
 // only the content of a file can be written into. A link that leads there, as /dev/stdout
 // does, is relied on like the device or the open file itself.
-func (pl *place) refuseNode(l location) error {
+func (pl *copyTarget) refuseNodeTarget(l location) error {
 	if pl.fsys == nil && transfer.NodeAt(filepath.Join(pl.dir, filepath.FromSlash(pl.path))) {
 		return transfer.HostError("cp", l.path, driver.Errorf(vole.ErrExists, "it is or leads to a device, a fifo, a socket or an open file, which no link replaces; name another target, or remove it"))
 	}
 	return nil
 }
 
-// mayFollow returns an error when the link at p is another user's, in a directory such as
+// checkLinkOwner returns an error when the link at p is another user's, in a directory such as
 // /tmp where everyone may make one: whoever guesses the target of a copy could lead it
 // elsewhere. It is the rule of Linux's fs.protected_symlinks, which the kernel does not
 // apply to links that a program reads instead of following them, and which may be off.
-func mayFollow(p string) error {
+func checkLinkOwner(p string) error {
 	link, err := os.Lstat(p)
 	if err != nil {
 		return err
@@ -270,8 +270,8 @@ func mayFollow(p string) error {
 	return nil
 }
 
-// choose decides where in the target the copy goes, by the rules of docker cp.
-func choose(o *origin, pl *place, l location) (at string, err error) {
+// chooseTargetPath decides where in the target the copy goes, by the rules of docker cp.
+func chooseTargetPath(o *copySource, pl *copyTarget, l location) (at string, err error) {
 	switch {
 	case pl.isDir:
 		if o.contents {
@@ -279,20 +279,20 @@ func choose(o *origin, pl *place, l location) (at string, err error) {
 		}
 		return path.Join(pl.path, o.name), nil
 	case pl.exists && o.mode.IsDir():
-		return "", &fs.PathError{Op: "cp", Path: l.display(), Err: driver.Errorf(vole.ErrNotDir, "a directory cannot be copied onto a file")}
+		return "", &fs.PathError{Op: "cp", Path: l.displayPath(), Err: driver.Errorf(vole.ErrNotDir, "a directory cannot be copied onto a file")}
 	case pl.exists && asksForDir(l.path):
-		return "", &fs.PathError{Op: "cp", Path: l.display(), Err: vole.ErrNotDir}
+		return "", &fs.PathError{Op: "cp", Path: l.displayPath(), Err: vole.ErrNotDir}
 	case pl.exists, o.mode.IsDir():
 		return pl.path, nil
 	case asksForDir(l.path):
-		return "", &fs.PathError{Op: "cp", Path: l.display(), Err: driver.Errorf(vole.ErrNotExist, "no such directory")}
+		return "", &fs.PathError{Op: "cp", Path: l.displayPath(), Err: driver.Errorf(vole.ErrNotExist, "no such directory")}
 	}
 	return pl.path, nil
 }
 
-// resolve follows the links of a path in a volume, the last element's too. What does not
+// resolveInVolume follows the links of a path in a volume, the last element's too. What does not
 // exist, there or further on, stays as it is written.
-func resolve(ctx context.Context, f *vole.FS, p string) (string, error) {
+func resolveInVolume(ctx context.Context, f *vole.FS, p string) (string, error) {
 	w := pathwalk.Walker[string]{
 		Lookup: func(dir string, s pathwalk.Step) (string, pathwalk.Kind, error) {
 			next := path.Join(dir, s.Name)
@@ -321,22 +321,22 @@ func resolve(ctx context.Context, f *vole.FS, p string) (string, error) {
 	return "", err
 }
 
-// linkTarget is the path of what the link at p leads to, on the host. A ".." in a target
+// resolveHostLink is the path of what the link at p leads to, on the host. A ".." in a target
 // is the parent of the directory that the link is in, which p may name through links.
-func linkTarget(p, target string) string {
+func resolveHostLink(p, target string) string {
 	if !filepath.IsAbs(target) {
-		target = realDirectory(filepath.Dir(p)) + "/" + target
+		target = evalParentLinks(filepath.Dir(p)) + "/" + target
 	}
 	dir, name := filepath.Split(target)
 	if name == "" || name == "." || name == ".." {
-		return realDirectory(target)
+		return evalParentLinks(target)
 	}
-	return filepath.Join(realDirectory(dir), name)
+	return filepath.Join(evalParentLinks(dir), name)
 }
 
-// realDirectory follows the links of a path by their text, if that leads where the kernel
+// evalParentLinks follows the links of a path by their text, if that leads where the kernel
 // gets: links of /proc need not.
-func realDirectory(dir string) string {
+func evalParentLinks(dir string) string {
 	real, err := filepath.EvalSymlinks(dir)
 	if err != nil {
 		return filepath.Clean(dir)

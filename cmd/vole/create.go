@@ -57,7 +57,7 @@ limits and the labels that the flags ask for. It is never changed.`,
 			if cmd.Flags().Changed("from") {
 				return a.createFilled(cmd.Context(), args[0], spec, f.existOK, f.from, f.fill)
 			}
-			return a.create(cmd, args[0], spec, f.existOK)
+			return a.createVolume(cmd, args[0], spec, f.existOK)
 		},
 	}
 	f.register(a, cmd)
@@ -79,7 +79,7 @@ func (f *createFlags) register(a *app, cmd *cobra.Command) {
 	_ = cmd.RegisterFlagCompletionFunc("label", completeLabels(a))
 }
 
-func (a *app) create(cmd *cobra.Command, name string, spec vole.Spec, existOK bool) error {
+func (a *app) createVolume(cmd *cobra.Command, name string, spec vole.Spec, existOK bool) error {
 	ctx := cmd.Context()
 	return a.withNewStore(ctx, func(s *vole.Store) (err error) {
 		var v *vole.Volume
@@ -131,10 +131,10 @@ func parseLimit(flag, s string) (vole.Size, error) {
 	}
 	n, err := vole.ParseSize(s)
 	if err == nil && n <= 0 {
-		err = usagef("%s: must be at least 1 byte", s)
+		err = usageErrorf("%s: must be at least 1 byte", s)
 	}
 	if err != nil {
-		return 0, usagef("--%s: %v", flag, err)
+		return 0, usageErrorf("--%s: %v", flag, err)
 	}
 	return n, nil
 }
@@ -148,7 +148,7 @@ func parseLabels(list []string) (vole.Labels, error) {
 	for _, s := range list {
 		k, v, _ := strings.Cut(s, "=")
 		if _, twice := l[k]; twice {
-			return nil, usagef("--label: %q is given twice", k)
+			return nil, usageErrorf("--label: %q is given twice", k)
 		}
 		l[k] = v
 	}

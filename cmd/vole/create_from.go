@@ -19,21 +19,21 @@ type fillOptions struct{ strict, truncated bool }
 // createFilled makes a volume that holds what is in a directory or a tar stream.
 func (a *app) createFilled(ctx context.Context, name string, spec vole.Spec, existOK bool, from string, opts fillOptions) error {
 	if from == "" {
-		return usagef("create: --from: the path is empty; write . for the current directory")
+		return usageErrorf("create: --from: the path is empty; write . for the current directory")
 	}
 	return a.withNewStore(ctx, func(s *vole.Store) error {
 		if existOK {
 			v, err := s.Get(ctx, name)
 			if err == nil {
-				return errors.Join(fits(spec, v), a.printVolume(v.Info()))
+				return errors.Join(fitsExisting(spec, v), a.printVolume(v.Info()))
 			}
 			if !errors.Is(err, vole.ErrNotFound) {
 				return err
 			}
 		}
 		fl := &filling{app: a, store: s, from: from, opts: opts, bar: a.newProgress()}
-		v, err := fl.run(ctx, name, spec)
-		fl.bar.done(err == nil, fl.stats)
+		v, err := fl.fillVolume(ctx, name, spec)
+		fl.bar.finishBar(err == nil, fl.stats)
 		if err != nil && fl.began {
 			return withStreamHint(err) // whatever exists already, it is not the volume
 		}
@@ -51,8 +51,8 @@ func (a *app) createFilled(ctx context.Context, name string, spec vole.Spec, exi
 	})
 }
 
-// fits returns nil when a volume that is there is what spec asks for.
-func fits(spec vole.Spec, v *vole.Volume) error {
+// fitsExisting returns nil when a volume that is there is what spec asks for.
+func fitsExisting(spec vole.Spec, v *vole.Volume) error {
 	err := spec.Fits(v.Info())
 	if err != nil {
 		err = &vole.Error{Op: "create", Volume: v.Name(), Err: err}
@@ -85,10 +85,10 @@ const (
 // to need more than it seemed.
 const fitTries = 3
 
-func (f *filling) run(ctx context.Context, name string, spec vole.Spec) (*vole.Volume, error) {
+func (f *filling) fillVolume(ctx context.Context, name string, spec vole.Spec) (*vole.Volume, error) {
 	f.fit = spec.Kind == vole.KindDisk && spec.Capacity == 0
 	for try := 1; ; try++ {
-		v, err := f.once(ctx, name, spec)
+		v, err := f.tryFill(ctx, name, spec)
 		if !f.fit || f.readOnce || try == fitTries || !errors.Is(err, vole.ErrNoSpace) {
 			return v, err
 		}
@@ -96,10 +96,10 @@ func (f *filling) run(ctx context.Context, name string, spec vole.Spec) (*vole.V
 	}
 }
 
-// once makes the volume, or fails and leaves none.
-func (f *filling) once(ctx context.Context, name string, spec vole.Spec) (*vole.Volume, error) {
+// tryFill makes the volume, or fails and leaves none.
+func (f *filling) tryFill(ctx context.Context, name string, spec vole.Spec) (*vole.Volume, error) {
 	f.stats = transfer.Stats{}
-	o, in, err := f.open(ctx)
+	o, in, err := f.openContent(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -109,11 +109,11 @@ func (f *filling) once(ctx context.Context, name string, spec vole.Spec) (*vole.
 	} else {
 		least = leastDisk
 		defer o.Close() // it was read only
-		if n, err = f.need(ctx, o); err != nil {
+		if n, err = f.neededSize(ctx, o); err != nil {
 			return nil, err
 		}
 		if !f.fit { // to walk the tree twice is for the bar alone
-			defer f.bar.totalBeside(ctx, func(ctx context.Context) (int64, error) {
+			defer f.bar.findTotalBeside(ctx, func(ctx context.Context) (int64, error) {
 				n, err := transfer.NeedOf(ctx, o.tree, o.path)
 				return n.Data, err
 			})()
@@ -125,15 +125,15 @@ func (f *filling) once(ctx context.Context, name string, spec vole.Spec) (*vole.
 	}
 	return f.store.Build(ctx, name, spec, func(v *vole.Volume) error {
 		f.began = true
-		return f.named(name, f.fill(ctx, v, o, in, n))
+		return f.wrapSourceError(name, f.copyContent(ctx, v, o, in, n))
 	})
 }
 
-// need finds out what a tree takes, where the volume's size depends on it.
-func (f *filling) need(ctx context.Context, o *origin) (n transfer.Need, err error) {
+// neededSize finds out what a tree takes, where the volume's size depends on it.
+func (f *filling) neededSize(ctx context.Context, o *copySource) (n transfer.Need, err error) {
 	if f.fit {
 		n, err = transfer.NeedOf(ctx, o.tree, o.path)
-		f.bar.total(n.Data)
+		f.bar.setTotal(n.Data)
 	}
 	return n, err
 }
@@ -141,8 +141,8 @@ func (f *filling) need(ctx context.Context, o *origin) (n transfer.Need, err err
 // fillOp is the operation in errors of the copy, before which named puts another one.
 const fillOp = "create"
 
-// named makes an error say what the volume was to be filled with.
-func (f *filling) named(volume string, err error) error {
+// wrapSourceError makes an error say what the volume was to be filled with.
+func (f *filling) wrapSourceError(volume string, err error) error {
 	if err == nil {
 		return nil
 	}
@@ -150,11 +150,11 @@ func (f *filling) named(volume string, err error) error {
 	return &vole.Error{Op: fillOp, Volume: volume, Err: driver.Errorf(err, "--from %s: %s", f.from, text)}
 }
 
-// open opens what is to be copied: a directory of the host, or a tar stream.
-func (f *filling) open(ctx context.Context) (*origin, io.ReadCloser, error) {
+// openContent opens what is to be copied: a directory of the host, or a tar stream.
+func (f *filling) openContent(ctx context.Context) (*copySource, io.ReadCloser, error) {
 	if f.from == "-" {
 		f.readOnce = true
-		return nil, input(ctx, f.bar.source(f.stdin)), nil
+		return nil, openInput(ctx, f.bar.measureSource(f.stdin)), nil
 	}
 	st, err := os.Stat(f.from)
 	if err != nil {
@@ -165,21 +165,21 @@ func (f *filling) open(ctx context.Context) (*origin, io.ReadCloser, error) {
 		return nil, nil, err
 	}
 	if st.IsDir() {
-		home, err := f.homeIfAny()
+		home, err := f.homeUnlessCloud()
 		if err != nil {
 			return nil, nil, err
 		}
-		o, err := hostOrigin(fillOp, location{arg: "--from " + f.from, path: filepath.Clean(f.from) + "/."}, true, home)
+		o, err := openHostSource(fillOp, location{arg: "--from " + f.from, path: filepath.Clean(f.from) + "/."}, true, home)
 		return o, nil, err
 	}
-	file, err := openToRead(ctx, f.from)
+	file, err := openForReading(ctx, f.from)
 	if err != nil {
 		return nil, nil, transfer.HostError(fillOp, f.from, err)
 	}
 	if f.readOnce = !st.Mode().IsRegular(); f.readOnce {
-		return nil, sourceFile{input(ctx, f.bar.source(file)), file}, nil
+		return nil, sourceFile{openInput(ctx, f.bar.measureSource(file)), file}, nil
 	}
-	return nil, sourceFile{f.bar.source(file), file}, nil
+	return nil, sourceFile{f.bar.measureSource(file), file}, nil
 }
 
 // sourceFile is a file that is read through something else.
@@ -188,9 +188,9 @@ type sourceFile struct {
 	io.Closer
 }
 
-// fill copies into the new volume.
-func (f *filling) fill(ctx context.Context, v *vole.Volume, o *origin, in io.Reader, n transfer.Need) (err error) {
-	t, closer, err := f.openNew(ctx, v, n)
+// copyContent copies into the new volume.
+func (f *filling) copyContent(ctx context.Context, v *vole.Volume, o *copySource, in io.Reader, n transfer.Need) (err error) {
+	t, closer, err := f.openNewVolume(ctx, v, n)
 	if err != nil {
 		return err
 	}
@@ -208,8 +208,8 @@ func (f *filling) fill(ctx context.Context, v *vole.Volume, o *origin, in io.Rea
 	return err
 }
 
-// openNew opens the new volume, with room for n.
-func (f *filling) openNew(ctx context.Context, v *vole.Volume, n transfer.Need) (transfer.Tree, io.Closer, error) {
+// openNewVolume opens the new volume, with room for n.
+func (f *filling) openNewVolume(ctx context.Context, v *vole.Volume, n transfer.Need) (transfer.Tree, io.Closer, error) {
 	if !f.fit {
 		fsys, err := v.OpenFS(ctx, vole.FSOptions{Batch: true})
 		return transfer.Volume(fsys), fsys, err

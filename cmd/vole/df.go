@@ -39,7 +39,7 @@ on the host. --measure counts such volumes, or the named ones, again.`,
   vole df pip-cache --measure`,
 		ValidArgsFunction: completeNames(a, 0),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.withStore(cmd.Context(), func(s *vole.Store) error { return a.df(cmd.Context(), s, args, measure) })
+			return a.withStore(cmd.Context(), func(s *vole.Store) error { return a.showDiskUsage(cmd.Context(), s, args, measure) })
 		},
 	}
 	a.addBytesFlag(cmd)
@@ -47,13 +47,13 @@ on the host. --measure counts such volumes, or the named ones, again.`,
 	return cmd
 }
 
-func (a *app) df(ctx context.Context, s *vole.Store, names []string, measure bool) error {
+func (a *app) showDiskUsage(ctx context.Context, s *vole.Store, names []string, measure bool) error {
 	p := a.newUsagePrinter()
 	var errs []error
 	for _, name := range names {
 		v, err := s.Get(ctx, name)
 		if err == nil {
-			err = a.dfOne(ctx, p, v, measure)
+			err = a.usageOfVolume(ctx, p, v, measure)
 		}
 		errs = append(errs, err)
 	}
@@ -62,7 +62,7 @@ func (a *app) df(ctx context.Context, s *vole.Store, names []string, measure boo
 			if err != nil {
 				return err
 			}
-			err = a.dfOne(ctx, p, v, measure && v.Info().UsedStale)
+			err = a.usageOfVolume(ctx, p, v, measure && v.Info().UsedStale)
 			if !errors.Is(err, vole.ErrNotFound) { // removed meanwhile
 				errs = append(errs, err)
 			}
@@ -71,7 +71,7 @@ func (a *app) df(ctx context.Context, s *vole.Store, names []string, measure boo
 	return errors.Join(append(errs, p.close())...)
 }
 
-func (a *app) dfOne(ctx context.Context, p *usagePrinter, v *vole.Volume, measure bool) error {
+func (a *app) usageOfVolume(ctx context.Context, p *usagePrinter, v *vole.Volume, measure bool) error {
 	info := v.Info()
 	if measure {
 		var err error
@@ -79,25 +79,25 @@ func (a *app) dfOne(ctx context.Context, p *usagePrinter, v *vole.Volume, measur
 			return err
 		}
 	}
-	u := usageJSON{ID: info.ID, Name: info.Name, Kind: info.Kind, Used: info.Used, UsedStale: info.UsedStale, Limit: limitOf(info)}
+	u := usageJSON{ID: info.ID, Name: info.Name, Kind: info.Kind, Used: info.Used, UsedStale: info.UsedStale, Limit: limitOrNone(info)}
 	if info.Kind != vole.KindDisk {
 		if u.Limit > 0 {
 			free := max(0, u.Limit-u.Used)
 			u.Free = &free
 		}
-		return p.add(info, u)
+		return p.printUsage(info, u)
 	}
-	st, err := diskSpace(ctx, v)
+	st, err := spaceInDisk(ctx, v)
 	if st != nil {
 		free, allocated := vole.Size(st.Free), vole.Size(st.Allocated)
 		u.Free, u.Allocated = &free, &allocated
 	}
-	return errors.Join(p.add(info, u), err)
+	return errors.Join(p.printUsage(info, u), err)
 }
 
-// diskSpace asks the file system of a disk volume how much is free; nil: it is in use,
+// spaceInDisk asks the file system of a disk volume how much is free; nil: it is in use,
 // so that nobody can tell.
-func diskSpace(ctx context.Context, v *vole.Volume) (*vole.Statfs, error) {
+func spaceInDisk(ctx context.Context, v *vole.Volume) (*vole.Statfs, error) {
 	list, err := v.Attachments(ctx)
 	if err != nil || slices.ContainsFunc(list, func(at vole.AttachmentInfo) bool { return !at.ReadOnly }) {
 		return nil, err
@@ -131,23 +131,23 @@ func (a *app) newUsagePrinter() *usagePrinter {
 	return p
 }
 
-func (p *usagePrinter) add(i vole.Info, u usageJSON) error {
+func (p *usagePrinter) printUsage(i vole.Info, u usageJSON) error {
 	switch {
 	case p.j != nil:
 		return p.j.add(u)
 	case p.t == nil:
 		return p.a.printf("%s\n", u.Name)
 	case u.Limit == 0:
-		return p.t.row(u.Name, string(u.Kind), p.a.used(i), "-", "-", "-")
+		return p.t.addRow(u.Name, string(u.Kind), p.a.formatUsage(i), "-", "-", "-")
 	case u.Free == nil:
-		return p.t.row(u.Name, string(u.Kind), p.a.used(i), p.a.size(u.Limit), "-", "-")
+		return p.t.addRow(u.Name, string(u.Kind), p.a.formatUsage(i), p.a.formatSize(u.Limit), "-", "-")
 	}
 	taken := u.Used
 	if u.Kind == vole.KindDisk {
 		taken = u.Limit - *u.Free // the file system's own part with it
 	}
 	percent := fmt.Sprintf("%.0f%%", 100*float64(taken)/float64(u.Limit))
-	return p.t.row(u.Name, string(u.Kind), p.a.used(i), p.a.size(u.Limit), p.a.size(*u.Free), percent)
+	return p.t.addRow(u.Name, string(u.Kind), p.a.formatUsage(i), p.a.formatSize(u.Limit), p.a.formatSize(*u.Free), percent)
 }
 
 func (p *usagePrinter) close() error {

@@ -27,7 +27,7 @@ were exported. No mount is needed, nor root. Disk volumes of Vole need none of i
   vole disk export rootfs rootfs.ext4.zst --zstd
   vole disk check rootfs.ext4`,
 		Args: cobra.ArbitraryArgs,
-		RunE: func(cmd *cobra.Command, args []string) error { return groupRun(cmd, args) },
+		RunE: func(cmd *cobra.Command, args []string) error { return runCommandGroup(cmd, args) },
 	}
 	cmd.AddCommand(newDiskCheckCmd(a), newDiskDumpCmd(a), newDiskGrowCmd(a), newDiskImportCmd(a), newDiskExportCmd(a))
 	return cmd
@@ -52,11 +52,11 @@ func openImage(op, name string, write bool) (*os.File, error) {
 	}
 	f, err := openFileOrDevice(name, flag|syscall.O_NONBLOCK) // not to wait for a fifo
 	if err != nil {
-		return nil, imageError(op, name, err)
+		return nil, wrapImageError(op, name, err)
 	}
 	if err := claimImage(f, write); err != nil {
 		f.Close()
-		return nil, imageError(op, name, err)
+		return nil, wrapImageError(op, name, err)
 	}
 	return f, nil
 }
@@ -88,8 +88,8 @@ func claimImage(f *os.File, write bool) error {
 	return nil
 }
 
-// imageError gives errors about an image Vole's sentinels, and its path.
-func imageError(op, name string, err error) error {
+// wrapImageError gives errors about an image Vole's sentinels, and its path.
+func wrapImageError(op, name string, err error) error {
 	var errno syscall.Errno
 	var advice *hinted
 	switch {

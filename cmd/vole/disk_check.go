@@ -31,11 +31,11 @@ no damage, but told: Vole completes it when it writes to the image next.`,
   vole disk check rootfs.ext4 --json | jq -r '.[].code'`,
 		Args:              exactArgs(1, "the image"),
 		ValidArgsFunction: completeImage(cobra.NoFileCompletions),
-		RunE:              func(cmd *cobra.Command, args []string) error { return a.diskCheck(cmd, args[0]) },
+		RunE:              func(cmd *cobra.Command, args []string) error { return a.checkImageFile(cmd, args[0]) },
 	}
 }
 
-func (a *app) diskCheck(cmd *cobra.Command, name string) error {
+func (a *app) checkImageFile(cmd *cobra.Command, name string) error {
 	f, err := openImage("check", name, false)
 	if err != nil {
 		return err
@@ -60,7 +60,7 @@ func (a *app) diskCheck(cmd *cobra.Command, name string) error {
 		}
 		return a.printf("%v\n", p)
 	})
-	err = imageError("check", name, notExt4File(name, f, err))
+	err = wrapImageError("check", name, notExt4FileError(name, f, err))
 	if a.json {
 		err = errors.Join(err, arr.close())
 	}
@@ -68,12 +68,12 @@ func (a *app) diskCheck(cmd *cobra.Command, name string) error {
 	case err != nil:
 		return err
 	case n > harmless:
-		return &hinted{imageError("check", name, driver.Errorf(vole.ErrCorrupt, "%d problems", n)), "'e2fsck -f " + name + "' repairs it"}
+		return &hinted{wrapImageError("check", name, driver.Errorf(vole.ErrCorrupt, "%d problems", n)), "'e2fsck -f " + name + "' repairs it"}
 	}
 	began, err := ext4.UnfinishedGrow(f)
 	switch {
 	case err != nil:
-		return imageError("check", name, err)
+		return wrapImageError("check", name, err)
 	case began && (a.json || a.quiet):
 		a.warnf("%s: %s", name, unfinishedGrow)
 		return nil

@@ -55,7 +55,7 @@ free, and the state of its log, as 'dumpe2fs -h' does.`,
 			defer f.Close()
 			d, err := ext4.Describe(f, 0)
 			if err != nil {
-				return imageError("dump", args[0], notExt4File(args[0], f, err))
+				return wrapImageError("dump", args[0], notExt4FileError(args[0], f, err))
 			}
 			st, err := f.Stat()
 			if err != nil {
@@ -88,10 +88,10 @@ func (a *app) printDescription(j imageJSON) error {
 		return a.printJSON(j)
 	}
 	t := a.newTable()
-	row := func(k, format string, args ...any) { t.row(k+":", fmt.Sprintf(format, args...)) }
+	row := func(k, format string, args ...any) { t.addRow(k+":", fmt.Sprintf(format, args...)) }
 	when := func(k string, at *time.Time) {
 		if at != nil {
-			row(k, "%s", a.when(*at))
+			row(k, "%s", a.formatTime(*at))
 		}
 	}
 	row("Label", "%s", j.Label)

@@ -39,16 +39,16 @@ is sound: a log that a crash left is replayed first.`,
 			return completeNames(a, 1)(cmd, args, prefix)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.diskExport(cmd.Context(), args[0], args[1], compress)
+			return a.exportDisk(cmd.Context(), args[0], args[1], compress)
 		},
 	}
 	cmd.Flags().BoolVar(&compress, "zstd", false, "compress with zstd")
 	return cmd
 }
 
-func (a *app) diskExport(ctx context.Context, name, to string, compress bool) error {
+func (a *app) exportDisk(ctx context.Context, name, to string, compress bool) error {
 	if to == "-" && isTerminal(a.stdout) {
-		return usagef("disk export: an image is not for a terminal; send standard output elsewhere")
+		return usageErrorf("disk export: an image is not for a terminal; send standard output elsewhere")
 	}
 	if err := a.needsHome("disk export", "the image is read at its place on this host"); err != nil {
 		return err
@@ -62,7 +62,7 @@ func (a *app) diskExport(ctx context.Context, name, to string, compress bool) er
 			return &hinted{&vole.Error{Op: "disk export", Volume: name, Err: driver.Errorf(vole.ErrInvalid, "it is a dir volume, which has no image")},
 				"'vole cp " + name + ":/ -' writes a tar stream"}
 		}
-		att, err := attachClean(ctx, v, vole.AttachOptions{Holder: defaultHolder("vole disk export"), HostPath: true, ReadOnly: true})
+		att, err := attachCleanDisk(ctx, v, vole.AttachOptions{Holder: defaultHolder("vole disk export"), HostPath: true, ReadOnly: true})
 		if err != nil {
 			return err
 		}
@@ -79,12 +79,12 @@ func (a *app) diskExport(ctx context.Context, name, to string, compress bool) er
 	})
 }
 
-// attachClean attaches a disk volume for reading only. A log that a crash left is
+// attachCleanDisk attaches a disk volume for reading only. A log that a crash left is
 // replayed before.
-func attachClean(ctx context.Context, v *vole.Volume, opts vole.AttachOptions) (*vole.Attachment, error) {
+func attachCleanDisk(ctx context.Context, v *vole.Volume, opts vole.AttachOptions) (*vole.Attachment, error) {
 	for replayed := false; ; replayed = true {
 		att, err := v.Attach(ctx, opts)
-		if err != nil || replayed || !dirtyLog(att.Path()) {
+		if err != nil || replayed || !needsReplay(att.Path()) {
 			return att, err
 		}
 		if err := att.Detach(ctx); err != nil {
@@ -100,8 +100,8 @@ func attachClean(ctx context.Context, v *vole.Volume, opts vole.AttachOptions) (
 	}
 }
 
-// dirtyLog reports whether the log of an image is to be replayed.
-func dirtyLog(image string) bool {
+// needsReplay reports whether the log of an image is to be replayed.
+func needsReplay(image string) bool {
 	f, err := os.Open(image)
 	if err != nil {
 		return false
@@ -122,20 +122,20 @@ func (a *app) exportImage(ctx context.Context, image, to string, compress bool) 
 		return 0, err
 	}
 	bar, stats := a.newProgress(), transfer.Stats{Files: 1}
-	defer func() { bar.done(err == nil, stats) }()
-	bar.total(st.Size())
+	defer func() { bar.finishBar(err == nil, stats) }()
+	bar.setTotal(st.Size())
 	c := countedImage{sparse.File(ctx, src), &stats, bar}
 	if to == "-" {
 		return vole.Size(st.Size()), writeImage(ctx, c, st.Size(), a.payload, compress)
 	}
-	err = exportTo(ctx, to, c, st.Size(), compress)
-	return vole.Size(st.Size()), hostErrorOf("disk export", to, err)
+	err = exportToFile(ctx, to, c, st.Size(), compress)
+	return vole.Size(st.Size()), asHostError("disk export", to, err)
 }
 
-// exportTo writes an image to a new file that takes the name to, or into the device or fifo
+// exportToFile writes an image to a new file that takes the name to, or into the device or fifo
 // that has it.
-func exportTo(ctx context.Context, to string, c sparse.Content, size int64, compress bool) (err error) {
-	pl, err := hostPlace(location{arg: to, path: to})
+func exportToFile(ctx context.Context, to string, c sparse.Content, size int64, compress bool) (err error) {
+	pl, err := openHostTarget(location{arg: to, path: to})
 	if err != nil {
 		return err
 	}
@@ -192,8 +192,8 @@ func exportToNode(ctx context.Context, node *os.File, c sparse.Content, size int
 	return transfer.NodeWrite(ctx, node, func() error { return writeImage(ctx, c, size, node, compress) })
 }
 
-// hostErrorOf is transfer.HostError for an error that may be none of the host.
-func hostErrorOf(op, p string, err error) error {
+// asHostError is transfer.HostError for an error that may be none of the host.
+func asHostError(op, p string, err error) error {
 	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
@@ -221,7 +221,7 @@ type countedImage struct {
 func (c countedImage) NextData(ctx context.Context) (off, n int64, err error) {
 	off, n, err = c.Content.NextData(ctx)
 	if err == nil {
-		c.bar.reach(off)
+		c.bar.setPosition(off)
 	}
 	return off, n, err
 }
@@ -230,7 +230,7 @@ func (c countedImage) Read(p []byte) (int, error) {
 	n, err := c.Content.Read(p)
 	c.stats.Bytes += int64(n)
 	c.bar.Add(n)
-	c.bar.reach(c.bar.position.Load() + int64(n))
+	c.bar.setPosition(c.bar.position.Load() + int64(n))
 	return n, err
 }
 

@@ -21,12 +21,12 @@ the next disk grow, or the first writer of a volume made of it, completes what w
 		Args:              exactArgs(2, "the image, and its new size"),
 		ValidArgsFunction: completeImage(cobra.NoFileCompletions),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.diskGrow(cmd.Context(), args[0], args[1])
+			return a.growImageFile(cmd.Context(), args[0], args[1])
 		},
 	}
 }
 
-func (a *app) diskGrow(ctx context.Context, name, to string) error {
+func (a *app) growImageFile(ctx context.Context, name, to string) error {
 	size, err := vole.ParseSize(to)
 	if err != nil {
 		return err
@@ -38,7 +38,7 @@ func (a *app) diskGrow(ctx context.Context, name, to string) error {
 	defer f.Close()
 	got, err := ext4.Grow(ctx, f, int64(size), ext4.GrowOptions{})
 	if err != nil {
-		return imageError("grow", name, notExt4File(name, f, err))
+		return wrapImageError("grow", name, notExt4FileError(name, f, err))
 	}
 	return a.printImage(sizeJSON{File: name, Size: vole.Size(got)})
 }

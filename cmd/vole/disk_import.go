@@ -44,11 +44,11 @@ partition. --offset says where it begins in any other image, in bytes, or with a
 			if err != nil {
 				return err
 			}
-			where, err := parseWhere(cmd.Flags(), offset, partition)
+			where, err := parsePartitionFlags(cmd.Flags(), offset, partition)
 			if err != nil {
 				return err
 			}
-			return a.diskImport(cmd.Context(), args[0], args[1], where, l)
+			return a.importDisk(cmd.Context(), args[0], args[1], where, l)
 		},
 	}
 	cmd.Flags().StringArrayVarP(&labels, "label", "l", nil, "label `KEY=VALUE`; may be given several times")
@@ -59,20 +59,20 @@ partition. --offset says where it begins in any other image, in bytes, or with a
 	return cmd
 }
 
-// parseWhere says where in an image the file system begins.
-func parseWhere(flags *pflag.FlagSet, offset string, partition int) (where whereInImage, err error) {
+// parsePartitionFlags says where in an image the file system begins.
+func parsePartitionFlags(flags *pflag.FlagSet, offset string, partition int) (where whereInImage, err error) {
 	switch {
 	case flags.Changed("offset") && flags.Changed("partition"):
-		return where, usagef("disk import: --offset and --partition exclude each other")
+		return where, usageErrorf("disk import: --offset and --partition exclude each other")
 	case flags.Changed("partition") && partition < 1:
-		return where, usagef("disk import: --partition %d: partitions count from 1", partition)
+		return where, usageErrorf("disk import: --partition %d: partitions count from 1", partition)
 	case !flags.Changed("offset"):
 		return whereInImage{partition: partition}, nil
 	}
 	if sectors, ok := strings.CutSuffix(offset, "s"); ok {
 		n, err := strconv.ParseUint(sectors, 10, 50)
 		if err != nil {
-			return where, usagef("disk import: --offset %q is not a number of sectors", offset)
+			return where, usageErrorf("disk import: --offset %q is not a number of sectors", offset)
 		}
 		return whereInImage{offset: int64(n) * 512}, nil
 	}
@@ -81,16 +81,16 @@ func parseWhere(flags *pflag.FlagSet, offset string, partition int) (where where
 	}
 	n, err := vole.ParseSize(offset)
 	if err != nil {
-		return where, usagef("disk import: --offset: %v", err)
+		return where, usageErrorf("disk import: --offset: %v", err)
 	}
 	return whereInImage{offset: int64(n)}, nil
 }
 
-func (a *app) diskImport(ctx context.Context, image, name string, where whereInImage, labels vole.Labels) error {
+func (a *app) importDisk(ctx context.Context, image, name string, where whereInImage, labels vole.Labels) error {
 	if err := a.needsHome("disk import", "the image is copied to its place on this host"); err != nil {
 		return err
 	}
-	in, err := a.openInput(ctx, image, where)
+	in, err := a.openImageInput(ctx, image, where)
 	if err != nil {
 		return err
 	}
@@ -102,10 +102,10 @@ func (a *app) diskImport(ctx context.Context, image, name string, where whereInI
 	return a.withNewStore(ctx, func(s *vole.Store) error {
 		var stats transfer.Stats
 		v, err := s.Build(ctx, name, vole.Spec{Kind: vole.KindDisk, Capacity: in.size, Labels: labels}, func(v *vole.Volume) error {
-			return in.into(ctx, v, countedImage{in.content, &stats, bar})
+			return in.importInto(ctx, v, countedImage{in.content, &stats, bar})
 		})
 		stats.Files = 1
-		bar.done(err == nil, stats)
+		bar.finishBar(err == nil, stats)
 		if err != nil {
 			return err
 		}
@@ -117,17 +117,17 @@ func (a *app) diskImport(ctx context.Context, image, name string, where whereInI
 	})
 }
 
-// into makes the image the content of a new volume, which is checked.
-func (in *imageInput) into(ctx context.Context, v *vole.Volume, c countedImage) error {
+// importInto makes the image the content of a new volume, which is checked.
+func (in *imageInput) importInto(ctx context.Context, v *vole.Volume, c countedImage) error {
 	att, err := v.Attach(ctx, vole.AttachOptions{Holder: defaultHolder("vole disk import"), HostPath: true})
 	if err != nil {
 		return err
 	}
-	err = in.copyTo(ctx, att, int64(v.Info().Capacity), c)
+	err = in.copyToAttachment(ctx, att, int64(v.Info().Capacity), c)
 	return errors.Join(err, att.Detach(context.WithoutCancel(ctx)))
 }
 
-func (in *imageInput) copyTo(ctx context.Context, att *vole.Attachment, size int64, c countedImage) error {
+func (in *imageInput) copyToAttachment(ctx context.Context, att *vole.Attachment, size int64, c countedImage) error {
 	if att.Path() == "" {
 		return driver.Errorf(vole.ErrUnsupported, "these volumes have no images on this host")
 	}
@@ -140,12 +140,12 @@ func (in *imageInput) copyTo(ctx context.Context, att *vole.Attachment, size int
 	if err := errors.Join(f.Truncate(0), f.Truncate(size)); err != nil {
 		return err
 	}
-	c.bar.total(size)
+	c.bar.setTotal(size)
 	err = sparse.Copy(ctx, c, size, func(b []byte, off int64) error {
 		_, err := f.WriteAt(b, off)
 		return err
 	})
-	for _, step := range []func() error{in.complete, f.Sync, func() error { return checkImage(ctx, f) }, func() error { return ext4.ClearErrors(f, size) }} {
+	for _, step := range []func() error{in.checkComplete, f.Sync, func() error { return checkImage(ctx, f) }, func() error { return ext4.ClearErrors(f, size) }} {
 		if err == nil {
 			err = step()
 		}
@@ -153,5 +153,5 @@ func (in *imageInput) copyTo(ctx context.Context, att *vole.Attachment, size int
 	if began, gerr := ext4.UnfinishedGrow(f); began && gerr == nil && err == nil {
 		c.bar.warnf("%s: %s", in.name, unfinishedGrow)
 	}
-	return imageError("import", in.name, err)
+	return wrapImageError("import", in.name, err)
 }

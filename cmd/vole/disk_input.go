@@ -30,9 +30,9 @@ type imageInput struct {
 	came    func() (int64, error)
 }
 
-// complete returns an error when the image ended before its file system does. It is
+// checkComplete returns an error when the image ended before its file system does. It is
 // asked after the content was read.
-func (in *imageInput) complete() error {
+func (in *imageInput) checkComplete() error {
 	came, err := in.came()
 	if err != nil || came >= in.least {
 		return err
@@ -47,49 +47,49 @@ type whereInImage struct {
 	partition int // 0: offset counts
 }
 
-func (w whereInImage) given() bool { return w.offset != 0 || w.partition != 0 }
+func (w whereInImage) isGiven() bool { return w.offset != 0 || w.partition != 0 }
 
-// openInput opens an image, plain or compressed, and finds out how large it is.
-func (a *app) openInput(ctx context.Context, name string, where whereInImage) (*imageInput, error) {
-	f, err := a.openSource(ctx, name)
+// openImageInput opens an image, plain or compressed, and finds out how large it is.
+func (a *app) openImageInput(ctx context.Context, name string, where whereInImage) (*imageInput, error) {
+	f, err := a.openInputFile(ctx, name)
 	if err != nil {
 		return nil, err
 	}
 	var in *imageInput
 	if f == nil { // standard input
-		r := input(ctx, a.stdin)
-		in, err = streamInput(name, r, r, where)
+		r := openInput(ctx, a.stdin)
+		in, err = inputFromStream(name, r, r, where)
 	} else {
-		in, err = fileInput(ctx, name, f, where)
+		in, err = inputFromFile(ctx, name, f, where)
 	}
 	if err != nil {
-		return nil, imageError("import", name, err)
+		return nil, wrapImageError("import", name, err)
 	}
 	return in, nil
 }
 
-// openSource opens a file, a block device or a fifo to be read; nil: standard input.
-func (a *app) openSource(ctx context.Context, name string) (*os.File, error) {
+// openInputFile opens a file, a block device or a fifo to be read; nil: standard input.
+func (a *app) openInputFile(ctx context.Context, name string) (*os.File, error) {
 	if name == "-" {
 		return nil, nil
 	}
 	st, err := os.Stat(name)
 	if err != nil {
-		return nil, imageError("import", name, err)
+		return nil, wrapImageError("import", name, err)
 	}
 	seekable := st.Mode().IsRegular() || isBlockDevice(st.Mode())
 	switch {
 	case !seekable && slices.Contains([]string{"/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"}, name):
 		return nil, nil // a socket can be opened by no name
 	case st.Mode()&fs.ModeNamedPipe != 0:
-		f, err := openFifo(ctx, name)
-		return f, imageError("import", name, err)
+		f, err := openFifoForReading(ctx, name)
+		return f, wrapImageError("import", name, err)
 	}
 	return openImage("import", name, false)
 }
 
-// fileInput reads an image from an open file, which it closes when it fails.
-func fileInput(ctx context.Context, name string, f *os.File, where whereInImage) (in *imageInput, err error) {
+// inputFromFile reads an image from an open file, which it closes when it fails.
+func inputFromFile(ctx context.Context, name string, f *os.File, where whereInImage) (in *imageInput, err error) {
 	defer func() {
 		if err != nil {
 			f.Close()
@@ -101,25 +101,25 @@ func fileInput(ctx context.Context, name string, f *os.File, where whereInImage)
 	}
 	block := isBlockDevice(st.Mode())
 	if !st.Mode().IsRegular() && !block {
-		r := input(ctx, f)
-		return streamInput(name, r, f, where)
+		r := openInput(ctx, f)
+		return inputFromStream(name, r, f, where)
 	}
 	magic := make([]byte, 4)
 	if n, _ := f.ReadAt(magic, 0); transfer.Compressed(magic[:n]) { // of what cannot be read more is told below
-		return streamInput(name, f, f, where)
+		return inputFromStream(name, f, f, where)
 	}
 	end, err := f.Seek(0, io.SeekEnd)
 	if err != nil {
 		return nil, err
 	}
-	off, end, note, err := where.locate(f, end)
+	off, end, note, err := where.locateFilesystem(f, end)
 	if err != nil {
 		return nil, err
 	}
 	part := partDevice{io.NewSectionReader(f, off, end-off)}
 	d, err := ext4.Describe(part, end-off)
 	if err != nil {
-		return nil, notExt4(name, part, end-off, err)
+		return nil, notExt4Error(name, part, end-off, err)
 	}
 	in = &imageInput{name: name, note: note, size: max(vole.Size(d.Size), ext4.MinSize), least: d.Size}
 	if block {
@@ -127,7 +127,7 @@ func fileInput(ctx context.Context, name string, f *os.File, where whereInImage)
 		in.content, in.came = contentCloser{s, f}, func() (int64, error) { return d.Size, nil }
 		return in, nil
 	}
-	if !where.given() {
+	if !where.isGiven() {
 		in.size = max(in.size, vole.Size(st.Size()))
 	}
 	in.content = sparse.Section(ctx, f, off, min(end-off, int64(in.size)))
@@ -149,8 +149,8 @@ type contentCloser struct {
 
 func (c contentCloser) Close() error { return c.closer.Close() }
 
-// streamInput reads an image, plain or compressed, from its beginning to its end.
-func streamInput(name string, r io.Reader, closer io.Closer, where whereInImage) (in *imageInput, err error) {
+// inputFromStream reads an image, plain or compressed, from its beginning to its end.
+func inputFromStream(name string, r io.Reader, closer io.Closer, where whereInImage) (in *imageInput, err error) {
 	defer func() {
 		if err != nil {
 			closer.Close()
@@ -161,13 +161,13 @@ func streamInput(name string, r io.Reader, closer io.Closer, where whereInImage)
 	}
 	count := &countedReader{r: r}
 	b := bufio.NewReaderSize(count, copyBuf)
-	head, err := peek(b)
+	head, err := peekStream(b)
 	if err != nil {
 		return nil, err
 	}
 	off, end := int64(0), int64(0)
-	if where.given() {
-		if off, end, _, err = where.locate(bytes.NewReader(head), 0); err != nil {
+	if where.isGiven() {
+		if off, end, _, err = where.locateFilesystem(bytes.NewReader(head), 0); err != nil {
 			return nil, err
 		}
 		if n, err := io.CopyN(io.Discard, b, off); errors.Is(err, io.EOF) {
@@ -175,14 +175,14 @@ func streamInput(name string, r io.Reader, closer io.Closer, where whereInImage)
 		} else if err != nil {
 			return nil, err
 		}
-		if head, err = peek(b); err != nil {
+		if head, err = peekStream(b); err != nil {
 			return nil, err
 		}
 	}
 	part := partDevice{bytes.NewReader(head)}
 	d, err := ext4.Describe(part, max(end-off, 0))
 	if err != nil {
-		return nil, notExt4(name, part, 0, err)
+		return nil, notExt4Error(name, part, 0, err)
 	}
 	in = &imageInput{name: name, size: max(vole.Size(d.Size), ext4.MinSize), least: d.Size}
 	in.content = contentCloser{sparse.Stream(b), closer}
@@ -190,8 +190,8 @@ func streamInput(name string, r io.Reader, closer io.Closer, where whereInImage)
 	return in, nil
 }
 
-// peek returns what a stream begins with, as much as tells what it is.
-func peek(b *bufio.Reader) ([]byte, error) {
+// peekStream returns what a stream begins with, as much as tells what it is.
+func peekStream(b *bufio.Reader) ([]byte, error) {
 	head, err := b.Peek(imagekind.HeadSize)
 	if errors.Is(err, io.EOF) {
 		err = nil
@@ -228,16 +228,16 @@ type partDevice struct{ io.ReaderAt }
 func (partDevice) WriteAt([]byte, int64) (int, error) { return 0, os.ErrPermission }
 func (partDevice) Sync() error                        { return nil }
 
-// locate returns where the file system begins and where it ends at most, in a file that
+// locateFilesystem returns where the file system begins and where it ends at most, in a file that
 // ends at end (0: it is not known), and what there is to note about that.
-func (w whereInImage) locate(r io.ReaderAt, end int64) (from, to int64, note string, err error) {
+func (w whereInImage) locateFilesystem(r io.ReaderAt, end int64) (from, to int64, note string, err error) {
 	if w.partition == 0 {
 		if end > 0 && w.offset >= end {
 			return 0, 0, "", driver.Errorf(vole.ErrInvalid, "the offset %d is beyond the end of the image, which has %d bytes", w.offset, end)
 		}
 		return w.offset, end, "", nil
 	}
-	table, err := readTable(r, end)
+	table, err := readPartitionTable(r, end)
 	if err != nil {
 		return 0, 0, "", err
 	}
@@ -256,8 +256,8 @@ func (w whereInImage) locate(r io.ReaderAt, end int64) (from, to int64, note str
 	return 0, 0, "", driver.Errorf(vole.ErrInvalid, "there is no partition %d; there %s", w.partition, describePartitions(table.Partitions))
 }
 
-// readTable reads the partition table of a file that ends at end (0: it is a stream).
-func readTable(r io.ReaderAt, end int64) (imagekind.Table, error) {
+// readPartitionTable reads the partition table of a file that ends at end (0: it is a stream).
+func readPartitionTable(r io.ReaderAt, end int64) (imagekind.Table, error) {
 	table, err := imagekind.Partitions(r, end)
 	wrong := (*imagekind.TableError)(nil)
 	switch {
@@ -288,18 +288,18 @@ func describePartitions(list []imagekind.Partition) string {
 // isBlockDevice reports whether a mode is that of a block device.
 func isBlockDevice(m fs.FileMode) bool { return m&fs.ModeDevice != 0 && m&fs.ModeCharDevice == 0 }
 
-// notExt4File is notExt4 for an open file.
-func notExt4File(name string, f *os.File, err error) error {
+// notExt4FileError is notExt4Error for an open file.
+func notExt4FileError(name string, f *os.File, err error) error {
 	size, serr := f.Seek(0, io.SeekEnd)
 	if serr != nil {
 		size = 0
 	}
-	return notExt4(name, f, size, err)
+	return notExt4Error(name, f, size, err)
 }
 
-// notExt4 makes of an error about an image of size bytes (0: not known) that has no ext4 file
+// notExt4Error makes of an error about an image of size bytes (0: not known) that has no ext4 file
 // system one that says what the image is and what to do. Other errors it returns as they are.
-func notExt4(name string, r io.ReaderAt, size int64, err error) error {
+func notExt4Error(name string, r io.ReaderAt, size int64, err error) error {
 	if !errors.Is(err, ext4.ErrNoFileSystem) {
 		return err
 	}

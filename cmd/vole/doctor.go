@@ -25,21 +25,21 @@ The exit code is 9 when something is left to repair.`,
 		Args:              exactArgs(0, ""),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.withStore(cmd.Context(), func(s *vole.Store) error { return a.doctor(cmd, s, fix) })
+			return a.withStore(cmd.Context(), func(s *vole.Store) error { return a.checkVolumes(cmd, s, fix) })
 		},
 	}
 	cmd.Flags().BoolVar(&fix, "fix", false, "repair what is found")
 	return cmd
 }
 
-func (a *app) doctor(cmd *cobra.Command, s *vole.Store, fix bool) error {
-	return a.findings("doctor", fix, func(report func(vole.Finding) error, bar *progress) error {
-		return s.Check(cmd.Context(), vole.CheckOptions{Fix: fix, Progress: bar.count}, report)
+func (a *app) checkVolumes(cmd *cobra.Command, s *vole.Store, fix bool) error {
+	return a.printFindings("doctor", fix, func(report func(vole.Finding) error, bar *progress) error {
+		return s.Check(cmd.Context(), vole.CheckOptions{Fix: fix, Progress: bar.setCount}, report)
 	})
 }
 
-// findings prints what a check reports. what is the command that checks.
-func (a *app) findings(what string, fix bool, check func(report func(vole.Finding) error, bar *progress) error) error {
+// printFindings prints what a check reports. what is the command that checks.
+func (a *app) printFindings(what string, fix bool, check func(report func(vole.Finding) error, bar *progress) error) error {
 	var found, open int
 	arr, bar := a.newJSONArray(), a.newCount("volume")
 	err := check(func(f vole.Finding) error {
@@ -50,9 +50,9 @@ func (a *app) findings(what string, fix bool, check func(report func(vole.Findin
 		if a.json {
 			return arr.add(f)
 		}
-		return bar.print(a.findingLine(f))
+		return bar.printAboveBar(a.formatFinding(f))
 	}, bar)
-	bar.clear()
+	bar.removeBar()
 	if a.json {
 		err = errors.Join(err, arr.close())
 	}
@@ -72,20 +72,20 @@ func (a *app) findings(what string, fix bool, check func(report func(vole.Findin
 	return &hinted{left, "'vole " + what + " --fix' repairs what can be repaired"}
 }
 
-// findingLine is one line: code, place, detail.
-func (a *app) findingLine(f vole.Finding) string {
+// formatFinding is one line: code, place, detail.
+func (a *app) formatFinding(f vole.Finding) string {
 	if a.quiet {
-		return a.value(f.Code)
+		return a.displayValue(f.Code)
 	}
 	place := ""
 	for _, s := range []string{f.Volume, f.Path} {
 		if s != "" {
-			place += " " + a.fileName(s)
+			place += " " + a.displayFileName(s)
 		}
 	}
 	mark := ""
 	if f.Fixed {
 		mark = " [fixed]"
 	}
-	return a.value(f.Code) + a.value(place) + ": " + a.value(f.Detail) + mark
+	return a.displayValue(f.Code) + a.displayValue(place) + ": " + a.displayValue(f.Detail) + mark
 }

@@ -42,16 +42,16 @@ func withHint(err, kind error, format string, args ...any) error {
 	return &hinted{err, fmt.Sprintf(format, args...)}
 }
 
-// finish reports the error that a command returned and turns it into the exit code.
+// reportAndExitCode reports the error that a command returned and turns it into the exit code.
 // Of several errors the first decides.
-func (a *app) finish(err error) int {
+func (a *app) reportAndExitCode(err error) int {
 	if err == nil {
 		return driver.ExitOK
 	}
-	list := flatten(err)
+	list := flattenErrors(err)
 	code := a.exitCode(list[0])
 	for _, e := range a.withoutCanceled(list) {
-		a.report(e)
+		a.reportError(e)
 	}
 	return code
 }
@@ -83,15 +83,15 @@ func (a *app) withoutCanceled(list []error) (rest []error) {
 	return rest
 }
 
-// flatten lists the errors that errors.Join put together.
-func flatten(err error) []error {
+// flattenErrors lists the errors that errors.Join put together.
+func flattenErrors(err error) []error {
 	j, ok := err.(interface{ Unwrap() []error })
 	if !ok {
 		return []error{err}
 	}
 	var list []error
 	for _, e := range j.Unwrap() {
-		list = append(list, flatten(e)...)
+		list = append(list, flattenErrors(e)...)
 	}
 	return list
 }
@@ -117,8 +117,8 @@ type errorJSON struct {
 	ExitCode int    `json:"exit_code"`
 }
 
-// report writes err, with its hint, to standard error.
-func (a *app) report(err error) {
+// reportError writes err, with its hint, to standard error.
+func (a *app) reportError(err error) {
 	if e := (*exitError)(nil); errors.As(err, &e) && e.err == nil {
 		return
 	}
@@ -127,9 +127,9 @@ func (a *app) report(err error) {
 		hint = h.hint
 	}
 	if !a.json {
-		fmt.Fprintf(a.stderr, "vole: %s\n", plain(err.Error()))
+		fmt.Fprintf(a.stderr, "vole: %s\n", escapeControls(err.Error()))
 		if hint != "" {
-			fmt.Fprintf(a.stderr, "hint: %s\n", plain(hint))
+			fmt.Fprintf(a.stderr, "hint: %s\n", escapeControls(hint))
 		}
 		return
 	}

@@ -38,7 +38,7 @@ func addFormatFlag(cmd *cobra.Command, text *string) {
 // end of a line.
 func (a *app) newFormatted(text string, sample any) (*formatted, error) {
 	if a.json || a.quiet {
-		return nil, usagef("--format excludes --json and --quiet: each says what is printed")
+		return nil, usageErrorf("--format excludes --json and --quiet: each says what is printed")
 	}
 	text = strings.NewReplacer(`\t`, "\t", `\n`, "\n").Replace(text)
 	text, asTable := strings.CutPrefix(text, "table ")
@@ -47,7 +47,7 @@ func (a *app) newFormatted(text string, sample any) (*formatted, error) {
 	}
 	f := &formatted{a: a, raw: &volumeJSON{}}
 	t, err := template.New("--format").Option("missingkey=zero").Funcs(template.FuncMap{
-		"json":  f.json,
+		"json":  f.printAsJSON,
 		"join":  strings.Join,
 		"lower": func(v any) string { return strings.ToLower(fmt.Sprint(v)) },
 		"upper": func(v any) string { return strings.ToUpper(fmt.Sprint(v)) },
@@ -57,7 +57,7 @@ func (a *app) newFormatted(text string, sample any) (*formatted, error) {
 		err = template.Must(t.Clone()).Execute(io.Discard, sample) // a mistyped field, before anything is asked for
 	}
 	if err != nil {
-		return nil, &hinted{usagef("%v", err), "the fields are " + strings.Join(templateFields(sample), ", ")}
+		return nil, &hinted{usageErrorf("%v", err), "the fields are " + strings.Join(templateFields(sample), ", ")}
 	}
 	f.t = t
 	if asTable {
@@ -80,9 +80,9 @@ func templateFields(sample any) (names []string) {
 	return names
 }
 
-// json is v as JSON, with the escapes that --json has. What a template gets is made for a line
+// printAsJSON is v as JSON, with the escapes that --json has. What a template gets is made for a line
 // of text, which JSON need not be.
-func (f *formatted) json(v any) (string, error) {
+func (f *formatted) printAsJSON(v any) (string, error) {
 	switch v.(type) {
 	case *volumeJSON:
 		v = f.raw
@@ -133,55 +133,55 @@ func (v *listedVolume) Label(key string) string { return v.Labels[key] }
 // Label is the value of a label, for templates.
 func (v *volumeJSON) Label(key string) string { return v.Labels[key] }
 
-// inspected shows a volume with its attachments.
-func (f *formatted) inspected(v volumeJSON) error {
-	shown := volumeJSON{f.shown(v.Info), slices.Clone(v.Attachments)}
+// printInspected shows a volume with its attachments.
+func (f *formatted) printInspected(v volumeJSON) error {
+	shown := volumeJSON{f.withDisplayValues(v.Info), slices.Clone(v.Attachments)}
 	for i := range shown.Attachments {
 		at := &shown.Attachments[i]
-		at.Holder, at.Host = f.a.value(at.Holder), f.a.value(at.Host)
+		at.Holder, at.Host = f.a.displayValue(at.Holder), f.a.displayValue(at.Host)
 	}
 	f.raw = &v
-	return f.print(&shown)
+	return f.executeTemplate(&shown)
 }
 
-// shown is a volume with texts from outside as value shows them, so that one record stays
+// withDisplayValues is a volume with texts from outside as value shows them, so that one record stays
 // one line.
-func (f *formatted) shown(info vole.Info) vole.Info {
+func (f *formatted) withDisplayValues(info vole.Info) vole.Info {
 	labels := make(vole.Labels, len(info.Labels))
 	for key, text := range info.Labels {
-		labels[key] = f.a.value(text)
+		labels[key] = f.a.displayValue(text)
 	}
 	info.Labels = labels
 	return info
 }
 
-func (f *formatted) print(volume any) error {
+func (f *formatted) executeTemplate(volume any) error {
 	var line strings.Builder
 	if err := f.t.Execute(&line, volume); err != nil {
-		return usagef("%v", err)
+		return usageErrorf("%v", err)
 	}
 	if f.columns != nil {
-		return f.columns.row(strings.Split(line.String(), "\t")...)
+		return f.columns.addRow(strings.Split(line.String(), "\t")...)
 	}
 	_, err := io.WriteString(f.a.stdout, line.String()+"\n")
 	return err
 }
 
-// flush prints what a table has kept back to fit its columns.
-func (f *formatted) flush() error {
+// flushTable prints what a table has kept back to fit its columns.
+func (f *formatted) flushTable() error {
 	if f.columns == nil {
 		return nil
 	}
 	return f.columns.close()
 }
 
-func (f *formatted) add(info vole.Info) error {
+func (f *formatted) printVolume(info vole.Info) error {
 	f.raw = &volumeJSON{Info: info}
-	return f.print(&listedVolume{f.shown(info)})
+	return f.executeTemplate(&listedVolume{f.withDisplayValues(info)})
 }
 
 func (f *formatted) close(next string) error {
-	err := f.flush()
-	f.a.more(next)
+	err := f.flushTable()
+	f.a.noteMorePages(next)
 	return err
 }

@@ -36,7 +36,7 @@ func TestFormatJSON(t *testing.T) {
 			a.stdout = &screen{w: &out, terminal: terminal, json: &a.json}
 			f, err := a.newFormatted(text, &volumeJSON{})
 			if err == nil {
-				err = f.inspected(*v)
+				err = f.printInspected(*v)
 			}
 			if err != nil {
 				t.Fatal(err)

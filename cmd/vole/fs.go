@@ -18,25 +18,25 @@ the volume, never out of it.`,
   echo hello | vole fs put - pip-cache:/greeting
   vole fs cat pip-cache:/greeting`,
 		Args: cobra.ArbitraryArgs,
-		RunE: func(cmd *cobra.Command, args []string) error { return groupRun(cmd, args) },
+		RunE: func(cmd *cobra.Command, args []string) error { return runCommandGroup(cmd, args) },
 	}
 	cmd.AddCommand(newFsLsCmd(a), newFsCatCmd(a), newFsPutCmd(a), newFsGetCmd(a), newFsMkdirCmd(a),
 		newFsMvCmd(a), newFsRmCmd(a), newFsStatCmd(a), newFsTreeCmd(a))
 	return cmd
 }
 
-// readFS runs fn on the files of one volume, opened for reading.
-func (a *app) readFS(ctx context.Context, name string, fn func(f *vole.FS) error) error {
+// withReadOnlyFS runs fn on the files of one volume, opened for reading.
+func (a *app) withReadOnlyFS(ctx context.Context, name string, fn func(f *vole.FS) error) error {
 	return a.withFS(ctx, name, vole.FSOptions{ReadOnly: true}, fn)
 }
 
-// eachVolume groups file references by volume, in the order given, and runs fn once
+// withFilesByVolume groups file references by volume, in the order given, and runs fn once
 // for each volume.
-func (a *app) eachVolume(ctx context.Context, refs []string, opts vole.FSOptions, fn func(f *vole.FS, paths []string) error) error {
+func (a *app) withFilesByVolume(ctx context.Context, refs []string, opts vole.FSOptions, fn func(f *vole.FS, paths []string) error) error {
 	var names []string
 	paths := map[string][]string{}
 	for _, ref := range refs {
-		name, p, err := fileRef(ref)
+		name, p, err := parseFilePath(ref)
 		if err != nil {
 			return err
 		}

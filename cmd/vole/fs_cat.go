@@ -25,15 +25,15 @@ func newFsCatCmd(a *app) *cobra.Command {
 			if !cmd.Flags().Changed("length") {
 				length = -1
 			} else if n < 0 {
-				return usagef("--length %d: must not be negative", n)
+				return usageErrorf("--length %d: must not be negative", n)
 			}
 			if off < 0 {
-				return usagef("--offset %d: must not be negative", off)
+				return usageErrorf("--offset %d: must not be negative", off)
 			}
 			ctx := cmd.Context()
-			return a.eachVolume(ctx, args, vole.FSOptions{ReadOnly: true}, func(f *vole.FS, paths []string) error {
+			return a.withFilesByVolume(ctx, args, vole.FSOptions{ReadOnly: true}, func(f *vole.FS, paths []string) error {
 				for _, p := range paths {
-					if err := a.cat(ctx, f, p, off, length); err != nil {
+					if err := a.writeFileContent(ctx, f, p, off, length); err != nil {
 						return err
 					}
 				}
@@ -47,17 +47,17 @@ func newFsCatCmd(a *app) *cobra.Command {
 	return cmd
 }
 
-func (a *app) cat(ctx context.Context, f *vole.FS, p string, off, n int64) error {
+func (a *app) writeFileContent(ctx context.Context, f *vole.FS, p string, off, n int64) error {
 	r, err := f.NewReader(ctx, p, off, n)
 	if err != nil {
 		return withHint(err, vole.ErrIsDir, "'vole fs ls' lists a directory, 'vole cp' copies one")
 	}
-	return errors.Join(a.catAll(r, p, off, n), r.Close())
+	return errors.Join(a.writeFilesInOrder(r, p, off, n), r.Close())
 }
 
-// catAll prints what r yields. Where that ends before the file does, and nothing more comes,
+// writeFilesInOrder prints what r yields. Where that ends before the file does, and nothing more comes,
 // a part of the file is missing.
-func (a *app) catAll(r *vole.Reader, p string, off, n int64) error {
+func (a *app) writeFilesInOrder(r *vole.Reader, p string, off, n int64) error {
 	for came := int64(0); ; {
 		m, err := io.Copy(a.payload, r)
 		if came += m; err != nil || n >= 0 && came >= n {

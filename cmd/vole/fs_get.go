@@ -28,7 +28,7 @@ FILE is, is followed; a device or fifo gets the bytes and stays.`,
 		Args:              rangeArgs(1, 2, "NAME:/path, and perhaps a file or -"),
 		ValidArgsFunction: completePutGet(a, false),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			name, p, err := fileRef(args[0])
+			name, p, err := parseFilePath(args[0])
 			if err != nil {
 				return err
 			}
@@ -36,13 +36,13 @@ FILE is, is followed; a device or fifo gets the bytes and stays.`,
 			if len(args) > 1 {
 				file = args[1]
 			}
-			return a.readFS(cmd.Context(), name, func(f *vole.FS) error { return a.get(cmd.Context(), f, p, file) })
+			return a.withReadOnlyFS(cmd.Context(), name, func(f *vole.FS) error { return a.getFile(cmd.Context(), f, p, file) })
 		},
 	}
 	return cmd
 }
 
-func (a *app) get(ctx context.Context, f *vole.FS, p, file string) (err error) {
+func (a *app) getFile(ctx context.Context, f *vole.FS, p, file string) (err error) {
 	r, err := f.NewReader(ctx, p, 0, -1)
 	if err != nil {
 		return withHint(err, vole.ErrIsDir, "'vole cp' copies directories")
@@ -53,23 +53,23 @@ func (a *app) get(ctx context.Context, f *vole.FS, p, file string) (err error) {
 		return err
 	}
 	if file == "-" {
-		return a.getTo(a.payload, r, e.Size)
+		return a.getFileTo(a.payload, r, e.Size)
 	}
 	silent := a.isOutput(file)
-	pl, err := hostPlace(location{arg: file, path: file})
+	pl, err := openHostTarget(location{arg: file, path: file})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, pl.Close()) }()
-	at, err := choose(&origin{name: path.Base(absPath(p)), mode: e.Mode}, pl, location{arg: file, path: file})
+	at, err := chooseTargetPath(&copySource{name: path.Base(absPath(p)), mode: e.Mode}, pl, location{arg: file, path: file})
 	if err != nil {
 		return err
 	}
 	// What it has grown by since is left out: a hostile server would never come to its end.
 	// One that has shrunk is an error: a file that lacks its end would look whole.
 	bar, stats := a.newProgress(), transfer.Stats{}
-	defer func() { bar.done(err == nil, stats) }()
-	bar.total(e.Size)
+	defer func() { bar.finishBar(err == nil, stats) }()
+	bar.setTotal(e.Size)
 	whole := barReader{&exactReader{r, e.Size}, bar}
 	opts := transfer.Options{Op: "cp", Warn: bar.warnf}
 	node, err := pl.openNode(ctx, at)
@@ -88,9 +88,9 @@ func (a *app) get(ctx context.Context, f *vole.FS, p, file string) (err error) {
 	return a.printJSON(transferJSON{f.Volume().Name(), absPath(p), filepath.Join(pl.dir, filepath.FromSlash(at)), stats.Bytes})
 }
 
-// getTo copies a file to standard output. Where that is a pipe or a terminal, no bar is
+// getFileTo copies a file to standard output. Where that is a pipe or a terminal, no bar is
 // drawn into what others show there.
-func (a *app) getTo(w io.Writer, r io.Reader, size int64) error {
+func (a *app) getFileTo(w io.Writer, r io.Reader, size int64) error {
 	f, ok := w.(*os.File)
 	if !ok {
 		_, err := io.Copy(w, r)
@@ -101,9 +101,9 @@ func (a *app) getTo(w io.Writer, r io.Reader, size int64) error {
 		return err
 	}
 	bar := a.newProgress()
-	bar.total(size)
+	bar.setTotal(size)
 	n, err := io.Copy(w, barReader{r, bar})
-	bar.done(err == nil, transfer.Stats{Files: 1, Bytes: n})
+	bar.finishBar(err == nil, transfer.Stats{Files: 1, Bytes: n})
 	return err
 }
 

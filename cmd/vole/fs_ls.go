@@ -28,11 +28,11 @@ unless -a is given.`,
 		Args:              exactArgs(1, "NAME or NAME:/path"),
 		ValidArgsFunction: completePaths(a, 1, false),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			name, p, err := volumeRef(args[0])
+			name, p, err := parseVolumePath(args[0])
 			if err != nil {
 				return err
 			}
-			return a.readFS(cmd.Context(), name, func(f *vole.FS) error { return a.fsList(cmd.Context(), f, p, opts) })
+			return a.withReadOnlyFS(cmd.Context(), name, func(f *vole.FS) error { return a.listDirectory(cmd.Context(), f, p, opts) })
 		},
 	}
 	a.addBytesFlag(cmd)
@@ -43,7 +43,7 @@ unless -a is given.`,
 	return cmd
 }
 
-func (a *app) fsList(ctx context.Context, f *vole.FS, p string, opts listOptions) error {
+func (a *app) listDirectory(ctx context.Context, f *vole.FS, p string, opts listOptions) error {
 	e, err := f.Stat(ctx, p)
 	if err != nil {
 		return err
@@ -53,7 +53,7 @@ func (a *app) fsList(ctx context.Context, f *vole.FS, p string, opts listOptions
 		if e, err = f.Lstat(ctx, p); err != nil {
 			return err
 		}
-		if err := out.add(p, baseName(p), e); err != nil {
+		if err := out.printEntry(p, baseName(p), e); err != nil {
 			return err
 		}
 		return out.close()
@@ -63,11 +63,11 @@ func (a *app) fsList(ctx context.Context, f *vole.FS, p string, opts listOptions
 		return err
 	}
 	defer d.Close()
-	err = readDir(ctx, d, func(e vole.Entry) error {
+	err = readDirectoryPages(ctx, d, func(e vole.Entry) error {
 		if !opts.all && strings.HasPrefix(e.Name, ".") {
 			return nil
 		}
-		return out.add(joinPath(strings.TrimSuffix(p, "/"), e.Name), e.Name, e)
+		return out.printEntry(joinPath(strings.TrimSuffix(p, "/"), e.Name), e.Name, e)
 	})
 	if err != nil {
 		return err
@@ -95,8 +95,8 @@ func (a *app) newEntryPrinter(ctx context.Context, f *vole.FS, long bool) *entry
 	return p
 }
 
-// add prints the file at path under the given name.
-func (p *entryPrinter) add(path, name string, e vole.Entry) error {
+// printEntry prints the file at path under the given name.
+func (p *entryPrinter) printEntry(path, name string, e vole.Entry) error {
 	switch {
 	case p.arr != nil:
 		j, err := newEntryJSON(p.ctx, p.f, path, e)
@@ -105,19 +105,19 @@ func (p *entryPrinter) add(path, name string, e vole.Entry) error {
 		}
 		return p.arr.add(j)
 	case p.tab == nil:
-		return p.a.printf("%s\n", p.a.fileName(name))
+		return p.a.printf("%s\n", p.a.displayFileName(name))
 	}
-	name = p.a.fileName(name)
+	name = p.a.displayFileName(name)
 	if e.Mode&fs.ModeSymlink != 0 {
 		target, err := p.f.Readlink(p.ctx, path)
 		if err != nil {
 			return err
 		}
-		name += " -> " + p.a.fileName(target)
+		name += " -> " + p.a.displayFileName(target)
 	}
 	id := func(n uint32) string { return strconv.FormatUint(uint64(n), 10) }
-	return p.tab.row(modeString(e.Mode), strconv.FormatUint(e.Nlink, 10), id(e.UID), id(e.GID),
-		p.a.size(vole.Size(e.Size)), p.a.when(e.Mtime), name)
+	return p.tab.addRow(modeString(e.Mode), strconv.FormatUint(e.Nlink, 10), id(e.UID), id(e.GID),
+		p.a.formatSize(vole.Size(e.Size)), p.a.formatTime(e.Mtime), name)
 }
 
 func (p *entryPrinter) close() error {

@@ -27,7 +27,7 @@ func newFsMkdirCmd(a *app) *cobra.Command {
 				return err
 			}
 			ctx := cmd.Context()
-			return a.eachVolume(ctx, args, vole.FSOptions{}, func(f *vole.FS, paths []string) error {
+			return a.withFilesByVolume(ctx, args, vole.FSOptions{}, func(f *vole.FS, paths []string) error {
 				for _, p := range paths {
 					var err error
 					if parents {
@@ -56,7 +56,7 @@ func parseMode(s string, def fs.FileMode) (fs.FileMode, error) {
 	}
 	n, err := strconv.ParseUint(s, 8, 32)
 	if err != nil || n > 0o7777 {
-		return 0, usagef("--mode %q: write octal permission bits, e.g. 0644", s)
+		return 0, usageErrorf("--mode %q: write octal permission bits, e.g. 0644", s)
 	}
 	return filemode.Go(uint32(n)), nil
 }

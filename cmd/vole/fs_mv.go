@@ -17,16 +17,16 @@ there it moves under its own name; a file that is there is replaced.`,
 		Args:              exactArgs(2, "NAME:/from and NAME:/to"),
 		ValidArgsFunction: completePaths(a, 2, false),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			name, from, err := fileRef(args[0])
+			name, from, err := parseFilePath(args[0])
 			if err != nil {
 				return err
 			}
-			toName, to, err := fileRef(args[1])
+			toName, to, err := parseFilePath(args[1])
 			if err != nil {
 				return err
 			}
 			if toName != name {
-				return &hinted{usagef("mv: %s and %s are different volumes", name, toName), "'vole cp' copies between volumes"}
+				return &hinted{usageErrorf("mv: %s and %s are different volumes", name, toName), "'vole cp' copies between volumes"}
 			}
 			ctx := cmd.Context()
 			return a.withFS(ctx, name, vole.FSOptions{}, func(f *vole.FS) error {

@@ -38,7 +38,7 @@ is a directory, or ends in a slash, the file keeps its name in it.`,
 		Args:              exactArgs(2, "a file or -, and NAME:/path"),
 		ValidArgsFunction: completePutGet(a, true),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			name, p, err := fileRef(args[1])
+			name, p, err := parseFilePath(args[1])
 			if err != nil {
 				return err
 			}
@@ -48,7 +48,7 @@ is a directory, or ends in a slash, the file keeps its name in it.`,
 			}
 			opts := vole.WriteOptions{Mode: perm, Exclusive: noClobber}
 			return a.withFS(cmd.Context(), name, vole.FSOptions{}, func(f *vole.FS) error {
-				return a.put(cmd.Context(), f, args[0], p, opts)
+				return a.putFile(cmd.Context(), f, args[0], p, opts)
 			})
 		},
 	}
@@ -58,15 +58,15 @@ is a directory, or ends in a slash, the file keeps its name in it.`,
 	return cmd
 }
 
-func (a *app) put(ctx context.Context, f *vole.FS, file, p string, opts vole.WriteOptions) error {
+func (a *app) putFile(ctx context.Context, f *vole.FS, file, p string, opts vole.WriteOptions) error {
 	r, size := io.Reader(nil), int64(0)
 	if file == "-" {
-		in := input(ctx, a.stdin)
+		in := openInput(ctx, a.stdin)
 		size = bytesLeft(a.stdin)
 		defer in.Close()
 		r = in
 	} else {
-		h, err := openToRead(ctx, file)
+		h, err := openForReading(ctx, file)
 		if err != nil {
 			return err
 		}
@@ -85,32 +85,32 @@ func (a *app) put(ctx context.Context, f *vole.FS, file, p string, opts vole.Wri
 			opts.Mode = info.Mode().Perm()
 		}
 		if r = h; !info.Mode().IsRegular() {
-			r = input(ctx, h)
+			r = openInput(ctx, h)
 		}
 	}
-	p, err := putTarget(ctx, f, file, p)
+	p, err := choosePutTarget(ctx, f, file, p)
 	if err != nil {
 		return err
 	}
 	bar := a.newProgress()
-	bar.total(size)
+	bar.setTotal(size)
 	n, err := f.WriteFrom(ctx, p, barReader{r, bar}, opts)
-	bar.done(err == nil, transfer.Stats{Files: 1, Bytes: n})
+	bar.finishBar(err == nil, transfer.Stats{Files: 1, Bytes: n})
 	if err != nil || !a.json {
 		return err
 	}
 	return a.printJSON(transferJSON{f.Volume().Name(), absPath(p), file, n})
 }
 
-// putTarget appends the file's own name to a path that is or must be a directory.
-func putTarget(ctx context.Context, f *vole.FS, file, p string) (string, error) {
+// choosePutTarget appends the file's own name to a path that is or must be a directory.
+func choosePutTarget(ctx context.Context, f *vole.FS, file, p string) (string, error) {
 	e, err := f.Stat(ctx, p)
 	isDir := err == nil && e.IsDir()
 	if !isDir && !asksForDir(p) {
 		return p, nil
 	}
 	if file == "-" {
-		return "", usagef("put: %s:%s is a directory, and standard input has no name; name a file in it", f.Volume().Name(), driver.RootedPath(p))
+		return "", usageErrorf("put: %s:%s is a directory, and standard input has no name; name a file in it", f.Volume().Name(), driver.RootedPath(p))
 	}
 	if err == nil && !isDir {
 		return "", &vole.Error{Op: "put", Volume: f.Volume().Name(), Path: p, Err: vole.ErrNotDir}

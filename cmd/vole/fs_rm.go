@@ -20,10 +20,10 @@ func newFsRmCmd(a *app) *cobra.Command {
 		ValidArgsFunction: completePaths(a, 0, false),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
-			return a.eachVolume(ctx, args, vole.FSOptions{}, func(f *vole.FS, paths []string) error {
+			return a.withFilesByVolume(ctx, args, vole.FSOptions{}, func(f *vole.FS, paths []string) error {
 				var errs []error
 				for _, p := range paths {
-					errs = append(errs, fsRemove(ctx, f, p, recursive, force))
+					errs = append(errs, removeInVolume(ctx, f, p, recursive, force))
 				}
 				return errors.Join(errs...)
 			})
@@ -34,7 +34,7 @@ func newFsRmCmd(a *app) *cobra.Command {
 	return cmd
 }
 
-func fsRemove(ctx context.Context, f *vole.FS, p string, recursive, force bool) error {
+func removeInVolume(ctx context.Context, f *vole.FS, p string, recursive, force bool) error {
 	if recursive {
 		// RemoveAll is content when nothing is there; without -f that is an error.
 		if !force {

@@ -21,22 +21,22 @@ func newFsStatCmd(a *app) *cobra.Command {
 		Args:              minArgs(1, "NAME:/path"),
 		ValidArgsFunction: completePaths(a, 0, false),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.fsStat(cmd.Context(), args, follow)
+			return a.statFiles(cmd.Context(), args, follow)
 		},
 	}
 	cmd.Flags().BoolVarP(&follow, "dereference", "L", false, "follow a link")
 	return cmd
 }
 
-func (a *app) fsStat(ctx context.Context, args []string, follow bool) error {
+func (a *app) statFiles(ctx context.Context, args []string, follow bool) error {
 	found := []entryJSON{}
 	var errs []error
 	for i, arg := range args {
-		name, p, err := volumeRef(arg)
+		name, p, err := parseVolumePath(arg)
 		if err != nil {
 			return err
 		}
-		err = a.readFS(ctx, name, func(f *vole.FS) error {
+		err = a.withReadOnlyFS(ctx, name, func(f *vole.FS) error {
 			stat := f.Lstat
 			if follow {
 				stat = f.Stat
@@ -65,25 +65,25 @@ func (a *app) fsStat(ctx context.Context, args []string, follow bool) error {
 
 func (a *app) printEntry(i int, volume string, j entryJSON, e vole.Entry) error {
 	if a.quiet {
-		return a.printf("%s\n", a.fileName(volume+":"+j.Path))
+		return a.printf("%s\n", a.displayFileName(volume+":"+j.Path))
 	}
 	if i > 0 {
 		a.printf("\n")
 	}
 	t := a.newTable()
-	t.row("Path:", a.fileName(volume+":"+j.Path))
+	t.addRow("Path:", a.displayFileName(volume+":"+j.Path))
 	kind := j.Type
 	if j.Target != "" {
-		kind += " to " + a.fileName(j.Target)
+		kind += " to " + a.displayFileName(j.Target)
 	}
-	t.row("Type:", kind)
-	t.row("Size:", fmt.Sprintf("%d (%d allocated)", j.Size, j.Allocated))
-	t.row("Mode:", fmt.Sprintf("%s (%s)", j.Mode, modeString(e.Mode)))
-	t.row("Owner:", fmt.Sprintf("%d:%d", j.UID, j.GID))
-	t.row("Links:", fmt.Sprint(j.Nlink))
-	t.row("Inode:", fmt.Sprint(j.Inode))
-	t.row("Modified:", e.Mtime.UTC().Format(time.RFC3339Nano))
-	t.row("Accessed:", e.Atime.UTC().Format(time.RFC3339Nano))
-	t.row("Changed:", e.Ctime.UTC().Format(time.RFC3339Nano))
+	t.addRow("Type:", kind)
+	t.addRow("Size:", fmt.Sprintf("%d (%d allocated)", j.Size, j.Allocated))
+	t.addRow("Mode:", fmt.Sprintf("%s (%s)", j.Mode, modeString(e.Mode)))
+	t.addRow("Owner:", fmt.Sprintf("%d:%d", j.UID, j.GID))
+	t.addRow("Links:", fmt.Sprint(j.Nlink))
+	t.addRow("Inode:", fmt.Sprint(j.Inode))
+	t.addRow("Modified:", e.Mtime.UTC().Format(time.RFC3339Nano))
+	t.addRow("Accessed:", e.Atime.UTC().Format(time.RFC3339Nano))
+	t.addRow("Changed:", e.Ctime.UTC().Format(time.RFC3339Nano))
 	return t.close()
 }

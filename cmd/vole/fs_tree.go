@@ -32,16 +32,16 @@ with a dot are left out unless -a is given. Under --json the entries are one fla
 		Args:              exactArgs(1, "NAME or NAME:/path"),
 		ValidArgsFunction: completePaths(a, 1, false),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			name, p, err := volumeRef(args[0])
+			name, p, err := parseVolumePath(args[0])
 			if err != nil {
 				return err
 			}
 			if t.depth < 0 {
-				return usagef("--depth %d: must not be negative", t.depth)
+				return usageErrorf("--depth %d: must not be negative", t.depth)
 			}
-			return a.readFS(cmd.Context(), name, func(f *vole.FS) error {
+			return a.withReadOnlyFS(cmd.Context(), name, func(f *vole.FS) error {
 				t.f = f
-				return t.print(cmd.Context(), name, p)
+				return t.printTree(cmd.Context(), name, p)
 			})
 		},
 	}
@@ -51,7 +51,7 @@ with a dot are left out unless -a is given. Under --json the entries are one fla
 	return cmd
 }
 
-func (t *treePrinter) print(ctx context.Context, name, p string) error {
+func (t *treePrinter) printTree(ctx context.Context, name, p string) error {
 	p, err := cleanPath("tree", name, p)
 	if err != nil {
 		return err
@@ -63,10 +63,10 @@ func (t *treePrinter) print(ctx context.Context, name, p string) error {
 	}
 	if t.a.json {
 		t.arr = t.a.newJSONArray()
-	} else if err := t.a.printf("%s\n", t.a.fileName(name+":"+absPath(p))); err != nil {
+	} else if err := t.a.printf("%s\n", t.a.displayFileName(name+":"+absPath(p))); err != nil {
 		return err
 	}
-	if err := t.dir(ctx, p, "", 1); err != nil {
+	if err := t.printDirectory(ctx, p, "", 1); err != nil {
 		return err
 	}
 	if t.arr != nil {
@@ -75,10 +75,10 @@ func (t *treePrinter) print(ctx context.Context, name, p string) error {
 	return nil
 }
 
-func (t *treePrinter) dir(ctx context.Context, p, indent string, level int) error {
+func (t *treePrinter) printDirectory(ctx context.Context, p, indent string, level int) error {
 	held := t.held
 	defer func() { t.held = held }()
-	list, err := t.readDir(ctx, p)
+	list, err := t.readDirectory(ctx, p)
 	if err != nil {
 		return err
 	}
@@ -88,11 +88,11 @@ func (t *treePrinter) dir(ctx context.Context, p, indent string, level int) erro
 			branch, below = "└── ", "    "
 		}
 		child := joinPath(p, e.Name)
-		if err := t.entry(ctx, child, indent+branch, e); err != nil {
+		if err := t.formatEntry(ctx, child, indent+branch, e); err != nil {
 			return err
 		}
 		if e.IsDir() && (t.depth == 0 || level < t.depth) {
-			if err := t.dir(ctx, child, indent+below, level+1); err != nil {
+			if err := t.printDirectory(ctx, child, indent+below, level+1); err != nil {
 				return err
 			}
 		}
@@ -105,14 +105,14 @@ const entrySize = 256 // bytes of an entry without its name, about
 
 var maxTree int64 = 512 << 20
 
-// readDir lists a directory, and counts what it takes.
-func (t *treePrinter) readDir(ctx context.Context, p string) (list []vole.Entry, err error) {
+// readDirectoryPages lists a directory, and counts what it takes.
+func (t *treePrinter) readDirectory(ctx context.Context, p string) (list []vole.Entry, err error) {
 	d, err := t.f.OpenDir(ctx, p, vole.DirOptions{Sorted: true})
 	if err != nil {
 		return nil, err
 	}
 	defer d.Close()
-	err = readDir(ctx, d, func(e vole.Entry) error {
+	err = readDirectoryPages(ctx, d, func(e vole.Entry) error {
 		if !t.all && strings.HasPrefix(e.Name, ".") {
 			return nil
 		}
@@ -126,7 +126,7 @@ func (t *treePrinter) readDir(ctx context.Context, p string) (list []vole.Entry,
 	return list, err
 }
 
-func (t *treePrinter) entry(ctx context.Context, p, indent string, e vole.Entry) error {
+func (t *treePrinter) formatEntry(ctx context.Context, p, indent string, e vole.Entry) error {
 	if t.arr != nil {
 		j, err := newEntryJSON(ctx, t.f, p, e)
 		if err != nil {
@@ -134,7 +134,7 @@ func (t *treePrinter) entry(ctx context.Context, p, indent string, e vole.Entry)
 		}
 		return t.arr.add(j)
 	}
-	name := t.a.fileName(e.Name)
+	name := t.a.displayFileName(e.Name)
 	switch {
 	case e.IsDir():
 		name += "/"
@@ -143,7 +143,7 @@ func (t *treePrinter) entry(ctx context.Context, p, indent string, e vole.Entry)
 		if err != nil {
 			return err
 		}
-		name += " -> " + t.a.fileName(target)
+		name += " -> " + t.a.displayFileName(target)
 	}
 	return t.a.printf("%s%s\n", indent, name)
 }

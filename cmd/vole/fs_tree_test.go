@@ -12,7 +12,7 @@ func TestTreeIsBounded(t *testing.T) {
 	home := t.TempDir()
 	vole := func(args ...string) (code int, errs string) {
 		var out, stderr bytes.Buffer
-		code = run(append([]string{"--home", home}, args...), strings.NewReader(""), &out, &stderr)
+		code = runCommandLine(append([]string{"--home", home}, args...), strings.NewReader(""), &out, &stderr)
 		return code, stderr.String()
 	}
 	for _, args := range [][]string{

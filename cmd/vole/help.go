@@ -39,7 +39,7 @@ func newHelpCmd(a *app) *cobra.Command {
 				return a.showTopic(cmd.Root(), args[0])
 			}
 			if len(rest) > 0 {
-				return &hinted{usagef("help: unknown topic %q", strings.Join(args, " ")), "'vole --help' lists the commands, 'vole help topics' the topics"}
+				return &hinted{usageErrorf("help: unknown topic %q", strings.Join(args, " ")), "'vole --help' lists the commands, 'vole help topics' the topics"}
 			}
 			topic.InitDefaultHelpFlag()
 			return topic.Help()

@@ -23,7 +23,7 @@ func (a *app) showTopic(root *cobra.Command, name string) error {
 	names := []string{topicsTopic}
 	for _, topic := range docs.Topics() {
 		if topic.Name == name {
-			width := a.stdout.columns()
+			width := a.stdout.terminalWidth()
 			if width <= 0 {
 				width = pipeWidth
 			}
@@ -36,23 +36,23 @@ func (a *app) showTopic(root *cobra.Command, name string) error {
 		names = append(names, c.Name())
 	}
 	hint := "'vole --help' lists the commands, 'vole help topics' the topics"
-	if meant := closest(name, names); meant != "" {
+	if meant := closestName(name, names); meant != "" {
 		hint = didYouMean(meant)
 	}
-	return &hinted{usagef("help: unknown topic %q", name), hint}
+	return &hinted{usageErrorf("help: unknown topic %q", name), hint}
 }
 
 // listTopics lists the pages, and the topics among the commands.
 func (a *app) listTopics(root *cobra.Command) error {
 	t := a.newTable("TOPIC", "WHAT IT IS ABOUT")
 	for _, topic := range docs.Topics() {
-		if err := t.row(topic.Name, topic.Title); err != nil {
+		if err := t.addRow(topic.Name, topic.Title); err != nil {
 			return err
 		}
 	}
 	for _, c := range root.Commands() {
 		if c.IsAdditionalHelpTopicCommand() {
-			if err := t.row(c.Name(), c.Short); err != nil {
+			if err := t.addRow(c.Name(), c.Short); err != nil {
 				return err
 			}
 		}

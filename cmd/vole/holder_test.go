@@ -11,7 +11,7 @@ import (
 func TestProcessOfHolder(t *testing.T) {
 	a := newApp(nil, io.Discard, io.Discard)
 	for host, want := range map[string]string{"": "pid 7", "web": "pid 7 on web"} {
-		if got := a.processOf(vole.AttachmentInfo{PID: 7, Host: host}); got != want {
+		if got := a.formatProcess(vole.AttachmentInfo{PID: 7, Host: host}); got != want {
 			t.Errorf("%q, want %q", got, want)
 		}
 	}

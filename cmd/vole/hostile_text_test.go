@@ -60,7 +60,7 @@ func newTerminalRun(t *testing.T) *terminalRun {
 }
 
 func (r *terminalRun) run(args []string) string {
-	run(args, strings.NewReader("vole_"+hostileText+"\n"), r.tty, r.tty)
+	runCommandLine(args, strings.NewReader("vole_"+hostileText+"\n"), r.tty, r.tty)
 	_, _ = r.tty.Write([]byte{0})
 	return <-r.shown
 }
@@ -72,7 +72,7 @@ func checkInert(t *testing.T, args []string, text string) {
 	rest := text
 	for len(rest) > 0 {
 		r, n := utf8.DecodeRuneInString(rest)
-		if r == utf8.RuneError && n == 1 || terminalActs(r) && r != '\n' && r != '\t' {
+		if r == utf8.RuneError && n == 1 || isControlRune(r) && r != '\n' && r != '\t' {
 			t.Errorf("vole %q: %q reaches the terminal\n%q", args, rest[:n], text)
 			return
 		}
@@ -100,7 +100,7 @@ func runHostile(t *testing.T, lines [][]string) string {
 			shown := terminal.run(args)
 			checkInert(t, args, shown)
 			var stdout, stderr bytes.Buffer
-			code := run(args, strings.NewReader("vole_x\n"), &stdout, &stderr)
+			code := runCommandLine(args, strings.NewReader("vole_x\n"), &stdout, &stderr)
 			checkLines(t, args, stdout.String())
 			checkInert(t, args, stderr.String())
 			if slices.Contains(args, "--json") {
@@ -286,7 +286,7 @@ func TestPipeKeepsValues(t *testing.T) {
 	t.Setenv("VOLE_HOME", hostileHome(t))
 	for _, line := range [][]string{{"fs", "ls", "w:/d"}, {"fs", "ls", "-l", "w:/d"}, {"fs", "tree", "w:/"}} {
 		var stdout bytes.Buffer
-		if code := run(line, strings.NewReader(""), &stdout, io.Discard); code != 0 {
+		if code := runCommandLine(line, strings.NewReader(""), &stdout, io.Discard); code != 0 {
 			t.Errorf("vole %q: exit code %d", line, code)
 		}
 		for _, name := range []string{"\x1b[2J", "link\x1b[2J", "\u202egnp.exe", `"tab\there"`} {
@@ -313,7 +313,7 @@ func TestScreen(t *testing.T) {
 				t.Fatal(n, err)
 			}
 		}
-		if err := s.flush(); err != nil || out.String() != want {
+		if err := s.flushPartialRune(); err != nil || out.String() != want {
 			t.Errorf("%q: %q, %v; want %q", text, out.String(), err, want)
 		}
 	}
@@ -344,7 +344,7 @@ func FuzzScreen(f *testing.F) {
 				t.Fatal(err)
 			}
 		}
-		if err := s.flush(); err != nil {
+		if err := s.flushPartialRune(); err != nil {
 			t.Fatal(err)
 		}
 		if needsEscape(out.String(), func(r rune) bool { return r == '\n' || r == '\t' }) {

@@ -21,7 +21,7 @@ comes. ('vole disk' is about images of ext4.)`,
   vole image rm ubuntu:24.04
   vole image rm --all`,
 		Args: cobra.ArbitraryArgs,
-		RunE: func(cmd *cobra.Command, args []string) error { return groupRun(cmd, args) },
+		RunE: func(cmd *cobra.Command, args []string) error { return runCommandGroup(cmd, args) },
 	}
 	cmd.AddCommand(newImageLsCmd(a), newImageRmCmd(a))
 	return cmd
@@ -62,19 +62,19 @@ func (a *app) printImages(list []sandbox.ImageInfo) error {
 		return a.printJSON(list)
 	case a.quiet:
 		for _, i := range list {
-			if err := a.printf("%s\n", a.value(i.Name)); err != nil {
+			if err := a.printf("%s\n", a.displayValue(i.Name)); err != nil {
 				return err
 			}
 		}
 		return nil
 	}
-	t := a.newTable("NAME", "SIZE", "LAST USED", "DIGEST").shorten("DIGEST")
+	t := a.newTable("NAME", "SIZE", "LAST USED", "DIGEST").allowShortening("DIGEST")
 	for _, i := range list {
-		size := a.size(i.Size)
+		size := a.formatSize(i.Size)
 		if i.Size == 0 {
 			size = "damaged"
 		}
-		if err := t.row(a.value(i.Name), size, a.when(i.LastUsed), i.Digest); err != nil {
+		if err := t.addRow(a.displayValue(i.Name), size, a.formatTime(i.LastUsed), i.Digest); err != nil {
 			return err
 		}
 	}
@@ -97,7 +97,7 @@ or a digest. Sandboxes that run are not touched; 'vole run' fetches what it need
 		Args: func(cmd *cobra.Command, args []string) error {
 			switch {
 			case all && len(args) > 0:
-				return usagef("image rm: --all removes all images; name none beside it")
+				return usageErrorf("image rm: --all removes all images; name none beside it")
 			case all:
 				return nil
 			}
@@ -106,7 +106,7 @@ or a digest. Sandboxes that run are not touched; 'vole run' fetches what it need
 		RunE: func(cmd *cobra.Command, args []string) error {
 			err := a.withSandboxes(cmd.Context(), func(m *sandbox.Manager) error { return a.removeImages(cmd.Context(), m, args, all) })
 			if all && errors.Is(err, errNoHome) {
-				return a.eachName(cmd.Context(), nil, nil)
+				return a.forEachName(cmd.Context(), nil, nil)
 			}
 			return err
 		},
@@ -117,7 +117,7 @@ or a digest. Sandboxes that run are not touched; 'vole run' fetches what it need
 
 func (a *app) removeImages(ctx context.Context, m *sandbox.Manager, refs []string, all bool) error {
 	if !all {
-		return a.eachName(ctx, refs, func(ref string) (bool, error) {
+		return a.forEachName(ctx, refs, func(ref string) (bool, error) {
 			err := m.RemoveImage(ctx, ref)
 			return err == nil, withHint(err, vole.ErrNoSuch, "'vole image ls' lists the images")
 		})
@@ -130,19 +130,19 @@ func (a *app) removeImages(ctx context.Context, m *sandbox.Manager, refs []strin
 	for _, i := range gone {
 		names = append(names, i.Name)
 	}
-	return a.eachName(ctx, names, func(string) (bool, error) { return true, nil })
+	return a.forEachName(ctx, names, func(string) (bool, error) { return true, nil })
 }
 
 // completeImages completes the names of images that were fetched.
 func completeImages(a *app) completer {
 	return func(cmd *cobra.Command, _ []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		var names []cobra.Completion
-		a.completing(cmd.Context(), func(ctx context.Context, s *vole.Store) error {
-			return a.onSandboxes(ctx, func(m *sandbox.Manager) error {
+		a.withCompletionTimeout(cmd.Context(), func(ctx context.Context, s *vole.Store) error {
+			return a.withManagerOf(ctx, func(m *sandbox.Manager) error {
 				list, err := m.Images(ctx)
 				for _, i := range list {
 					if strings.HasPrefix(i.Name, prefix) {
-						names = offer(names, i.Name, "")
+						names = appendCompletion(names, i.Name, "")
 					}
 				}
 				return err

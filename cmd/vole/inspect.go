@@ -38,10 +38,10 @@ Here it has the field Attachments as well.`,
 				if err != nil {
 					return err
 				}
-				print, flush = f.inspected, f.flush
+				print, flush = f.printInspected, f.flushTable
 			}
 			return a.withStore(cmd.Context(), func(s *vole.Store) error {
-				return errors.Join(a.inspect(cmd.Context(), s, args, print, format == ""), flush())
+				return errors.Join(a.inspectVolumes(cmd.Context(), s, args, print, format == ""), flush())
 			})
 		},
 	}
@@ -50,12 +50,12 @@ Here it has the field Attachments as well.`,
 	return cmd
 }
 
-// inspect shows each volume by print, with a line between them if apart.
-func (a *app) inspect(ctx context.Context, s *vole.Store, names []string, print func(volumeJSON) error, apart bool) error {
+// inspectVolumes shows each volume by print, with a line between them if apart.
+func (a *app) inspectVolumes(ctx context.Context, s *vole.Store, names []string, print func(volumeJSON) error, apart bool) error {
 	var errs []error
 	found := []volumeJSON{}
 	for _, name := range names {
-		v, err := inspectOne(ctx, s, name)
+		v, err := inspectVolume(ctx, s, name)
 		if err != nil {
 			errs = append(errs, withHint(err, vole.ErrNotFound, "'vole ls' lists the volumes"))
 			continue
@@ -74,7 +74,7 @@ func (a *app) inspect(ctx context.Context, s *vole.Store, names []string, print 
 	return errors.Join(errs...)
 }
 
-func inspectOne(ctx context.Context, s *vole.Store, name string) (volumeJSON, error) {
+func inspectVolume(ctx context.Context, s *vole.Store, name string) (volumeJSON, error) {
 	v, err := s.Get(ctx, name)
 	if err != nil {
 		return volumeJSON{}, err
@@ -91,24 +91,24 @@ func (a *app) printInspected(v volumeJSON) error {
 		return a.printf("%s\n", v.Name)
 	}
 	t := a.newTable()
-	row := func(k, v string) { t.row(k+":", v) }
+	row := func(k, v string) { t.addRow(k+":", v) }
 	row("Name", v.Name)
 	row("ID", v.ID)
 	row("Kind", string(v.Kind))
-	used := a.size(v.Used)
+	used := a.formatSize(v.Used)
 	if v.UsedStale {
 		used += " (may be wrong; 'vole df --measure' counts again)"
 	}
 	row("Used", used)
 	if v.Kind == vole.KindDisk {
-		row("Capacity", a.limit(v.Info))
+		row("Capacity", a.formatLimit(v.Info))
 	} else {
-		row("Quota", a.limit(v.Info))
+		row("Quota", a.formatLimit(v.Info))
 	}
-	row("Created", a.when(v.Created))
-	row("Updated", a.when(v.Updated))
+	row("Created", a.formatTime(v.Created))
+	row("Updated", a.formatTime(v.Updated))
 	if !v.LastUsed.IsZero() {
-		row("Last used", a.when(v.LastUsed))
+		row("Last used", a.formatTime(v.LastUsed))
 	}
 	row("Backend", v.Backend)
 	if v.Kind == vole.KindDisk {
@@ -124,38 +124,38 @@ func (a *app) printInspected(v volumeJSON) error {
 		row("Labels", "-")
 	}
 	for i, k := range slices.Sorted(maps.Keys(v.Labels)) {
-		t.row(heading("Labels:", i), k+"="+v.Labels[k])
+		t.addRow(printHeading("Labels:", i), k+"="+v.Labels[k])
 	}
 	if len(v.Attachments) == 0 {
 		row("Attachments", "-")
 	}
 	for i, at := range v.Attachments {
-		t.row(heading("Attachments:", i), a.attachmentLine(at))
+		t.addRow(printHeading("Attachments:", i), a.formatAttachment(at))
 	}
 	return t.close()
 }
 
-// heading is the name of a row of several lines: only the first has it.
-func heading(s string, line int) string {
+// printHeading is the name of a row of several lines: only the first has it.
+func printHeading(s string, line int) string {
 	if line == 0 {
 		return s
 	}
 	return ""
 }
 
-func (a *app) attachmentLine(at vole.AttachmentInfo) string {
+func (a *app) formatAttachment(at vole.AttachmentInfo) string {
 	mode := "rw"
 	if at.ReadOnly {
 		mode = "ro"
 	}
-	return fmt.Sprintf("%s, %s, %s, since %s", a.value(at.Holder), mode, a.processOf(at), a.when(at.Since))
+	return fmt.Sprintf("%s, %s, %s, since %s", a.displayValue(at.Holder), mode, a.formatProcess(at), a.formatTime(at.Since))
 }
 
-// processOf names the process that an attachment is of. Servers keep the names of their
+// formatProcess names the process that an attachment is of. Servers keep the names of their
 // own hosts to themselves.
-func (a *app) processOf(at vole.AttachmentInfo) string {
+func (a *app) formatProcess(at vole.AttachmentInfo) string {
 	if at.Host == "" {
 		return fmt.Sprintf("pid %d", at.PID)
 	}
-	return fmt.Sprintf("pid %d on %s", at.PID, a.value(at.Host))
+	return fmt.Sprintf("pid %d on %s", at.PID, a.displayValue(at.Host))
 }

@@ -29,12 +29,12 @@ func TestInterruptedIsSaidOnce(t *testing.T) {
 		var said bytes.Buffer
 		a := newApp(strings.NewReader(""), io.Discard, &said)
 		a.started, a.interrupted = true, func() bool { return true }
-		if code := a.finish(c.err); code != c.code || said.String() != c.said {
+		if code := a.reportAndExitCode(c.err); code != c.code || said.String() != c.said {
 			t.Errorf("%v: exit code %d, %q", c.err, code, said.String())
 		}
 		a.interrupted = func() bool { return false }
 		said.Reset()
-		if a.finish(c.err); strings.Contains(said.String(), "interrupted") {
+		if a.reportAndExitCode(c.err); strings.Contains(said.String(), "interrupted") {
 			t.Errorf("%v without a signal: %q", c.err, said.String())
 		}
 	}

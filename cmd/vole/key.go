@@ -27,7 +27,7 @@ the profile needs the scope admin.`,
   vole key ls
   vole key revoke ci`,
 		Args: cobra.ArbitraryArgs,
-		RunE: func(cmd *cobra.Command, args []string) error { return groupRun(cmd, args) },
+		RunE: func(cmd *cobra.Command, args []string) error { return runCommandGroup(cmd, args) },
 	}
 	cmd.AddCommand(newKeyCreateCmd(a), newKeyLsCmd(a), newKeyRevokeCmd(a))
 	return cmd

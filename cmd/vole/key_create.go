@@ -37,12 +37,12 @@ operator. The audit log of that organisation tells of it.`,
 		Args:              exactArgs(1, "a name for the key"),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			in, err := f.request(args[0], time.Now())
+			in, err := f.keyRequest(args[0], time.Now())
 			if err != nil {
 				return err
 			}
 			return a.withCloud(cmd.Context(), "key create", func(b *cloud.Backend) error {
-				k, err := f.create(cmd.Context(), b, in)
+				k, err := f.createKey(cmd.Context(), b, in)
 				if err != nil {
 					return err
 				}
@@ -60,27 +60,27 @@ operator. The audit log of that organisation tells of it.`,
 	cmd.RegisterFlagCompletionFunc("scope", cobra.FixedCompletions([]string{"read", "write", "admin", "operator"}, cobra.ShellCompDirectiveNoFileComp))
 	cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions([]string{"vole", "e2b"}, cobra.ShellCompDirectiveNoFileComp))
 	cmd.RegisterFlagCompletionFunc("volume", func(cmd *cobra.Command, _ []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
-		return a.volumeNames(cmd.Context(), prefix, f.volumes), cobra.ShellCompDirectiveNoFileComp
+		return a.completeVolumeNames(cmd.Context(), prefix, f.volumes), cobra.ShellCompDirectiveNoFileComp
 	})
 	noFlagFiles(cmd, "expires")
 	return cmd
 }
 
-func (f *keyFlags) create(ctx context.Context, b *cloud.Backend, in api.CreateKey) (api.NewKey, error) {
+func (f *keyFlags) createKey(ctx context.Context, b *cloud.Backend, in api.CreateKey) (api.NewKey, error) {
 	if f.org == "" {
 		return b.CreateKey(ctx, in)
 	}
 	return b.CreateOrgKey(ctx, f.org, in)
 }
 
-func (f *keyFlags) request(name string, now time.Time) (in api.CreateKey, err error) {
+func (f *keyFlags) keyRequest(name string, now time.Time) (in api.CreateKey, err error) {
 	in = api.CreateKey{Name: name, Volumes: f.volumes}
 	if len(f.scopes) == 0 {
-		return in, &hinted{usagef("key create: give --scope"), "--scope read,write is what programs need that use volumes"}
+		return in, &hinted{usageErrorf("key create: give --scope"), "--scope read,write is what programs need that use volumes"}
 	}
 	for _, s := range f.scopes {
 		if !api.Scope(s).Valid() {
-			return in, usagef("--scope: unknown scope %q; there are read, write, admin and operator", s)
+			return in, usageErrorf("--scope: unknown scope %q; there are read, write, admin and operator", s)
 		}
 		if !slices.Contains(in.Scopes, api.Scope(s)) {
 			in.Scopes = append(in.Scopes, api.Scope(s))
@@ -91,7 +91,7 @@ func (f *keyFlags) request(name string, now time.Time) (in api.CreateKey, err er
 	case "e2b":
 		in.Format = f.format
 	default:
-		return in, usagef("--format: unknown form %q; use vole or e2b", f.format)
+		return in, usageErrorf("--format: unknown form %q; use vole or e2b", f.format)
 	}
 	if f.expires != "" {
 		in.Expires, err = parseExpiry(f.expires, now)
@@ -104,17 +104,17 @@ func parseExpiry(s string, now time.Time) (time.Time, error) {
 	for _, layout := range []string{time.RFC3339, time.DateOnly} {
 		if t, err := time.Parse(layout, s); err == nil {
 			if !t.After(now) {
-				return t, usagef("--expires %s: that is past", s)
+				return t, usageErrorf("--expires %s: that is past", s)
 			}
 			return t.UTC(), nil
 		}
 	}
 	d, err := parseSpan(s)
 	if err == errSpanTooLong {
-		return now, usagef("--expires %s: that is too far away", s)
+		return now, usageErrorf("--expires %s: that is too far away", s)
 	}
 	if err != nil || d == 0 {
-		return now, usagef("--expires %q: write a time such as 30d, 12h or 8w, or a day such as 2030-01-31", s)
+		return now, usageErrorf("--expires %q: write a time such as 30d, 12h or 8w, or a day such as 2030-01-31", s)
 	}
 	return now.Add(d).UTC().Truncate(time.Second), nil
 }

@@ -30,15 +30,15 @@ gone; --json has ids.`,
 				if err != nil {
 					return err
 				}
-				return a.printKeys(keys, a.namesOfVolumes(cmd.Context(), b, keys))
+				return a.printKeys(keys, a.volumeNamesByID(cmd.Context(), b, keys))
 			})
 		},
 	}
 }
 
-// namesOfVolumes returns the names, by id, of the volumes that keys are limited to, as far as
+// volumeNamesByID returns the names, by id, of the volumes that keys are limited to, as far as
 // they can be had: the list is of use without them.
-func (a *app) namesOfVolumes(ctx context.Context, b *cloud.Backend, keys []api.Key) map[string]string {
+func (a *app) volumeNamesByID(ctx context.Context, b *cloud.Backend, keys []api.Key) map[string]string {
 	wanted := map[string]bool{}
 	for _, k := range keys {
 		for _, id := range k.Volumes {
@@ -81,7 +81,7 @@ func (a *app) printKeys(keys []api.Key, names map[string]string) error {
 		}
 		return nil
 	}
-	t := a.newTable("ID", "NAME", "STATUS", "SCOPES", "VOLUMES", "EXPIRES", "LAST USED", "CREATED").shorten("SCOPES", "VOLUMES")
+	t := a.newTable("ID", "NAME", "STATUS", "SCOPES", "VOLUMES", "EXPIRES", "LAST USED", "CREATED").allowShortening("SCOPES", "VOLUMES")
 	for _, k := range keys {
 		volumes := "all"
 		if len(k.Volumes) > 0 {
@@ -91,16 +91,16 @@ func (a *app) printKeys(keys []api.Key, names map[string]string) error {
 			}
 			volumes = strings.Join(shown, ",")
 		}
-		if err := t.row(k.ID, k.Name, keyStatus(k, time.Now()), dash(strings.Join(scopeNames(k.Scopes), ",")), volumes,
-			stamp(k.Expires, "never"), stamp(k.LastUsed, "never"), a.when(k.Created)); err != nil {
+		if err := t.addRow(k.ID, k.Name, keyStatus(k, time.Now()), dashIfEmpty(strings.Join(scopeNames(k.Scopes), ",")), volumes,
+			formatTimestamp(k.Expires, "never"), formatTimestamp(k.LastUsed, "never"), a.formatTime(k.Created)); err != nil {
 			return err
 		}
 	}
 	return t.close()
 }
 
-// stamp shows a time that may not be.
-func stamp(t time.Time, none string) string {
+// formatTimestamp shows a time that may not be.
+func formatTimestamp(t time.Time, none string) string {
 	if t.IsZero() {
 		return none
 	}
@@ -125,9 +125,9 @@ func completeKeys(a *app) completer {
 				switch {
 				case keyStatus(k, time.Now()) != "good":
 				case called[k.Name] == 1 && strings.HasPrefix(k.Name, prefix):
-					list = offer(list, k.Name, k.ID)
+					list = appendCompletion(list, k.Name, k.ID)
 				case strings.HasPrefix(k.ID, prefix) && (prefix != "" || called[k.Name] > 1):
-					list = offer(list, k.ID, k.Name)
+					list = appendCompletion(list, k.ID, k.Name)
 				}
 			}
 			return err

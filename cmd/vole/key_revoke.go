@@ -33,14 +33,14 @@ server is, makes another one.`,
 			ctx := cmd.Context()
 			return a.withCloud(ctx, "key revoke", func(b *cloud.Backend) error {
 				list := sync.OnceValues(func() ([]api.Key, error) { return b.Keys(ctx) })
-				return a.eachName(ctx, args, func(ref string) (bool, error) {
-					id, err := keyID(ref, list)
+				return a.forEachName(ctx, args, func(ref string) (bool, error) {
+					id, err := resolveKeyID(ref, list)
 					if err != nil {
 						return false, err
 					}
 					k, err := b.RevokeKey(ctx, id, force)
 					if errors.Is(err, vole.ErrNoSuch) {
-						return false, noKey(id, nil)
+						return false, keyNotFoundError(id, nil)
 					}
 					if errors.Is(err, vole.ErrInUse) {
 						return false, &hinted{&vole.Error{Op: "key revoke", Err: err}, "--force revokes it all the same"}
@@ -60,9 +60,9 @@ server is, makes another one.`,
 	return cmd
 }
 
-// keyID returns the id of the key that ref names. An id stands for itself. Of keys with one
+// resolveKeyID returns the id of the key that ref names. An id stands for itself. Of keys with one
 // name those that are revoked do not count, unless all are: revoking them again is no error.
-func keyID(ref string, list func() ([]api.Key, error)) (string, error) {
+func resolveKeyID(ref string, list func() ([]api.Key, error)) (string, error) {
 	if driver.IsID(ref) {
 		return ref, nil
 	}
@@ -83,20 +83,20 @@ func keyID(ref string, list func() ([]api.Key, error)) (string, error) {
 	}
 	switch {
 	case len(ids) > 1:
-		err := usagef("%d keys have the name %q: %s", len(ids), ref, strings.Join(ids, ", "))
+		err := usageErrorf("%d keys have the name %q: %s", len(ids), ref, strings.Join(ids, ", "))
 		return "", &hinted{&vole.Error{Op: "key revoke", Err: err}, "name the one that is meant by its id; 'vole key ls' tells them apart"}
 	case len(ids) == 1:
 		return ids[0], nil
 	case len(revoked) > 0:
 		return revoked[0], nil
 	}
-	return "", noKey(ref, names)
+	return "", keyNotFoundError(ref, names)
 }
 
-// noKey is the error for a key that there is not, with the name that was perhaps meant.
-func noKey(ref string, names []string) error {
+// keyNotFoundError is the error for a key that there is not, with the name that was perhaps meant.
+func keyNotFoundError(ref string, names []string) error {
 	hint := "'vole key ls' lists the keys"
-	if meant := closest(ref, names); meant != "" {
+	if meant := closestName(ref, names); meant != "" {
 		hint = didYouMean(meant)
 	}
 	return &hinted{&vole.Error{Op: "key revoke", Err: driver.Errorf(vole.ErrNoSuch, "no key %s in this organisation", ref)}, hint}

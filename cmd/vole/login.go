@@ -56,7 +56,7 @@ anybody between could read the key; --insecure-http is for networks where nobody
   vole login http://127.0.0.1:8080`,
 		Args:              exactArgs(1, "the server's URL"),
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE:              func(cmd *cobra.Command, args []string) error { return l.run(cmd.Context(), args[0]) },
+		RunE:              func(cmd *cobra.Command, args []string) error { return l.runLogin(cmd.Context(), args[0]) },
 	}
 	f := cmd.Flags()
 	f.StringVar(&l.caFile, "ca-file", "", "`file` of certificates (PEM) to trust besides the system's")
@@ -65,8 +65,8 @@ anybody between could read the key; --insecure-http is for networks where nobody
 	return cmd
 }
 
-func (l *loginCmd) run(ctx context.Context, server string) error {
-	name, p, err := l.plan(server)
+func (l *loginCmd) runLogin(ctx context.Context, server string) error {
+	name, p, err := l.planProfile(server)
 	if err != nil {
 		return err
 	}
@@ -76,7 +76,7 @@ func (l *loginCmd) run(ctx context.Context, server string) error {
 	}
 	f, err := profile.Load(path)
 	if err == nil {
-		err = replaceable(f, name, p)
+		err = mayReplaceProfile(f, name, p)
 	}
 	if err != nil {
 		return err
@@ -97,20 +97,20 @@ func (l *loginCmd) run(ctx context.Context, server string) error {
 		return err
 	}
 	p.Org = srv.Org
-	current, err := l.keep(ctx, path, name, p)
+	current, err := l.saveProfile(ctx, path, name, p)
 	if err != nil {
 		return err
 	}
 	return l.printLogin(name, p, newServerJSON(srv), current)
 }
 
-// keep writes the profile to the user's file, and returns the name of the current one.
+// saveProfile writes the profile to the user's file, and returns the name of the current one.
 // Somebody who has volumes on this host, and has never chosen a profile, keeps the local
 // home: after a mere login 'vole ls' would show the server's volumes and theirs seem gone.
-func (l *loginCmd) keep(ctx context.Context, path, name string, p profile.Profile) (current string, err error) {
+func (l *loginCmd) saveProfile(ctx context.Context, path, name string, p profile.Profile) (current string, err error) {
 	hasLocal := localHomeInUse(ctx) // asked before the file of profiles is locked
 	err = profile.Change(ctx, path, func(f *profile.File) error {
-		if err := replaceable(*f, name, p); err != nil {
+		if err := mayReplaceProfile(*f, name, p); err != nil {
 			return err
 		}
 		f.Profiles[name] = p
@@ -145,10 +145,10 @@ func localHomeInUse(ctx context.Context) bool {
 	return err != nil || len(page.Volumes) > 0
 }
 
-// plan checks what the command line says.
-func (l *loginCmd) plan(server string) (name string, p profile.Profile, err error) {
+// planProfile checks what the command line says.
+func (l *loginCmd) planProfile(server string) (name string, p profile.Profile, err error) {
 	if l.home != "" {
-		return "", p, usagef("login: --home names a local home, which needs no login")
+		return "", p, usageErrorf("login: --home names a local home, which needs no login")
 	}
 	if err := profile.CheckURL(server, l.insecure); err != nil {
 		if strings.HasPrefix(server, "http:") && profile.CheckURL(server, true) == nil {
@@ -172,9 +172,9 @@ func (l *loginCmd) plan(server string) (name string, p profile.Profile, err erro
 	return name, p, nil
 }
 
-// replaceable returns an error when a profile of that name is there that p is no newer
+// mayReplaceProfile returns an error when a profile of that name is there that p is no newer
 // state of. An organisation that is not known yet may be the same.
-func replaceable(f profile.File, name string, p profile.Profile) error {
+func mayReplaceProfile(f profile.File, name string, p profile.Profile) error {
 	old, ok := f.Profiles[name]
 	what := ""
 	switch {
@@ -197,7 +197,7 @@ func replaceable(f profile.File, name string, p profile.Profile) error {
 func (l *loginCmd) readKey(ctx context.Context, server string) (string, error) {
 	f, ok := l.stdin.(*os.File)
 	if !ok || !isTerminal(f) {
-		return profile.ReadKey(input(ctx, l.stdin))
+		return profile.ReadKey(openInput(ctx, l.stdin))
 	}
 	fd := int(f.Fd())
 	state, err := term.GetState(fd)

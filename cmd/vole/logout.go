@@ -37,7 +37,7 @@ the current one, the local home is current then.`,
 			case "":
 				return driver.Errorf(vole.ErrNoSuch, "logout: no profile is the current one")
 			case profile.Local:
-				return usagef("logout: the local home needs no login")
+				return usageErrorf("logout: the local home needs no login")
 			}
 			wasCurrent := false
 			err = profile.Change(cmd.Context(), path, func(f *profile.File) error {

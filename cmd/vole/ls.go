@@ -52,9 +52,9 @@ standard error. Under --json a page is an object {"volumes": [...], "next": "...
 				return err
 			}
 			if cmd.Flags().Changed("limit") && filter.Limit <= 0 {
-				return usagef("--limit %d: must be at least 1", filter.Limit)
+				return usageErrorf("--limit %d: must be at least 1", filter.Limit)
 			}
-			if err := own.check(cmd); err != nil {
+			if err := own.checkFlags(cmd); err != nil {
 				return err
 			}
 			p, err := a.newVolumePrinter(filter.Limit > 0, own.format, own.unused || own.sort == "last-used")
@@ -65,7 +65,7 @@ standard error. Under --json a page is an object {"volumes": [...], "next": "...
 				if own.sort != "created" {
 					return a.listSorted(cmd.Context(), s, filter, &own, p)
 				}
-				return a.list(cmd.Context(), s, filter, &own, p)
+				return a.listVolumes(cmd.Context(), s, filter, &own, p)
 			})
 			if errors.Is(err, errNoHome) {
 				return p.close("")
@@ -82,7 +82,7 @@ standard error. Under --json a page is an object {"volumes": [...], "next": "...
 	cmd.RegisterFlagCompletionFunc("kind", cobra.FixedCompletions([]string{"dir", "disk"}, cobra.ShellCompDirectiveNoFileComp))
 	_ = cmd.RegisterFlagCompletionFunc("selector", completeSelector(a))
 	noFlagFiles(cmd, "limit", "cursor")
-	own.add(cmd)
+	own.register(cmd)
 	return cmd
 }
 
@@ -91,24 +91,24 @@ func parseKind(s string) (vole.Kind, error) {
 	case "", vole.KindDir, vole.KindDisk:
 		return k, nil
 	}
-	return "", usagef("unknown kind %q; use %q or %q", s, vole.KindDir, vole.KindDisk)
+	return "", usageErrorf("unknown kind %q; use %q or %q", s, vole.KindDir, vole.KindDisk)
 }
 
 // volumePrinter prints a stream of volumes.
 type volumePrinter interface {
-	add(info vole.Info) error
+	printVolume(info vole.Info) error
 	// close ends the output; next is the cursor of what follows, if anything.
 	close(next string) error
 }
 
-func (a *app) list(ctx context.Context, s *vole.Store, filter vole.Filter, f *listFilter, p volumePrinter) error {
-	matches, err := f.matcher(ctx, s)
+func (a *app) listVolumes(ctx context.Context, s *vole.Store, filter vole.Filter, f *listFilter, p volumePrinter) error {
+	matches, err := f.matchVolume(ctx, s)
 	if err != nil {
 		return err
 	}
 	left := filter.Limit
 	for {
-		page, err := f.page(ctx, s, filter, left, matches)
+		page, err := f.listPage(ctx, s, filter, left, matches)
 		if err != nil {
 			return err
 		}
@@ -120,7 +120,7 @@ func (a *app) list(ctx context.Context, s *vole.Store, filter vole.Filter, f *li
 			if !ok {
 				continue
 			}
-			if err := p.add(info); err != nil {
+			if err := p.printVolume(info); err != nil {
 				return err
 			}
 			left--
@@ -148,8 +148,8 @@ func (a *app) newVolumePrinter(paged bool, format string, lastUse bool) (volumeP
 	return a.newVolumeTable(lastUse), nil
 }
 
-// more tells where the next page begins, out of the way of the listing.
-func (a *app) more(next string) {
+// noteMorePages tells where the next page begins, out of the way of the listing.
+func (a *app) noteMorePages(next string) {
 	if next != "" {
 		a.notef("more volumes follow; continue with --cursor %s", next)
 	}
@@ -157,8 +157,8 @@ func (a *app) more(next string) {
 
 type nameVolumes struct{ a *app }
 
-func (n nameVolumes) add(info vole.Info) error { return n.a.printf("%s\n", info.Name) }
-func (n nameVolumes) close(next string) error  { n.a.more(next); return nil }
+func (n nameVolumes) printVolume(info vole.Info) error { return n.a.printf("%s\n", info.Name) }
+func (n nameVolumes) close(next string) error          { n.a.noteMorePages(next); return nil }
 
 type tableVolumes struct {
 	a       *app
@@ -171,19 +171,19 @@ func (a *app) newVolumeTable(lastUse bool) *tableVolumes {
 	if lastUse {
 		header = append(header, "LAST USED")
 	}
-	return &tableVolumes{a, a.newTable(header...).shorten("LABELS"), lastUse}
+	return &tableVolumes{a, a.newTable(header...).allowShortening("LABELS"), lastUse}
 }
 
-func (t *tableVolumes) add(i vole.Info) error {
-	row := []string{i.Name, string(i.Kind), t.a.used(i), t.a.limit(i), labels(i.Labels), t.a.when(i.Created)}
+func (t *tableVolumes) printVolume(i vole.Info) error {
+	row := []string{i.Name, string(i.Kind), t.a.formatUsage(i), t.a.formatLimit(i), formatLabels(i.Labels), t.a.formatTime(i.Created)}
 	if t.lastUse {
-		row = append(row, t.a.when(i.LastUsed))
+		row = append(row, t.a.formatTime(i.LastUsed))
 	}
-	return t.t.row(row...)
+	return t.t.addRow(row...)
 }
 
 func (t *tableVolumes) close(next string) error {
-	defer t.a.more(next)
+	defer t.a.noteMorePages(next)
 	return t.t.close()
 }
 
@@ -205,7 +205,7 @@ func (j *jsonVolumes) begin() error {
 	return nil
 }
 
-func (j *jsonVolumes) add(info vole.Info) error {
+func (j *jsonVolumes) printVolume(info vole.Info) error {
 	if err := j.begin(); err != nil {
 		return err
 	}

@@ -24,7 +24,7 @@ type listFilter struct {
 	before   time.Time // since then
 }
 
-func (f *listFilter) add(cmd *cobra.Command) {
+func (f *listFilter) register(cmd *cobra.Command) {
 	s := cmd.Flags()
 	s.StringVar(&f.name, "name", "", "only volumes whose name matches this `pattern`, e.g. 'ci-*'")
 	s.BoolVar(&f.attached, "attached", false, "only volumes that somebody has attached; --attached=false: only others")
@@ -44,14 +44,14 @@ func completeSpan(cmd *cobra.Command) {
 	_ = cmd.RegisterFlagCompletionFunc("unused-for", cobra.FixedCompletions([]string{"1d", "1w", "30d", "90d"}, cobra.ShellCompDirectiveNoFileComp))
 }
 
-// check refuses what makes no sense.
-func (f *listFilter) check(cmd *cobra.Command) error {
+// checkFlags refuses what makes no sense.
+func (f *listFilter) checkFlags(cmd *cobra.Command) error {
 	f.byUse = cmd.Flags().Changed("attached")
 	if _, err := path.Match(f.name, ""); err != nil {
-		return usagef("--name %q: this is no pattern; * and ? stand for letters, [a-z] for one of them", f.name)
+		return usageErrorf("--name %q: this is no pattern; * and ? stand for letters, [a-z] for one of them", f.name)
 	}
 	if !slices.Contains(sortOrders, f.sort) {
-		return usagef("--sort %q: use created, name, used or last-used", f.sort)
+		return usageErrorf("--sort %q: use created, name, used or last-used", f.sort)
 	}
 	if cmd.Flags().Changed("unused-for") {
 		var err error
@@ -61,7 +61,7 @@ func (f *listFilter) check(cmd *cobra.Command) error {
 		f.unused = true
 	}
 	if f.sort != "created" && cmd.Flags().Changed("cursor") {
-		return usagef("--cursor continues a list by age, newest first; it does not go with --sort %s", f.sort)
+		return usageErrorf("--cursor continues a list by age, newest first; it does not go with --sort %s", f.sort)
 	}
 	return nil
 }
@@ -70,7 +70,7 @@ func (f *listFilter) check(cmd *cobra.Command) error {
 func parseUnusedFor(span string, now time.Time) (time.Time, error) {
 	d, err := parseSpan(span)
 	if err != nil {
-		return now, usagef("--unused-for %q: %v", span, err)
+		return now, usageErrorf("--unused-for %q: %v", span, err)
 	}
 	return now.Add(-d), nil
 }
@@ -84,8 +84,8 @@ func unusedSince(info vole.Info, since time.Time) (bool, error) {
 	return !info.LastUsed.After(since), nil
 }
 
-// matcher returns what tells whether a volume is listed.
-func (f *listFilter) matcher(ctx context.Context, s *vole.Store) (func(vole.Info) (bool, error), error) {
+// matchVolume returns what tells whether a volume is listed.
+func (f *listFilter) matchVolume(ctx context.Context, s *vole.Store) (func(vole.Info) (bool, error), error) {
 	inUse := map[string]bool{}
 	if f.byUse || f.unused {
 		list, err := s.Attachments(ctx)
@@ -111,11 +111,11 @@ func (f *listFilter) matcher(ctx context.Context, s *vole.Store) (func(vole.Info
 	}, nil
 }
 
-// page asks for the next page of a listing, with at most left volumes that match, if left is
+// listPage asks for the next page of a listing, with at most left volumes that match, if left is
 // more than 0. Where only some match, a page of the backend's own size is asked for; when
 // that has too many it is asked for again, up to the last that is printed, so that the
 // cursor is right.
-func (f *listFilter) page(ctx context.Context, s *vole.Store, filter vole.Filter, left int, matches func(vole.Info) (bool, error)) (vole.Page, error) {
+func (f *listFilter) listPage(ctx context.Context, s *vole.Store, filter vole.Filter, left int, matches func(vole.Info) (bool, error)) (vole.Page, error) {
 	filter.Limit = left
 	if left <= 0 || f.name == "" && !f.byUse && !f.unused {
 		return s.List(ctx, filter)
@@ -143,7 +143,7 @@ func (f *listFilter) page(ctx context.Context, s *vole.Store, filter vole.Filter
 // listSorted prints all volumes in another order than that of the backend, or the first of
 // them when there is a limit.
 func (a *app) listSorted(ctx context.Context, s *vole.Store, filter vole.Filter, f *listFilter, p volumePrinter) error {
-	matches, err := f.matcher(ctx, s)
+	matches, err := f.matchVolume(ctx, s)
 	if err != nil {
 		return err
 	}
@@ -176,7 +176,7 @@ func (a *app) listSorted(ctx context.Context, s *vole.Store, filter vole.Filter,
 		all = all[:min(limit, len(all))]
 	}
 	for _, info := range all {
-		if err := p.add(info); err != nil {
+		if err := p.printVolume(info); err != nil {
 			return err
 		}
 	}

@@ -14,18 +14,18 @@ import (
 	"github.com/volehq/vole/sandbox"
 )
 
-// runMain is main of the binary without the exit, so that the script tests can run it too.
-func runMain() int {
+// mainExitCode is main of the binary without the exit, so that the script tests can run it too.
+func mainExitCode() int {
 	sandbox.Init()
-	earlyInit()
-	return run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+	runHelperIfAsked()
+	return runCommandLine(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 }
 
-// run executes one command line and returns the exit code. The first SIGINT or
+// runCommandLine executes one command line and returns the exit code. The first SIGINT or
 // SIGTERM cancels the context, which lets a command clean up; after it the signals
 // have their usual effect again, so that a second one ends the process at once.
-func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	ctx, stop := signal.NotifyContext(context.Background(), heeded(os.Interrupt)...)
+func runCommandLine(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	ctx, stop := signal.NotifyContext(context.Background(), withoutIgnoredSignals(os.Interrupt)...)
 	defer stop()
 	defer context.AfterFunc(ctx, stop)()
 
@@ -40,15 +40,15 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
 	a.interrupted = func() bool { return ctx.Err() != nil }
-	code := a.finish(errors.Join(root.ExecuteContext(ctx), a.helpErr))
-	_ = a.stdout.flush()
-	_ = a.stderr.flush()
+	code := a.reportAndExitCode(errors.Join(root.ExecuteContext(ctx), a.helpErr))
+	_ = a.stdout.flushPartialRune()
+	_ = a.stderr.flushPartialRune()
 	return code
 }
 
-// heeded returns those of sigs that whoever started the process did not tell it to
+// withoutIgnoredSignals returns those of sigs that whoever started the process did not tell it to
 // ignore, as nohup and a shell's background jobs do; SIGTERM always.
-func heeded(sigs ...os.Signal) []os.Signal {
+func withoutIgnoredSignals(sigs ...os.Signal) []os.Signal {
 	list := []os.Signal{syscall.SIGTERM} // of no signals Notify would make all
 	for _, s := range sigs {
 		if s != syscall.SIGTERM && !signal.Ignored(s) {

@@ -5,5 +5,5 @@ package main
 import "os"
 
 func main() {
-	os.Exit(runMain())
+	os.Exit(mainExitCode())
 }

@@ -19,13 +19,13 @@ import (
 // errNoHome is what the error for a home that is not there matches.
 var errNoHome = driver.Errorf(vole.ErrNotFound, "no volumes are kept there yet")
 
-// choose returns the profile that flags, environment and the user's file put in effect.
-func (a *app) choose() (profile.Choice, error) {
+// resolveProfile returns the profile that flags, environment and the user's file put in effect.
+func (a *app) resolveProfile() (profile.Choice, error) {
 	if a.chosen != nil {
 		return *a.chosen, nil
 	}
 	if a.home != "" && a.profile != "" {
-		return profile.Choice{}, usagef("--home and --profile exclude each other: both say where the volumes are")
+		return profile.Choice{}, usageErrorf("--home and --profile exclude each other: both say where the volumes are")
 	}
 	c, err := profile.Resolve(profile.Named{Home: a.home, Name: a.profile})
 	if err != nil {
@@ -37,19 +37,19 @@ func (a *app) choose() (profile.Choice, error) {
 
 // homeDir is the absolute path of the home in effect, for what needs one.
 func (a *app) homeDir() (string, error) {
-	home, err := a.homeIfAny()
+	home, err := a.homeUnlessCloud()
 	if err == nil && home == "" {
-		c, _ := a.choose()
+		c, _ := a.resolveProfile()
 		err := driver.Errorf(vole.ErrUnsupported, "not with %s: a home on this host is needed", c)
 		return "", &hinted{err, "--home names one; --profile local means the default one"}
 	}
 	return home, err
 }
 
-// homeIfAny is the absolute path of the home in effect; "" when the volumes are behind
+// homeUnlessCloud is the absolute path of the home in effect; "" when the volumes are behind
 // a server.
-func (a *app) homeIfAny() (home string, err error) {
-	c, err := a.choose()
+func (a *app) homeUnlessCloud() (home string, err error) {
+	c, err := a.resolveProfile()
 	if err != nil || c.Cloud() {
 		return "", err
 	}
@@ -64,7 +64,7 @@ func (a *app) homeIfAny() (home string, err error) {
 // checkHome returns an error that matches errNoHome when the profile in effect is a home
 // that is not there.
 func (a *app) checkHome(ctx context.Context) error {
-	home, err := a.homeIfAny()
+	home, err := a.homeUnlessCloud()
 	if err != nil {
 		return err
 	}
@@ -86,9 +86,9 @@ func (a *app) checkHome(ctx context.Context) error {
 	return nil
 }
 
-// open opens the volumes of the profile in effect.
-func (a *app) open(ctx context.Context, readOnly bool) (*vole.Store, error) {
-	c, err := a.choose()
+// openStore opens the volumes of the profile in effect.
+func (a *app) openStore(ctx context.Context, readOnly bool) (*vole.Store, error) {
+	c, err := a.resolveProfile()
 	if err != nil {
 		return nil, err
 	}
@@ -142,7 +142,7 @@ func (a *app) withStore(ctx context.Context, fn func(s *vole.Store) error) error
 
 // withNewStore is withStore that makes a home that is not there.
 func (a *app) withNewStore(ctx context.Context, fn func(s *vole.Store) error) error {
-	s, err := a.open(ctx, false)
+	s, err := a.openStore(ctx, false)
 	if err != nil {
 		return err
 	}
@@ -151,7 +151,7 @@ func (a *app) withNewStore(ctx context.Context, fn func(s *vole.Store) error) er
 
 // withCloud runs fn on the server of the profile in effect, for what only servers have.
 func (a *app) withCloud(ctx context.Context, op string, fn func(b *cloud.Backend) error) error {
-	c, err := a.choose()
+	c, err := a.resolveProfile()
 	if err != nil {
 		return err
 	}
@@ -173,7 +173,7 @@ func (a *app) withCloud(ctx context.Context, op string, fn func(b *cloud.Backend
 // needsHome refuses what needs the files of volumes on this host when they are behind a
 // server. why says what it needs.
 func (a *app) needsHome(op, why string) error {
-	c, err := a.choose()
+	c, err := a.resolveProfile()
 	if err != nil || !c.Cloud() {
 		return err
 	}

@@ -15,7 +15,7 @@ key of the profile in effect needs the scope operator.`,
   vole org ls
   vole org rm acme`,
 		Args: cobra.ArbitraryArgs,
-		RunE: func(cmd *cobra.Command, args []string) error { return groupRun(cmd, args) },
+		RunE: func(cmd *cobra.Command, args []string) error { return runCommandGroup(cmd, args) },
 	}
 	cmd.AddCommand(newOrgCreateCmd(a), newOrgLsCmd(a), newOrgRmCmd(a))
 	return cmd

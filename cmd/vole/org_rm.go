@@ -26,7 +26,7 @@ the organisation of the key in use.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
 			return a.withCloud(ctx, "org rm", func(b *cloud.Backend) error {
-				return a.eachName(ctx, args, func(name string) (bool, error) {
+				return a.forEachName(ctx, args, func(name string) (bool, error) {
 					err := b.RemoveOrg(ctx, name, force)
 					if err == nil {
 						return true, nil
@@ -53,7 +53,7 @@ func completeOrgs(a *app) completer {
 			orgs, err := b.Orgs(ctx)
 			for _, name := range orgs {
 				if strings.HasPrefix(name, prefix) {
-					list = offer(list, name, "")
+					list = appendCompletion(list, name, "")
 				}
 			}
 			return err

@@ -57,9 +57,9 @@ func (j *jsonArray) close() error {
 	return err
 }
 
-// size shows a size in a table: rounded on a terminal, else, or with --bytes, as a bare
+// formatSize shows a size in a table: rounded on a terminal, else, or with --bytes, as a bare
 // number of bytes, for programs to compute with.
-func (a *app) size(s vole.Size) string {
+func (a *app) formatSize(s vole.Size) string {
 	if isTerminal(a.stdout) && !a.bytes {
 		return s.Human()
 	}
@@ -102,40 +102,40 @@ func (a *app) addBytesFlag(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&a.bytes, "bytes", false, "show sizes in bytes on a terminal too, not rounded")
 }
 
-// used shows what a volume holds, with "~" before a figure that may be wrong.
-func (a *app) used(info vole.Info) string {
+// formatUsage shows what a volume holds, with "~" before a figure that may be wrong.
+func (a *app) formatUsage(info vole.Info) string {
 	if info.UsedStale {
-		return "~" + a.size(info.Used)
+		return "~" + a.formatSize(info.Used)
 	}
-	return a.size(info.Used)
+	return a.formatSize(info.Used)
 }
 
-// limit shows a volume's quota or capacity.
-func (a *app) limit(info vole.Info) string {
-	if l := limitOf(info); l > 0 {
-		return a.size(l)
+// formatLimit shows a volume's quota or capacity.
+func (a *app) formatLimit(info vole.Info) string {
+	if l := limitOrNone(info); l > 0 {
+		return a.formatSize(l)
 	}
 	return "-"
 }
 
-// limitOf is a volume's quota or capacity; 0: none.
-func limitOf(info vole.Info) vole.Size {
+// limitOrNone is a volume's quota or capacity; 0: none.
+func limitOrNone(info vole.Info) vole.Size {
 	if info.Kind == vole.KindDisk {
 		return info.Capacity
 	}
 	return info.Quota
 }
 
-// when shows a time: as an age on a terminal, exact elsewhere.
-func (a *app) when(t time.Time) string {
+// formatTime shows a time: as an age on a terminal, exact elsewhere.
+func (a *app) formatTime(t time.Time) string {
 	if isTerminal(a.stdout) {
-		return age(time.Since(t))
+		return formatAge(time.Since(t))
 	}
 	return t.UTC().Format(time.RFC3339)
 }
 
-// age says how long ago something was, in the largest unit that is at least one.
-func age(d time.Duration) string {
+// formatAge says how long ago something was, in the largest unit that is at least one.
+func formatAge(d time.Duration) string {
 	if d < 0 {
 		return "in the future"
 	}
@@ -155,8 +155,8 @@ func age(d time.Duration) string {
 	return "now"
 }
 
-// labels shows labels as k=v, sorted.
-func labels(l vole.Labels) string {
+// formatLabels shows labels as k=v, sorted.
+func formatLabels(l vole.Labels) string {
 	if len(l) == 0 {
 		return "-"
 	}
@@ -172,9 +172,9 @@ type nameJSON struct {
 	Name string `json:"name"` // as it was given
 }
 
-// eachName does something with each of the names and prints those where it was done.
+// forEachName does something with each of the names and prints those where it was done.
 // One that fails does not keep the others from it.
-func (a *app) eachName(ctx context.Context, names []string, do func(name string) (done bool, err error)) error {
+func (a *app) forEachName(ctx context.Context, names []string, do func(name string) (done bool, err error)) error {
 	var errs []error
 	list := []nameJSON{}
 	for _, name := range names {

@@ -18,7 +18,7 @@ func newPauseCmd(a *app) *cobra.Command {
 			return i.Status == sandbox.StatusRunning
 		}),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.eachSandbox(cmd.Context(), args, (*sandbox.Manager).Pause)
+			return a.forEachSandbox(cmd.Context(), args, (*sandbox.Manager).Pause)
 		},
 	}
 }
@@ -34,16 +34,16 @@ func newResumeCmd(a *app) *cobra.Command {
 			return i.Status == sandbox.StatusPaused
 		}),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.eachSandbox(cmd.Context(), args, (*sandbox.Manager).Resume)
+			return a.forEachSandbox(cmd.Context(), args, (*sandbox.Manager).Resume)
 		},
 	}
 }
 
-// eachSandbox does something with each of the named sandboxes and prints those where
+// forEachSandbox does something with each of the named sandboxes and prints those where
 // it worked.
-func (a *app) eachSandbox(ctx context.Context, names []string, do func(*sandbox.Manager, context.Context, string) error) error {
+func (a *app) forEachSandbox(ctx context.Context, names []string, do func(*sandbox.Manager, context.Context, string) error) error {
 	return a.withSandboxes(ctx, func(m *sandbox.Manager) error {
-		return a.eachName(ctx, names, func(name string) (bool, error) {
+		return a.forEachName(ctx, names, func(name string) (bool, error) {
 			err := do(m, ctx, name)
 			return err == nil, withHint(err, vole.ErrNoSuch, "'vole ps -a' lists the sandboxes")
 		})

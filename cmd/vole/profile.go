@@ -50,15 +50,15 @@ func newProfileJSON(name string, p profile.Profile) profileJSON {
 	return j
 }
 
-// inEffect describes the profile in effect.
-func (a *app) inEffect() (profileJSON, error) {
-	c, err := a.choose()
+// profileInEffect describes the profile in effect.
+func (a *app) profileInEffect() (profileJSON, error) {
+	c, err := a.resolveProfile()
 	if err != nil {
 		return profileJSON{}, err
 	}
 	j := newProfileJSON(c.Name, c.Profile)
 	j.InEffect, j.Source = true, c.Source
-	_ = withFile(func(f profile.File, _ string) error { // which is in nobody's way when it cannot be read
+	_ = changeProfileFile(func(f profile.File, _ string) error { // which is in nobody's way when it cannot be read
 		j.Current = j.Name != "" && (f.Current == j.Name || f.Current == "" && j.Name == profile.Local)
 		return nil
 	})
@@ -76,7 +76,7 @@ of servers. ` + precedence,
   vole profile use work
   vole --profile local ls`,
 		Args: cobra.ArbitraryArgs,
-		RunE: func(cmd *cobra.Command, args []string) error { return groupRun(cmd, args) },
+		RunE: func(cmd *cobra.Command, args []string) error { return runCommandGroup(cmd, args) },
 	}
 	cmd.AddCommand(newProfileLsCmd(a), newProfileShowCmd(a), newProfileUseCmd(a), newProfileAddCmd(a), newProfileRmCmd(a))
 	return cmd
@@ -94,8 +94,8 @@ const precedence = `The first of these says which one a command uses:
 
 A profile that cannot be used is an error; nothing falls back to this host.`
 
-// withFile runs fn on the user's file of profiles, which it must not change.
-func withFile(fn func(f profile.File, path string) error) error {
+// changeProfileFile runs fn on the user's file of profiles, which it must not change.
+func changeProfileFile(fn func(f profile.File, path string) error) error {
 	path, err := profile.Path()
 	if err != nil {
 		return err
@@ -118,10 +118,10 @@ func completeProfiles(_ *app, max int) completer {
 		if max > 0 && len(args) >= max {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
-		_ = withFile(func(f profile.File, _ string) error {
+		_ = changeProfileFile(func(f profile.File, _ string) error {
 			for _, n := range profileNames(f) {
 				if strings.HasPrefix(n, prefix) && !slices.Contains(args, n) {
-					list = offer(list, n, f.Profiles[n].Place())
+					list = appendCompletion(list, n, f.Profiles[n].Place())
 				}
 			}
 			return nil

@@ -21,7 +21,7 @@ func newProfileAddCmd(a *app) *cobra.Command {
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if a.home == "" || a.profile != "" {
-				return &hinted{usagef("profile add: give --home, and not --profile"), "'vole login' makes a profile of a server"}
+				return &hinted{usageErrorf("profile add: give --home, and not --profile"), "'vole login' makes a profile of a server"}
 			}
 			if err := profile.CheckName(args[0]); err != nil {
 				return err

@@ -17,13 +17,13 @@ or the environment say otherwise. Keys are not shown.`,
 		Args:              exactArgs(0, ""),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(*cobra.Command, []string) error {
-			return withFile(func(f profile.File, _ string) error { return a.listProfiles(f) })
+			return changeProfileFile(func(f profile.File, _ string) error { return a.listProfiles(f) })
 		},
 	}
 }
 
 func (a *app) listProfiles(f profile.File) error {
-	used, err := a.inEffect()
+	used, err := a.profileInEffect()
 	if err != nil {
 		a.warnf("no profile is in effect: %v", err)
 	}
@@ -57,7 +57,7 @@ func (a *app) listProfiles(f profile.File) error {
 		case j.Current:
 			mark = "*"
 		}
-		if err := t.row(mark, j.Name, j.Kind, dash(j.Org), j.Home+j.URL); err != nil {
+		if err := t.addRow(mark, j.Name, j.Kind, dashIfEmpty(j.Org), j.Home+j.URL); err != nil {
 			return err
 		}
 	}

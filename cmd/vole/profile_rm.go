@@ -24,12 +24,12 @@ commands would go on somewhere else; 'vole logout' does that.`,
 			if err != nil {
 				return err
 			}
-			return a.eachName(cmd.Context(), args, func(name string) (bool, error) {
+			return a.forEachName(cmd.Context(), args, func(name string) (bool, error) {
 				err := profile.Change(cmd.Context(), path, func(f *profile.File) error {
 					_, ok := f.Profiles[name]
 					switch {
 					case name == profile.Local:
-						return usagef("profile rm: the local home is always there")
+						return usageErrorf("profile rm: the local home is always there")
 					case !ok:
 						return profile.Unknown(name, path)
 					case f.Current == name:

@@ -30,7 +30,7 @@ server who it is, and whose the key is and what it may do. The key itself is not
 }
 
 func (a *app) showProfile(ctx context.Context, args []string, check bool) error {
-	c, err := a.choose()
+	c, err := a.resolveProfile()
 	if len(args) == 0 && err != nil {
 		return err
 	}
@@ -47,7 +47,7 @@ func (a *app) showProfile(ctx context.Context, args []string, check bool) error 
 	}
 	if c.Name != "" {
 		// The file may be damaged and in nobody's way, as long as it decides nothing.
-		_ = withFile(func(f profile.File, _ string) error {
+		_ = changeProfileFile(func(f profile.File, _ string) error {
 			j.Current = f.Current == c.Name || f.Current == "" && c.Name == profile.Local
 			return nil
 		})
@@ -75,10 +75,10 @@ func (a *app) printProfile(j profileJSON) error {
 	t := a.newTable()
 	row := func(k, v string) {
 		if v != "" {
-			t.row(k+":", v)
+			t.addRow(k+":", v)
 		}
 	}
-	row("Name", dash(j.Name))
+	row("Name", dashIfEmpty(j.Name))
 	row("Kind", j.Kind)
 	row("Home", j.Home)
 	row("URL", j.URL)

@@ -45,8 +45,8 @@ func (a *app) newProgress() *progress {
 	p.pool = mpb.New(mpb.WithOutput(a.payloadErr), mpb.WithWidth(30), mpb.WithRefreshRate(120*time.Millisecond))
 	p.bar = p.pool.New(0, mpb.BarStyle(),
 		mpb.BarRemoveOnComplete(),
-		mpb.PrependDecorators(decor.Any(p.status)),
-		mpb.AppendDecorators(decor.Any(p.current)))
+		mpb.PrependDecorators(decor.Any(p.formatStatus)),
+		mpb.AppendDecorators(decor.Any(p.formatCurrentFile)))
 	return p
 }
 
@@ -57,9 +57,9 @@ func (a *app) newCount(thing string) *progress {
 	return p
 }
 
-func (p *progress) status(decor.Statistics) string {
+func (p *progress) formatStatus(decor.Statistics) string {
 	took := time.Since(p.begun)
-	left := p.left(took)
+	left := p.formatTimeLeft(took)
 	if total := p.size.Load(); p.thing != "" {
 		s := countOf(p.position.Load(), p.thing)
 		if total > 0 {
@@ -79,8 +79,8 @@ func (p *progress) status(decor.Statistics) string {
 // longestETA is how far ahead a guess is shown.
 const longestETA = 100 * time.Hour
 
-// left says how long it will take, if the rest takes as long as what is done did.
-func (p *progress) left(took time.Duration) string {
+// formatTimeLeft says how long it will take, if the rest takes as long as what is done did.
+func (p *progress) formatTimeLeft(took time.Duration) string {
 	at, total := p.position.Load(), p.size.Load()
 	if at <= 0 || at > total {
 		return ""
@@ -92,32 +92,32 @@ func (p *progress) left(took time.Duration) string {
 	return ", ETA " + time.Duration(eta*float64(time.Second)).Round(time.Second).String()
 }
 
-func (p *progress) current(decor.Statistics) string {
+func (p *progress) formatCurrentFile(decor.Statistics) string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return " " + plain(p.name)
+	return " " + escapeControls(p.name)
 }
 
-// total says how much there will be.
-func (p *progress) total(n int64) {
+// setTotal says how much there will be.
+func (p *progress) setTotal(n int64) {
 	if p.bar == nil || n <= 0 {
 		return
 	}
 	p.size.Store(n)
 	p.bar.SetTotal(n, false)
-	p.show()
+	p.moveBar()
 }
 
-// show moves the bar, which ends by done alone.
-func (p *progress) show() {
+// moveBar moves the bar, which ends by done alone.
+func (p *progress) moveBar() {
 	if n := p.size.Load(); p.bar != nil && n > 0 {
 		p.bar.SetCurrent(min(p.position.Load(), n-1))
 	}
 }
 
-// totalBeside finds out how much there will be while the work is under way. stop ends that,
+// findTotalBeside finds out how much there will be while the work is under way. stop ends that,
 // and waits until it has.
-func (p *progress) totalBeside(ctx context.Context, find func(ctx context.Context) (int64, error)) (stop func()) {
+func (p *progress) findTotalBeside(ctx context.Context, find func(ctx context.Context) (int64, error)) (stop func()) {
 	if p.bar == nil {
 		return func() {}
 	}
@@ -126,7 +126,7 @@ func (p *progress) totalBeside(ctx context.Context, find func(ctx context.Contex
 	go func() {
 		defer close(found)
 		if n, err := find(ctx); err == nil { // else the work itself meets the error
-			p.total(n)
+			p.setTotal(n)
 		}
 	}()
 	return func() { cancel(); <-found }
@@ -137,21 +137,21 @@ func (p *progress) Add(n int) {
 	p.bytes.Add(int64(n))
 	if !p.told.Load() {
 		p.position.Add(int64(n))
-		p.show()
+		p.moveBar()
 	}
 }
 
-// reach says how much of the total is done or was skipped. From then on Add does not.
-func (p *progress) reach(n int64) {
+// setPosition says how much of the total is done or was skipped. From then on Add does not.
+func (p *progress) setPosition(n int64) {
 	p.told.Store(true)
 	p.position.Store(n)
-	p.show()
+	p.moveBar()
 }
 
-// count says how many things are done, of how many.
-func (p *progress) count(done, total int64) {
-	p.total(total)
-	p.reach(done)
+// setCount says how many things are done, of how many.
+func (p *progress) setCount(done, total int64) {
+	p.setTotal(total)
+	p.setPosition(done)
 }
 
 // File counts a file.
@@ -162,15 +162,15 @@ func (p *progress) File(name string) {
 	p.name = path.Base(name)
 }
 
-// source measures progress by how much of r is read, which holds what is copied in another
+// measureSource measures progress by how much of r is read, which holds what is copied in another
 // form: compressed, or as an archive. The total is what is left of r if it is a file.
-func (p *progress) source(r io.Reader) io.Reader {
+func (p *progress) measureSource(r io.Reader) io.Reader {
 	n := bytesLeft(r)
 	if p.bar == nil || n <= 0 {
 		return r
 	}
-	p.total(n)
-	p.reach(0)
+	p.setTotal(n)
+	p.setPosition(0)
 	return &measuredReader{r: r, bar: p}
 }
 
@@ -200,7 +200,7 @@ type measuredReader struct {
 func (m *measuredReader) Read(b []byte) (int, error) {
 	n, err := m.r.Read(b)
 	m.at += int64(n)
-	m.bar.reach(m.at)
+	m.bar.setPosition(m.at)
 	return n, err
 }
 
@@ -222,30 +222,30 @@ func (p *progress) warnf(format string, args ...any) {
 		p.a.warnf(format, args...)
 		return
 	}
-	fmt.Fprintf(p.pool, "vole: warning: %s\n", plain(fmt.Sprintf(format, args...)))
+	fmt.Fprintf(p.pool, "vole: warning: %s\n", escapeControls(fmt.Sprintf(format, args...)))
 }
 
-// print prints a line of output; above the bar where both are on terminals.
-func (p *progress) print(line string) error {
+// printAboveBar prints a line of output; above the bar where both are on terminals.
+func (p *progress) printAboveBar(line string) error {
 	if p.pool != nil && isTerminal(p.a.stdout) {
-		_, err := fmt.Fprintf(p.pool, "%s\n", plain(line))
+		_, err := fmt.Fprintf(p.pool, "%s\n", escapeControls(line))
 		return err
 	}
 	_, err := fmt.Fprintf(p.a.stdout, "%s\n", line)
 	return err
 }
 
-// clear takes the bar away.
-func (p *progress) clear() {
+// removeBar takes the bar away.
+func (p *progress) removeBar() {
 	if p.bar != nil {
 		p.bar.Abort(true)
 		p.pool.Wait()
 	}
 }
 
-// done takes the bar away, and says on a terminal what was copied.
-func (p *progress) done(ok bool, s transfer.Stats) {
-	p.clear()
+// finishBar takes the bar away, and says on a terminal what was copied.
+func (p *progress) finishBar(ok bool, s transfer.Stats) {
+	p.removeBar()
 	if p.bar != nil && ok {
 		took := time.Since(p.begun).Round(10 * time.Millisecond)
 		fmt.Fprintf(p.a.stderr, "copied %s, %s in %v\n", countOf(int64(s.Files), "file"), vole.Size(s.Bytes).Human(), took)

@@ -101,20 +101,20 @@ func TestProgressOfCommands(t *testing.T) {
 func TestProgressStatus(t *testing.T) {
 	for want, fill := range map[string]func(p *progress){
 		`^1 file, 300B, [0-9.]+[KMGT]?i?B/s $`:                      func(p *progress) { p.Add(300); p.File("f") },
-		`^0 files, 300B of 1.17KiB, [0-9.]+[KMGT]?i?B/s, ETA [0-9]`: func(p *progress) { p.total(1200); p.Add(300) },
-		`^0 files, 600B of 1.17KiB, .*, ETA [0-9hms]+ $`:            func(p *progress) { p.total(1200); p.Add(300); p.reach(600); p.Add(10) },
-		`^0 files, 6B of 6B, .*, ETA 0s $`:                          func(p *progress) { p.source(&bytes.Buffer{}); p.total(6); p.Add(6) },
-		`^3 of 4 volumes, ETA [0-9]`:                                func(p *progress) { p.thing = "volume"; p.count(3, 4) },
-		`^1 of 1 volume, ETA 0s $`:                                  func(p *progress) { p.thing = "volume"; p.count(1, 1) },
+		`^0 files, 300B of 1.17KiB, [0-9.]+[KMGT]?i?B/s, ETA [0-9]`: func(p *progress) { p.setTotal(1200); p.Add(300) },
+		`^0 files, 600B of 1.17KiB, .*, ETA [0-9hms]+ $`:            func(p *progress) { p.setTotal(1200); p.Add(300); p.setPosition(600); p.Add(10) },
+		`^0 files, 6B of 6B, .*, ETA 0s $`:                          func(p *progress) { p.measureSource(&bytes.Buffer{}); p.setTotal(6); p.Add(6) },
+		`^3 of 4 volumes, ETA [0-9]`:                                func(p *progress) { p.thing = "volume"; p.setCount(3, 4) },
+		`^1 of 1 volume, ETA 0s $`:                                  func(p *progress) { p.thing = "volume"; p.setCount(1, 1) },
 		`^0 volumes $`:                                              func(p *progress) { p.thing = "volume" },
 	} {
 		_, tty := openPty(t)
 		p := newApp(strings.NewReader(""), &bytes.Buffer{}, tty).newProgress()
 		fill(p)
-		if got := p.status(decor.Statistics{}); !regexp.MustCompile(want).MatchString(got) {
+		if got := p.formatStatus(decor.Statistics{}); !regexp.MustCompile(want).MatchString(got) {
 			t.Errorf("%q does not match %q", got, want)
 		}
-		p.clear()
+		p.removeBar()
 	}
 }
 
@@ -133,8 +133,8 @@ func TestProgressOfSource(t *testing.T) {
 	}
 	_, tty := openPty(t)
 	p := newApp(strings.NewReader(""), &bytes.Buffer{}, tty).newProgress()
-	defer p.clear()
-	r := p.source(f)
+	defer p.removeBar()
+	r := p.measureSource(f)
 	if _, err := r.Read(make([]byte, 2)); err != nil {
 		t.Fatal(err)
 	}

@@ -55,12 +55,12 @@ use meanwhile.`,
 				return err
 			}
 			if !p.unused && p.filter.Selector.IsZero() {
-				return usagef("prune: say which volumes: --unused-for TIME, --selector SELECTOR, or both")
+				return usageErrorf("prune: say which volumes: --unused-for TIME, --selector SELECTOR, or both")
 			}
-			if !p.force && !p.dryRun && !p.canAsk() {
-				return &hinted{usagef("prune: there is no terminal to ask on"), "--dry-run lists what would go, --force removes it"}
+			if !p.force && !p.dryRun && !p.canAskUser() {
+				return &hinted{usageErrorf("prune: there is no terminal to ask on"), "--dry-run lists what would go, --force removes it"}
 			}
-			return a.withStore(cmd.Context(), func(s *vole.Store) error { return p.run(cmd.Context(), s) })
+			return a.withStore(cmd.Context(), func(s *vole.Store) error { return p.runPrune(cmd.Context(), s) })
 		},
 	}
 	f := cmd.Flags()
@@ -73,20 +73,20 @@ use meanwhile.`,
 	return cmd
 }
 
-// canAsk reports whether there is a terminal on which somebody sees what would go, and can
+// canAskUser reports whether there is a terminal on which somebody sees what would go, and can
 // say yes.
-func (p *prune) canAsk() bool { return isTerminal(p.stdin) && isTerminal(p.stderr) }
+func (p *prune) canAskUser() bool { return isTerminal(p.stdin) && isTerminal(p.stderr) }
 
-func (p *prune) run(ctx context.Context, s *vole.Store) error {
-	list, err := p.find(ctx, s)
+func (p *prune) runPrune(ctx context.Context, s *vole.Store) error {
+	list, err := p.findUnused(ctx, s)
 	if err != nil {
 		return err
 	}
 	if p.dryRun {
-		return p.show(p.app, list)
+		return p.showCandidates(p.app, list)
 	}
 	if len(list) > 0 && !p.force {
-		yes, err := p.ask(ctx, list)
+		yes, err := p.askUser(ctx, list)
 		if err != nil {
 			return err
 		}
@@ -98,9 +98,9 @@ func (p *prune) run(ctx context.Context, s *vole.Store) error {
 	return p.removeAll(ctx, s, list)
 }
 
-// find returns the volumes that are to go, newest first, and names those that only their
+// findUnused returns the volumes that are to go, newest first, and names those that only their
 // attachments save.
-func (p *prune) find(ctx context.Context, s *vole.Store) (list []*vole.Volume, err error) {
+func (p *prune) findUnused(ctx context.Context, s *vole.Store) (list []*vole.Volume, err error) {
 	attachments, err := s.Attachments(ctx)
 	if err != nil {
 		return nil, err
@@ -116,7 +116,7 @@ func (p *prune) find(ctx context.Context, s *vole.Store) (list []*vole.Volume, e
 		info := v.Info()
 		if at, ok := holders[info.ID]; ok {
 			if !p.unused || !info.Created.After(p.before) {
-				p.warnf("%s stays: it is attached by %s (%s)", info.Name, at.Holder, p.processOf(at))
+				p.warnf("%s stays: it is attached by %s (%s)", info.Name, at.Holder, p.formatProcess(at))
 			}
 			continue
 		}
@@ -135,8 +135,8 @@ func (p *prune) find(ctx context.Context, s *vole.Store) (list []*vole.Volume, e
 	return list, nil
 }
 
-// show lists volumes on the standard output of a.
-func (p *prune) show(a *app, list []*vole.Volume) error {
+// showCandidates lists volumes on the standard output of a.
+func (p *prune) showCandidates(a *app, list []*vole.Volume) error {
 	var out volumePrinter = a.newVolumeTable(true)
 	switch {
 	case a.json:
@@ -145,18 +145,18 @@ func (p *prune) show(a *app, list []*vole.Volume) error {
 		out = nameVolumes{a}
 	}
 	for _, v := range list {
-		if err := out.add(v.Info()); err != nil {
+		if err := out.printVolume(v.Info()); err != nil {
 			return err
 		}
 	}
 	return out.close("")
 }
 
-// ask lists the volumes on the terminal and asks whether they are to go.
-func (p *prune) ask(ctx context.Context, list []*vole.Volume) (yes bool, err error) {
+// askUser lists the volumes on the terminal and asks whether they are to go.
+func (p *prune) askUser(ctx context.Context, list []*vole.Volume) (yes bool, err error) {
 	terminal := *p.app
 	terminal.stdout, terminal.json, terminal.quiet = p.stderr, false, false
-	if err := p.show(&terminal, list); err != nil {
+	if err := p.showCandidates(&terminal, list); err != nil {
 		return false, err
 	}
 	var used vole.Size
@@ -164,7 +164,7 @@ func (p *prune) ask(ctx context.Context, list []*vole.Volume) (yes bool, err err
 		used += v.Info().Used
 	}
 	fmt.Fprintf(p.stderr, "Remove %s, with the %s in them? [y/N] ", countOf(int64(len(list)), "volume"), used.Human())
-	line, err := bufio.NewReader(io.LimitReader(input(ctx, p.stdin), 1024)).ReadString('\n')
+	line, err := bufio.NewReader(io.LimitReader(openInput(ctx, p.stdin), 1024)).ReadString('\n')
 	if err != nil && !errors.Is(err, io.EOF) {
 		return false, err
 	}

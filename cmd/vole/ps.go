@@ -55,16 +55,16 @@ func (a *app) printSandboxes(list []sandbox.Info) error {
 		}
 		return nil
 	}
-	t := a.newTable("NAME", "STATUS", "RUNTIME", "VOLUMES", "COMMAND", "CREATED").shorten("VOLUMES", "COMMAND")
+	t := a.newTable("NAME", "STATUS", "RUNTIME", "VOLUMES", "COMMAND", "CREATED").allowShortening("VOLUMES", "COMMAND")
 	for _, i := range list {
-		if err := t.row(i.Name, sandboxStatus(i), dash(i.Runtime), sandboxMounts(i), sandboxCommand(i), a.when(i.Created)); err != nil {
+		if err := t.addRow(i.Name, sandboxStatus(i), dashIfEmpty(i.Runtime), sandboxMounts(i), sandboxCommand(i), a.formatTime(i.Created)); err != nil {
 			return err
 		}
 	}
 	return t.close()
 }
 
-func dash(s string) string {
+func dashIfEmpty(s string) string {
 	if s == "" {
 		return "-"
 	}
@@ -88,7 +88,7 @@ func sandboxMounts(i sandbox.Info) string {
 		}
 		list = append(list, s)
 	}
-	return dash(strings.Join(list, " "))
+	return dashIfEmpty(strings.Join(list, " "))
 }
 
 // sandboxCommand shows a command in one short line that is safe to print.
@@ -105,7 +105,7 @@ func sandboxCommand(i sandbox.Info) string {
 	if len(r) > most {
 		r = append(r[:most-1], '…')
 	}
-	return dash(string(r))
+	return dashIfEmpty(string(r))
 }
 
 // completeSandboxes completes the names of sandboxes that want selects.
@@ -115,12 +115,12 @@ func completeSandboxes(a *app, all bool, max int, want func(sandbox.Info) bool) 
 		if max > 0 && len(args) >= max {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
-		a.completing(cmd.Context(), func(ctx context.Context, s *vole.Store) error {
-			return a.onSandboxes(ctx, func(m *sandbox.Manager) error {
+		a.withCompletionTimeout(cmd.Context(), func(ctx context.Context, s *vole.Store) error {
+			return a.withManagerOf(ctx, func(m *sandbox.Manager) error {
 				list, err := m.List(ctx, all)
 				for _, i := range list {
 					if want(i) && strings.HasPrefix(i.Name, prefix) {
-						names = offer(names, i.Name, "")
+						names = appendCompletion(names, i.Name, "")
 					}
 				}
 				return err

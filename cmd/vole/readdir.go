@@ -8,8 +8,8 @@ import (
 	"github.com/volehq/vole"
 )
 
-// readDir calls fn for each entry that is left in d.
-func readDir(ctx context.Context, d *vole.Dir, fn func(e vole.Entry) error) error {
+// readDirectoryPages calls fn for each entry that is left in d.
+func readDirectoryPages(ctx context.Context, d *vole.Dir, fn func(e vole.Entry) error) error {
 	for {
 		list, err := d.Read(ctx, 512)
 		if errors.Is(err, io.EOF) {

@@ -25,10 +25,10 @@ is not removed. One that fails does not keep the others from being removed.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
 			err := a.withStore(ctx, func(s *vole.Store) error {
-				return a.eachName(ctx, args, func(name string) (bool, error) { return a.removeOne(ctx, s, name, force) })
+				return a.forEachName(ctx, args, func(name string) (bool, error) { return a.removeVolume(ctx, s, name, force) })
 			})
 			if force && errors.Is(err, errNoHome) {
-				return a.eachName(ctx, nil, nil) // all are missing
+				return a.forEachName(ctx, nil, nil) // all are missing
 			}
 			return err
 		},
@@ -37,8 +37,8 @@ is not removed. One that fails does not keep the others from being removed.`,
 	return cmd
 }
 
-// removeOne removes a volume; done is false when force lets it be missing.
-func (a *app) removeOne(ctx context.Context, s *vole.Store, name string, force bool) (done bool, err error) {
+// removeVolume removes a volume; done is false when force lets it be missing.
+func (a *app) removeVolume(ctx context.Context, s *vole.Store, name string, force bool) (done bool, err error) {
 	id := ""
 	if v, err := s.Get(ctx, name); err == nil {
 		id = v.ID()
@@ -59,7 +59,7 @@ func (a *app) removeFiles(ctx context.Context, s *vole.Store, id string, failed 
 		return failed
 	}
 	var left error
-	err := a.onSandboxes(ctx, func(m *sandbox.Manager) error {
+	err := a.withManagerOf(ctx, func(m *sandbox.Manager) error {
 		left = m.RemoveFiles(ctx, id)
 		return nil
 	})(s)

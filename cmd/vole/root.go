@@ -39,9 +39,9 @@ machines and programs that use them. 'vole help topics' lists what there is to r
 			if err := refuseEmptyFlags(cmd); err != nil {
 				return err
 			}
-			return a.limitTime(cmd)
+			return a.applyTimeout(cmd)
 		},
-		RunE: func(cmd *cobra.Command, args []string) error { return groupRun(cmd, args) },
+		RunE: func(cmd *cobra.Command, args []string) error { return runCommandGroup(cmd, args) },
 		Args: cobra.ArbitraryArgs,
 	}
 	f := cmd.PersistentFlags()
@@ -72,7 +72,7 @@ machines and programs that use them. 'vole help topics' lists what there is to r
 	addCommands(cmd, groupOther, newDoctorCmd(a), newBucketCmd(a), newCompletionCmd(a), newVersionCmd(a))
 	cmd.AddCommand(newExitCodesCmd())
 	cmd.SetFlagErrorFunc(suggestFlag)
-	cmd.SetHelpFunc(a.helpOf(cmd.HelpFunc()))
+	cmd.SetHelpFunc(a.helpHint(cmd.HelpFunc()))
 	cmd.SetHelpCommand(newHelpCmd(a))
 	cmd.SetHelpCommandGroupID(groupOther)
 	return cmd
@@ -86,9 +86,9 @@ func addCommands(parent *cobra.Command, group string, cmds ...*cobra.Command) {
 	}
 }
 
-// groupRun runs a command that only has subcommands: it shows its help, and refuses
+// runCommandGroup runs a command that only has subcommands: it shows its help, and refuses
 // a name that is none of them.
-func groupRun(cmd *cobra.Command, args []string) error {
+func runCommandGroup(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return cmd.Help()
 	}
@@ -100,7 +100,7 @@ func groupRun(cmd *cobra.Command, args []string) error {
 	if s := cmd.SuggestionsFor(args[0]); len(s) > 0 {
 		hint = "did you mean " + strings.Join(s, " or ") + "?"
 	}
-	return &hinted{usagef("%s", msg), hint}
+	return &hinted{usageErrorf("%s", msg), hint}
 }
 
 // emptyMeans is the annotation of the flags for which an empty value says something.
@@ -111,7 +111,7 @@ const emptyMeans = "vole_empty_means"
 func refuseEmptyFlags(cmd *cobra.Command) (err error) {
 	cmd.Flags().Visit(func(f *pflag.Flag) {
 		if _, may := f.Annotations[emptyMeans]; err == nil && !may && hasEmptyValue(f.Value) {
-			err = &hinted{usagef("--%s: the value is empty", f.Name), "leave the flag out for its default; in a script, is the variable set?"}
+			err = &hinted{usageErrorf("--%s: the value is empty", f.Name), "leave the flag out for its default; in a script, is the variable set?"}
 		}
 	})
 	return err
@@ -125,7 +125,7 @@ func refuseEmptyArgs(cmd *cobra.Command, args []string) error {
 		return nil
 	}
 	if i := slices.Index(args, ""); i >= 0 {
-		return &hinted{usagef("%s: argument %d is empty; in a script, is the variable set?", cmd.Name(), i+1), "usage: " + cmd.UseLine()}
+		return &hinted{usageErrorf("%s: argument %d is empty; in a script, is the variable set?", cmd.Name(), i+1), "usage: " + cmd.UseLine()}
 	}
 	return nil
 }
@@ -141,14 +141,14 @@ func hasEmptyValue(v pflag.Value) bool {
 	return slices.ContainsFunc(values, func(s string) bool { return strings.TrimSpace(s) == "" })
 }
 
-// limitTime bounds what a command does by --timeout, which must be positive. Commands that end when someone
+// applyTimeout bounds what a command does by --timeout, which must be positive. Commands that end when someone
 // else does are not bounded; attach is until its program has started.
-func (a *app) limitTime(cmd *cobra.Command) error {
+func (a *app) applyTimeout(cmd *cobra.Command) error {
 	switch {
 	case !cmd.Flags().Changed("timeout"), cmd.Name() == "serve": // whose --timeout is of requests
 		return nil
 	case a.timeout <= 0:
-		return &hinted{usagef("--timeout %s: must be more than 0", a.timeout), "without --timeout there is no limit"}
+		return &hinted{usageErrorf("--timeout %s: must be more than 0", a.timeout), "without --timeout there is no limit"}
 	case cmd.Name() == "run" || cmd.Name() == "logs":
 		return nil
 	}

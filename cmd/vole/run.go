@@ -78,7 +78,7 @@ when vole failed, 126 when the command cannot be executed, 127 when it was not f
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f.config.Args = args
 			f.hasEntrypoint, f.hasPull = cmd.Flags().Changed("entrypoint"), cmd.Flags().Changed("pull")
-			return runError(suggestImage(f.config, a.runSandbox(cmd, f)))
+			return hintRunError(suggestImage(f.config, a.runSandbox(cmd, f)))
 		},
 	}
 	f.register(a, cmd)
@@ -117,9 +117,9 @@ func (f *runFlags) register(a *app, cmd *cobra.Command) {
 	noFlagFiles(cmd, "entrypoint", "name", "env", "workdir", "user", "memory", "pids", "cpus")
 }
 
-// runError gives an error of run its exit code. All but those of the command are 125,
+// hintRunError gives an error of run its exit code. All but those of the command are 125,
 // since every other code may be the command's own.
-func runError(err error) error {
+func hintRunError(err error) error {
 	if err == nil {
 		return nil
 	}
@@ -134,8 +134,8 @@ func runError(err error) error {
 	return &exitError{code, err}
 }
 
-// configure turns the flags into the configuration.
-func (f *runFlags) configure() (sandbox.Config, error) {
+// sandboxConfig turns the flags into the configuration.
+func (f *runFlags) sandboxConfig() (sandbox.Config, error) {
 	c := f.config
 	c.Network = sandbox.Network(f.network)
 	if f.hasPull {
@@ -168,10 +168,10 @@ func (f *runFlags) configure() (sandbox.Config, error) {
 	default:
 		n, err := vole.ParseSize(f.memory)
 		if err != nil {
-			return c, usagef("--memory: %v; or write none", err)
+			return c, usageErrorf("--memory: %v; or write none", err)
 		}
 		if n <= 0 {
-			return c, usagef("--memory %s: write a size such as 512M, or none", f.memory)
+			return c, usageErrorf("--memory %s: write a size such as 512M, or none", f.memory)
 		}
 		c.Memory = n
 	}
@@ -182,7 +182,7 @@ func (f *runFlags) configure() (sandbox.Config, error) {
 	default:
 		n, err := strconv.ParseInt(f.pids, 10, 64)
 		if err != nil || n <= 0 {
-			return c, usagef("--pids %q: write a positive number, or none", f.pids)
+			return c, usageErrorf("--pids %q: write a positive number, or none", f.pids)
 		}
 		c.Pids = n
 	}
@@ -196,11 +196,11 @@ func (a *app) withSandboxes(ctx context.Context, fn func(m *sandbox.Manager) err
 	if err := a.needsHome("sandboxes", whySandboxes); err != nil {
 		return err
 	}
-	return a.withStore(ctx, a.onSandboxes(ctx, fn))
+	return a.withStore(ctx, a.withManagerOf(ctx, fn))
 }
 
-// onSandboxes makes of what works on sandboxes what works on the store.
-func (a *app) onSandboxes(ctx context.Context, fn func(m *sandbox.Manager) error) func(s *vole.Store) error {
+// withManagerOf makes of what works on sandboxes what works on the store.
+func (a *app) withManagerOf(ctx context.Context, fn func(m *sandbox.Manager) error) func(s *vole.Store) error {
 	return func(s *vole.Store) error {
 		if err := a.needsHome("sandboxes", whySandboxes); err != nil {
 			return err
@@ -218,19 +218,19 @@ func (a *app) onSandboxes(ctx context.Context, fn func(m *sandbox.Manager) error
 }
 
 func (a *app) runSandbox(cmd *cobra.Command, f runFlags) error {
-	c, err := f.configure()
+	c, err := f.sandboxConfig()
 	if err != nil {
 		return err
 	}
 	c.PullProgress = a.newPullProgress()
 	if f.detach && f.interactive {
-		return usagef("-d and -i exclude each other: a sandbox in the background has no input")
+		return usageErrorf("-d and -i exclude each other: a sandbox in the background has no input")
 	}
 	if err := a.needsHome("run", "sandboxes use volumes by their place on this host"); err != nil {
 		return err
 	}
 	ctx := cmd.Context()
-	return a.withNewStore(ctx, a.onSandboxes(ctx, func(m *sandbox.Manager) error {
+	return a.withNewStore(ctx, a.withManagerOf(ctx, func(m *sandbox.Manager) error {
 		if !f.detach {
 			return a.runForeground(ctx, m, c, f.interactive)
 		}
@@ -253,13 +253,13 @@ func (a *app) runForeground(ctx context.Context, m *sandbox.Manager, c sandbox.C
 	}
 	// Signals are the command's affair; before it runs they end the attempt.
 	sigs := make(chan os.Signal, 16)
-	signal.Notify(sigs, heeded(forwarded...)...)
+	signal.Notify(sigs, withoutIgnoredSignals(forwardedSignals...)...)
 	defer signal.Stop(sigs)
 	io.Signals = sigs
 	// When nobody reads the output any more, the command is to find that out, not vole
 	// to die of it. Ignoring the signal instead, the command would inherit.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
-	restore, err := a.terminal(c.Terminal, &io)
+	restore, err := a.prepareTerminal(c.Terminal, &io)
 	if err != nil {
 		return err
 	}
@@ -279,9 +279,9 @@ func (a *app) runForeground(ctx context.Context, m *sandbox.Manager, c sandbox.C
 	return nil
 }
 
-// terminal prepares vole's own terminal for the command's: keys go through as they
+// prepareTerminal prepares vole's own terminal for the command's: keys go through as they
 // are, and changes of its size are passed on. The result undoes that.
-func (a *app) terminal(wanted bool, io *sandbox.IO) (restore func(), err error) {
+func (a *app) prepareTerminal(wanted bool, io *sandbox.IO) (restore func(), err error) {
 	out, ok := a.payload.(*os.File)
 	if !wanted || !ok || !isTerminal(out) {
 		return func() {}, nil

@@ -37,7 +37,7 @@ func (p *pullProgress) Begin(image string, bytes int64) {
 	p.bytes.Store(0)
 	p.pool = mpb.New(mpb.WithOutput(p.a.payloadErr), mpb.WithWidth(30), mpb.WithRefreshRate(120*time.Millisecond))
 	p.bar = p.pool.New(max(bytes, 1), mpb.BarStyle(), mpb.BarRemoveOnComplete(),
-		mpb.PrependDecorators(decor.Any(p.status)), mpb.AppendDecorators(decor.Any(p.left)))
+		mpb.PrependDecorators(decor.Any(p.formatStatus)), mpb.AppendDecorators(decor.Any(p.formatTimeLeft)))
 }
 
 // Add counts bytes.
@@ -52,16 +52,16 @@ func (p *pullProgress) End(err error) {
 	p.pool.Wait()
 	if err == nil {
 		took := time.Since(p.begun).Round(10 * time.Millisecond)
-		fmt.Fprintf(p.a.stderr, "pulled %s, %s in %v\n", plain(p.image), vole.Size(p.total).Human(), took)
+		fmt.Fprintf(p.a.stderr, "pulled %s, %s in %v\n", escapeControls(p.image), vole.Size(p.total).Human(), took)
 	}
 }
 
-func (p *pullProgress) status(decor.Statistics) string {
-	return fmt.Sprintf("%s: %s of %s ", plain(p.image), vole.Size(p.bytes.Load()).Human(), vole.Size(p.total).Human())
+func (p *pullProgress) formatStatus(decor.Statistics) string {
+	return fmt.Sprintf("%s: %s of %s ", escapeControls(p.image), vole.Size(p.bytes.Load()).Human(), vole.Size(p.total).Human())
 }
 
-// left estimates how long the rest takes.
-func (p *pullProgress) left(decor.Statistics) string {
+// formatTimeLeft estimates how long the rest takes.
+func (p *pullProgress) formatTimeLeft(decor.Statistics) string {
 	done, took := p.bytes.Load(), time.Since(p.begun)
 	if done <= 0 || took < time.Second {
 		return ""

@@ -40,8 +40,8 @@ func newScreen(w io.Writer, json *bool) *screen {
 	return &screen{w: w, terminal: isTerminal(w), json: json}
 }
 
-// columns is how wide the terminal is; 0: none, or one that does not say.
-func (s *screen) columns() int {
+// terminalWidth is how wide the terminal is; 0: none, or one that does not say.
+func (s *screen) terminalWidth() int {
 	f, ok := s.w.(*os.File)
 	if !ok || !s.terminal {
 		return 0
@@ -62,7 +62,7 @@ func (s *screen) Write(p []byte) (int, error) {
 	}
 	b := append(s.held, p...)
 	s.held = nil
-	if n := partialRune(b); n > 0 {
+	if n := partialRuneLen(b); n > 0 {
 		s.held = append(s.held, b[len(b)-n:]...)
 		b = b[:len(b)-n]
 	}
@@ -72,8 +72,8 @@ func (s *screen) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// flush writes what looks like the beginning of a rune and was not continued.
-func (s *screen) flush() error {
+// flushPartialRune writes what looks like the beginning of a rune and was not continued.
+func (s *screen) flushPartialRune() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	b := s.held
@@ -98,9 +98,9 @@ func (s *screen) writeEscaped(b []byte) error {
 	return err
 }
 
-// partialRune returns how many bytes at the end of b are the beginning of a rune whose
+// partialRuneLen returns how many bytes at the end of b are the beginning of a rune whose
 // other bytes are missing.
-func partialRune(b []byte) int {
+func partialRuneLen(b []byte) int {
 	for n := 1; n < utf8.UTFMax && n <= len(b); n++ {
 		tail := b[len(b)-n:]
 		if utf8.RuneStart(tail[0]) {
@@ -113,11 +113,11 @@ func partialRune(b []byte) int {
 	return 0
 }
 
-// terminalActs reports whether a terminal may obey r, or let it change how other runes
+// isControlRune reports whether a terminal may obey r, or let it change how other runes
 // appear: control characters of C0 and C1, separators of lines and paragraphs, and
 // format characters, such as those that change the direction of writing. The joiners,
 // which many scripts and emoji need, are none of these.
-func terminalActs(r rune) bool {
+func isControlRune(r rune) bool {
 	if r == '\u200c' || r == '\u200d' {
 		return false
 	}
@@ -138,7 +138,7 @@ func breaksLine(r rune) bool {
 // acts on and keep does not allow (nil: allows none).
 func needsEscape(s string, keep func(rune) bool) bool {
 	return !utf8.ValidString(s) || strings.ContainsFunc(s, func(r rune) bool {
-		return terminalActs(r) && (keep == nil || !keep(r))
+		return isControlRune(r) && (keep == nil || !keep(r))
 	})
 }
 
@@ -151,7 +151,7 @@ func escapeText(s string, keep func(rune) bool, escape func(rune) string) string
 		switch {
 		case r == utf8.RuneError && n == 1:
 			b.WriteString(escape(-rune(s[0])))
-		case terminalActs(r) && (keep == nil || !keep(r)):
+		case isControlRune(r) && (keep == nil || !keep(r)):
 			b.WriteString(escape(r))
 		default:
 			b.WriteString(s[:n])
@@ -182,31 +182,31 @@ func escapeJSONRune(r rune) string {
 	return fmt.Sprintf(`\u%04x`, r)
 }
 
-// plain makes a message one line that is safe to show anywhere.
-func plain(s string) string {
+// escapeControls makes a message one line that is safe to show anywhere.
+func escapeControls(s string) string {
 	if !needsEscape(s, nil) {
 		return s
 	}
 	return escapeText(s, nil, escapeRune)
 }
 
-// value is s as a part of a line on standard output. On a terminal it is quoted when it
+// displayValue is s as a part of a line on standard output. On a terminal it is quoted when it
 // has what a terminal acts on; elsewhere it stays as it is unless it would break the
 // line, so that one record is one line.
-func (a *app) value(s string) string {
+func (a *app) displayValue(s string) string {
 	if isTerminal(a.stdout) && needsEscape(s, nil) || strings.ContainsFunc(s, breaksLine) {
 		return strconv.Quote(s)
 	}
 	return s
 }
 
-// fileName is the name or target of a file as value shows it. One that begins with a
+// displayFileName is the name or target of a file as value shows it. One that begins with a
 // quotation mark is quoted too, so that it is not taken for another one, quoted.
-func (a *app) fileName(name string) string {
+func (a *app) displayFileName(name string) string {
 	if strings.HasPrefix(name, `"`) {
 		return strconv.Quote(name)
 	}
-	return a.value(name)
+	return a.displayValue(name)
 }
 
 // isTerminal reports whether v is a terminal.

@@ -69,14 +69,14 @@ reads the certificate again, which also happens when its files change.`,
   vole serve --oidc-issuer https://login.example.com --oidc-audience vole --oidc-scope devs=write`,
 		Args:              exactArgs(0, ""),
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE:              func(cmd *cobra.Command, _ []string) error { return a.serve(cmd, f) },
+		RunE:              func(cmd *cobra.Command, _ []string) error { return a.runServer(cmd, f) },
 	}
-	f.add(cmd)
+	f.register(cmd)
 	cmd.AddCommand(newServeKeyCmd(a))
 	return cmd
 }
 
-func (s *serveFlags) add(cmd *cobra.Command) {
+func (s *serveFlags) register(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&s.config, "config", "", "JSON `file` of settings (default $VOLE_SERVE_CONFIG)")
 

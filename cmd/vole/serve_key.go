@@ -20,10 +20,10 @@ type firstKeyJSON struct {
 	URL string `json:"url"`
 }
 
-// firstKey makes a key when there is none, and shows it once: on standard output, or in
+// createFirstKey makes a key when there is none, and shows it once: on standard output, or in
 // a file. It is never logged. Where no operator key can be used any more, it goes into a file
 // only: whoever may read what a server prints must not become its operator by that.
-func (a *app) firstKey(ctx context.Context, f *serveFlags, s *server.Server, url string, log *slog.Logger) error {
+func (a *app) createFirstKey(ctx context.Context, f *serveFlags, s *server.Server, url string, log *slog.Logger) error {
 	any, err := s.HasKey(ctx)
 	if err != nil {
 		return err
@@ -41,10 +41,10 @@ func (a *app) firstKey(ctx context.Context, f *serveFlags, s *server.Server, url
 	}
 	if file == "" && os.Getenv("JOURNAL_STREAM") != "" && !isTerminal(a.stdout) {
 		// What is printed may end in the journal, which many may read and which is kept.
-		return &hinted{usagef("there is no key yet, and a service must not print one into its log"), "give --first-key-file FILE"}
+		return &hinted{usageErrorf("there is no key yet, and a service must not print one into its log"), "give --first-key-file FILE"}
 	}
 	if file != "" {
-		err := a.firstKeyFile(ctx, file, s, url)
+		err := a.writeFirstKeyFile(ctx, file, s, url)
 		if any && errors.Is(err, driver.ErrExists) {
 			log.Warn("no operator key can be used any more, and --first-key-file is there with something else than a key that has ended: remove it, and start again for a new key", "file", file)
 			return nil // those who have other keys are served
@@ -66,19 +66,19 @@ func (a *app) firstKey(ctx context.Context, f *serveFlags, s *server.Server, url
     %s
 
 `, server.DefaultOrg, key)
-	return errors.Join(err, a.loginAdvice(url))
+	return errors.Join(err, a.printLoginAdvice(url))
 }
 
-// loginAdvice prints the line to copy to where volumes are to be used.
-func (a *app) loginAdvice(url string) error {
+// printLoginAdvice prints the line to copy to where volumes are to be used.
+func (a *app) printLoginAdvice(url string) error {
 	if strings.HasPrefix(url, "unix:") {
 		return a.printf("Clients reach the socket by a proxy; 'vole login URL' asks for the key.\n")
 	}
 	return a.printf("Where the volumes are to be used, give it to:\n\n    vole login %s\n\n", url)
 }
 
-// firstKeyFile makes the file before the key, which cannot be had again.
-func (a *app) firstKeyFile(ctx context.Context, file string, s *server.Server, url string) (err error) {
+// writeFirstKeyFile makes the file before the key, which cannot be had again.
+func (a *app) writeFirstKeyFile(ctx context.Context, file string, s *server.Server, url string) (err error) {
 	if err := removeEndedKey(ctx, file, s); err != nil {
 		return err
 	}

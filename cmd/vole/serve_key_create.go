@@ -21,7 +21,7 @@ func newServeKeyCmd(a *app) *cobra.Command {
 the day when no other key is left.`,
 		Example: `  vole serve key create --operator`,
 		Args:    cobra.ArbitraryArgs,
-		RunE:    func(cmd *cobra.Command, args []string) error { return groupRun(cmd, args) },
+		RunE:    func(cmd *cobra.Command, args []string) error { return runCommandGroup(cmd, args) },
 	}
 	cmd.AddCommand(newServeKeyCreateCmd(a))
 	return cmd
@@ -53,7 +53,7 @@ and removes organisations, and gets into any by 'vole key create --org'.`,
 		Args:              rangeArgs(0, 1, "an organisation, or --operator"),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	settings.add(cmd)
+	settings.register(cmd)
 	kept := []string{"config", "backend", "dir", "db", "db-file", "accounts", "accounts-file"}
 	cmd.Flags().VisitAll(func(flag *pflag.Flag) {
 		settings.names = append(settings.names, flag.Name)
@@ -69,22 +69,22 @@ and removes organisations, and gets into any by 'vole key create --org'.`,
 	cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions([]string{"vole", "e2b"}, cobra.ShellCompDirectiveNoFileComp))
 	noFlagFiles(cmd, "expires", "name")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		in, err := f.key(args, time.Now())
+		in, err := f.keyOptions(args, time.Now())
 		if err != nil {
 			return err
 		}
-		return a.createOffline(cmd.Context(), cmd, settings, in)
+		return a.createKeyOffline(cmd.Context(), cmd, settings, in)
 	}
 	return cmd
 }
 
-// key returns what key is to be made.
-func (f *offlineFlags) key(args []string, now time.Time) (k server.OfflineKey, err error) {
+// keyOptions returns what key is to be made.
+func (f *offlineFlags) keyOptions(args []string, now time.Time) (k server.OfflineKey, err error) {
 	if k.Org = server.DefaultOrg; len(args) > 0 {
 		k.Org = args[0]
 	}
 	if len(args) == 0 && !f.operator {
-		return k, &hinted{usagef("serve key create: give an organisation, or --operator"), "the first organisation of a server is \"default\""}
+		return k, &hinted{usageErrorf("serve key create: give an organisation, or --operator"), "the first organisation of a server is \"default\""}
 	}
 	if len(f.scopes) == 0 {
 		f.scopes = []string{"admin"}
@@ -92,7 +92,7 @@ func (f *offlineFlags) key(args []string, now time.Time) (k server.OfflineKey, e
 	if f.operator && !slices.Contains(f.scopes, "operator") {
 		f.scopes = append(f.scopes, "operator")
 	}
-	in, err := f.request(f.name, now)
+	in, err := f.keyRequest(f.name, now)
 	if err != nil {
 		return k, err
 	}
@@ -103,15 +103,15 @@ func (f *offlineFlags) key(args []string, now time.Time) (k server.OfflineKey, e
 	return k, nil
 }
 
-func (a *app) createOffline(ctx context.Context, cmd *cobra.Command, settings *serveFlags, k server.OfflineKey) error {
-	if err := settings.resolve(cmd, a.warnf); err != nil {
+func (a *app) createKeyOffline(ctx context.Context, cmd *cobra.Command, settings *serveFlags, k server.OfflineKey) error {
+	if err := settings.resolveSettings(cmd, a.warnf); err != nil {
 		return err
 	}
-	log, err := settings.logger(a)
+	log, err := settings.newLogger(a)
 	if err != nil {
 		return err
 	}
-	opts, err := settings.options(a, log)
+	opts, err := settings.serverOptions(a, log)
 	if err != nil {
 		return err
 	}

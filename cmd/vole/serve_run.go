@@ -23,29 +23,29 @@ import (
 // watchEvery is how often the files of a certificate are looked at.
 const watchEvery = 5 * time.Second
 
-// serve runs until the context of the command ends, which the first signal does.
-func (a *app) serve(cmd *cobra.Command, f *serveFlags) error {
+// runServer runs until the context of the command ends, which the first signal does.
+func (a *app) runServer(cmd *cobra.Command, f *serveFlags) error {
 	ctx := cmd.Context()
-	if err := f.resolve(cmd, a.warnf); err != nil {
+	if err := f.resolveSettings(cmd, a.warnf); err != nil {
 		return err
 	}
-	log, err := f.logger(a)
+	log, err := f.newLogger(a)
 	if err != nil {
 		return err
 	}
-	opts, err := f.options(a, log)
+	opts, err := f.serverOptions(a, log)
 	if err != nil {
 		return err
 	}
 	var cert *server.Certificate
-	if cert, err = f.certificate(log); err != nil {
+	if cert, err = f.loadCertificate(log); err != nil {
 		return err
 	}
 	if cert != nil {
 		opts.TLS = cert.Config()
 	}
 	// Before the volumes are opened: an address that is in use is told at once.
-	ln, err := f.listener(ctx)
+	ln, err := f.openListener(ctx)
 	if err != nil {
 		return err
 	}
@@ -55,7 +55,7 @@ func (a *app) serve(cmd *cobra.Command, f *serveFlags) error {
 		return &vole.Error{Op: "serve", Err: err}
 	}
 	limitMemory(opts.Memory)
-	err = a.serveOn(ctx, f, s, ln, cert, log.With(opts.Places()...), log)
+	err = a.serveOnListener(ctx, f, s, ln, cert, log.With(opts.Places()...), log)
 	return errors.Join(err, s.Close())
 }
 
@@ -68,9 +68,9 @@ func limitMemory(n int64) {
 	}
 }
 
-// serveOn serves with all that is there. The logger placed says where that lies.
-func (a *app) serveOn(ctx context.Context, f *serveFlags, s *server.Server, ln net.Listener, cert *server.Certificate, placed, log *slog.Logger) error {
-	if err := a.firstKey(ctx, f, s, f.url(ln), log); err != nil {
+// serveOnListener serves with all that is there. The logger placed says where that lies.
+func (a *app) serveOnListener(ctx context.Context, f *serveFlags, s *server.Server, ln net.Listener, cert *server.Certificate, placed, log *slog.Logger) error {
+	if err := a.createFirstKey(ctx, f, s, f.clientURL(ln), log); err != nil {
 		return err
 	}
 	life, stop := context.WithCancel(ctx)
@@ -83,20 +83,20 @@ func (a *app) serveOn(ctx context.Context, f *serveFlags, s *server.Server, ln n
 	if cert != nil {
 		go cert.Watch(life, watchEvery, hup)
 	}
-	placed.Info("serving", "url", f.url(ln), "backend", f.backend, "version", buildVersion().Version)
-	if err := notifyManager("READY=1"); err != nil {
+	placed.Info("serving", "url", f.clientURL(ln), "backend", f.backend, "version", buildVersion().Version)
+	if err := notifyServiceManager("READY=1"); err != nil {
 		log.Warn("the service manager was not told", "error", err)
 	}
-	defer context.AfterFunc(ctx, func() { _ = notifyManager("STOPPING=1") })()
+	defer context.AfterFunc(ctx, func() { _ = notifyServiceManager("STOPPING=1") })()
 	err := s.Serve(ctx, ln, f.drain)
 	log.Info("ended")
 	return err
 }
 
-func (f *serveFlags) logger(a *app) (*slog.Logger, error) {
+func (f *serveFlags) newLogger(a *app) (*slog.Logger, error) {
 	var level slog.Level
 	if level.UnmarshalText([]byte(f.logLevel)) != nil {
-		return nil, usagef("--log-level %s: use debug, info, warn or error", f.logLevel)
+		return nil, usageErrorf("--log-level %s: use debug, info, warn or error", f.logLevel)
 	}
 	o, isJSON := &slog.HandlerOptions{Level: level}, true
 	switch f.logFormat {
@@ -105,31 +105,31 @@ func (f *serveFlags) logger(a *app) (*slog.Logger, error) {
 	case "json":
 		return slog.New(slog.NewJSONHandler(newScreen(a.payloadErr, &isJSON), o)), nil
 	}
-	return nil, usagef("--log-format %s: use text or json", f.logFormat)
+	return nil, usageErrorf("--log-format %s: use text or json", f.logFormat)
 }
 
-// certificate returns nil for a server without TLS.
-func (f *serveFlags) certificate(log *slog.Logger) (*server.Certificate, error) {
+// loadCertificate returns nil for a server without TLS.
+func (f *serveFlags) loadCertificate(log *slog.Logger) (*server.Certificate, error) {
 	switch {
 	case f.tlsCert == "" && f.tlsKey == "":
 		return nil, nil
 	case f.tlsCert == "" || f.tlsKey == "":
-		return nil, usagef("--tls-cert and --tls-key go together")
+		return nil, usageErrorf("--tls-cert and --tls-key go together")
 	}
 	return server.LoadCertificate(f.tlsCert, f.tlsKey, log)
 }
 
-// listener listens on the address, after a look at who may come.
-func (f *serveFlags) listener(ctx context.Context) (net.Listener, error) {
+// openListener listens on the address, after a look at who may come.
+func (f *serveFlags) openListener(ctx context.Context) (net.Listener, error) {
 	if path, ok := strings.CutPrefix(f.listen, "unix:"); ok {
 		return listenUnix(ctx, path)
 	}
 	addr, err := net.ResolveTCPAddr("tcp", f.listen)
 	if err != nil {
-		return nil, usagef("--listen %s: give HOST:PORT or unix:PATH: %v", f.listen, err)
+		return nil, usageErrorf("--listen %s: give HOST:PORT or unix:PATH: %v", f.listen, err)
 	}
 	if f.tlsCert == "" && !f.insecureHTTP && !addr.IP.IsLoopback() {
-		return nil, &hinted{usagef("--listen %s: other hosts reach this address, and without TLS keys and files can be read on the way", f.listen),
+		return nil, &hinted{usageErrorf("--listen %s: other hosts reach this address, and without TLS keys and files can be read on the way", f.listen),
 			"give --tls-cert and --tls-key; or --insecure-http where a proxy or the network sees to it"}
 	}
 	ln, err := net.ListenTCP("tcp", addr)
@@ -143,7 +143,7 @@ func (f *serveFlags) listener(ctx context.Context) (net.Listener, error) {
 // behind that was killed is replaced.
 func listenUnix(ctx context.Context, path string) (net.Listener, error) {
 	if path == "" {
-		return nil, usagef("--listen unix:PATH: the path is missing")
+		return nil, usageErrorf("--listen unix:PATH: the path is missing")
 	}
 	if i, err := os.Lstat(path); err == nil {
 		if i.Mode().Type() != fs.ModeSocket {
@@ -161,12 +161,12 @@ func listenUnix(ctx context.Context, path string) (net.Listener, error) {
 			return nil, err
 		}
 	}
-	defer maskModes()() // the mode is right from the beginning; nothing else makes files yet
+	defer restrictNewFiles()() // the mode is right from the beginning; nothing else makes files yet
 	return net.Listen("unix", path)
 }
 
-// url is how this host's clients reach the server.
-func (f *serveFlags) url(ln net.Listener) string {
+// clientURL is how this host's clients reach the server.
+func (f *serveFlags) clientURL(ln net.Listener) string {
 	scheme := "http"
 	if f.tlsCert != "" {
 		scheme = "https"
@@ -184,8 +184,8 @@ func (f *serveFlags) url(ln net.Listener) string {
 	return fmt.Sprintf("%s://%s", scheme, net.JoinHostPort(host, fmt.Sprint(addr.Port)))
 }
 
-// notifyManager tells systemd a state, if it asked for that (sd_notify(3)).
-func notifyManager(state string) error {
+// notifyServiceManager tells systemd a state, if it asked for that (sd_notify(3)).
+func notifyServiceManager(state string) error {
 	path := os.Getenv("NOTIFY_SOCKET")
 	if path == "" {
 		return nil

@@ -19,8 +19,8 @@ import (
 	"github.com/volehq/vole/server"
 )
 
-// resolve completes the flags from the environment and the configuration file.
-func (s *serveFlags) resolve(cmd *cobra.Command, warn func(string, ...any)) error {
+// resolveSettings completes the flags from the environment and the configuration file.
+func (s *serveFlags) resolveSettings(cmd *cobra.Command, warn func(string, ...any)) error {
 	if err := checkSystem("serve"); err != nil {
 		return err
 	}
@@ -37,13 +37,13 @@ func (s *serveFlags) resolve(cmd *cobra.Command, warn func(string, ...any)) erro
 			return // the command's own
 		}
 		own := cmd.LocalNonPersistentFlags().Lookup(f.Name) != nil
-		env, set := os.LookupEnv(settingVar(f.Name))
+		env, set := os.LookupEnv(settingVariable(f.Name))
 		values, there := file[f.Name]
 		delete(file, f.Name)
 		switch {
 		case !own && f.Name != "home" || f.Name == "config" || f.Name == "help":
 			if there {
-				err = usagef("%s: %q is no setting of a server", s.config, f.Name)
+				err = usageErrorf("%s: %q is no setting of a server", s.config, f.Name)
 			}
 		case f.Changed:
 			s.from[f.Name] = "flag"
@@ -53,31 +53,31 @@ func (s *serveFlags) resolve(cmd *cobra.Command, warn func(string, ...any)) erro
 			if f.Value.Type() == "stringArray" {
 				list = strings.Fields(env)
 			}
-			err = set1(f, list, settingVar(f.Name))
+			err = setFromConfig(f, list, settingVariable(f.Name))
 		case there:
 			s.from[f.Name] = "config"
-			err = set1(f, values, s.config+": "+f.Name)
+			err = setFromConfig(f, values, s.config+": "+f.Name)
 		}
 	})
 	for name := range file {
-		return &hinted{usagef("%s: unknown setting %q", s.config, name), "settings have the names of the flags, without the dashes before them"}
+		return &hinted{usageErrorf("%s: unknown setting %q", s.config, name), "settings have the names of the flags, without the dashes before them"}
 	}
 	return err
 }
 
-// settingVar is the variable of the environment that stands for a flag.
-func settingVar(flag string) string {
+// settingVariable is the variable of the environment that stands for a flag.
+func settingVariable(flag string) string {
 	if flag == "home" { // as everywhere; local.DefaultHome knows it
 		return "VOLE_HOME"
 	}
 	return "VOLE_SERVE_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 }
 
-// set1 gives a flag its value. The error does not quote it: it may be a secret.
-func set1(f *pflag.Flag, values []string, where string) error {
+// setFromConfig gives a flag its value. The error does not quote it: it may be a secret.
+func setFromConfig(f *pflag.Flag, values []string, where string) error {
 	for _, v := range values {
 		if f.Value.Set(v) != nil {
-			return usagef("%s: this is no value of --%s, a %s", where, f.Name, f.Value.Type())
+			return usageErrorf("%s: this is no value of --%s, a %s", where, f.Name, f.Value.Type())
 		}
 	}
 	return nil
@@ -99,10 +99,10 @@ func (s *serveFlags) readConfig(warn func(string, ...any)) (map[string][]string,
 	dec.UseNumber()
 	var raw map[string]any
 	if err := dec.Decode(&raw); err != nil {
-		return nil, usagef("%s: this is no JSON object: %v", s.config, err)
+		return nil, usageErrorf("%s: this is no JSON object: %v", s.config, err)
 	}
 	if _, err := dec.Token(); err != io.EOF {
-		return nil, usagef("%s: there is something after the JSON object", s.config)
+		return nil, usageErrorf("%s: there is something after the JSON object", s.config)
 	}
 	out := map[string][]string{}
 	for name, v := range raw {
@@ -115,11 +115,11 @@ func (s *serveFlags) readConfig(warn func(string, ...any)) (map[string][]string,
 			case string, bool, json.Number:
 				text := fmt.Sprint(v)
 				if strings.TrimSpace(text) == "" {
-					return nil, &hinted{usagef("%s: the value of %q is empty", s.config, name), "leave the setting out for its default"}
+					return nil, &hinted{usageErrorf("%s: the value of %q is empty", s.config, name), "leave the setting out for its default"}
 				}
 				out[name] = append(out[name], text)
 			default:
-				return nil, usagef("%s: %q is to be text, a number, true, false, or a list of texts", s.config, name)
+				return nil, usageErrorf("%s: %q is to be text, a number, true, false, or a list of texts", s.config, name)
 			}
 		}
 	}
@@ -130,24 +130,24 @@ func (s *serveFlags) readConfig(warn func(string, ...any)) (map[string][]string,
 	return out, nil
 }
 
-// database returns the address of one, which may be in a file, and refuses a password
+// databaseSetting returns the address of one, which may be in a file, and refuses a password
 // that everyone on this host can read.
-func (s *serveFlags) database(flag, value, file string) (string, error) {
+func (s *serveFlags) databaseSetting(flag, value, file string) (string, error) {
 	switch {
 	case value != "" && s.from[flag] == "flag" && hasPassword(value):
-		return "", &hinted{usagef("--%s: a password must not be an argument, which everyone on this host can read", flag),
-			fmt.Sprintf("put the URL into %s or into a file for --%s-file, or the password into PGPASSWORD or ~/.pgpass", settingVar(flag), flag)}
+		return "", &hinted{usageErrorf("--%s: a password must not be an argument, which everyone on this host can read", flag),
+			fmt.Sprintf("put the URL into %s or into a file for --%s-file, or the password into PGPASSWORD or ~/.pgpass", settingVariable(flag), flag)}
 	case file == "":
 		return value, nil
 	case value != "":
-		return "", usagef("give one of --%s and --%s-file", flag, flag)
+		return "", usageErrorf("give one of --%s and --%s-file", flag, flag)
 	}
 	b, err := os.ReadFile(file)
 	if err != nil {
 		return "", err
 	}
 	if value = strings.TrimSpace(string(b)); value == "" || strings.ContainsAny(value, "\n\r") {
-		return "", usagef("%s is to have one line: the URL of a database", file)
+		return "", usageErrorf("%s is to have one line: the URL of a database", file)
 	}
 	return value, nil
 }
@@ -159,57 +159,57 @@ const maxRate = 1e9
 // be computed: ten years.
 const longestTime = 10 * 365 * 24 * time.Hour
 
-// options returns what the settings say is to be served, and how.
-func (s *serveFlags) options(a *app, log *slog.Logger) (o server.Options, err error) {
+// serverOptions returns what the settings say is to be served, and how.
+func (s *serveFlags) serverOptions(a *app, log *slog.Logger) (o server.Options, err error) {
 	o = server.Options{
 		Advertise: s.advertise, OpenMetrics: s.openMetrics, TrustProxy: s.trustProxy, Lease: s.lease, Timeout: s.timeout,
 		Rate: s.rate, Burst: s.burst, DrainDelay: s.drainDelay, Log: log, Version: buildVersion().Version,
 	}
 	switch {
 	case s.timeout <= 0 || s.lease <= 0 || s.grace <= 0:
-		return o, usagef("--timeout, --lease and --grace must be more than 0")
+		return o, usageErrorf("--timeout, --lease and --grace must be more than 0")
 	case s.drain < 0 || s.drainDelay < 0 || s.export < 0 || s.burst < 0:
-		return o, usagef("--drain, --drain-delay, --export and --burst must not be negative")
+		return o, usageErrorf("--drain, --drain-delay, --export and --burst must not be negative")
 	case !(s.rate >= 0 && s.rate <= maxRate): // NaN is neither
-		return o, usagef("--rate %v: give a number from 0 to %d", s.rate, int64(maxRate))
+		return o, usageErrorf("--rate %v: give a number from 0 to %d", s.rate, int64(maxRate))
 	case max(s.timeout, s.lease, s.grace, s.drain, s.drainDelay, s.export) > longestTime:
-		return o, usagef("--timeout, --lease, --grace, --drain, --drain-delay and --export must be at most %v", longestTime)
+		return o, usageErrorf("--timeout, --lease, --grace, --drain, --drain-delay and --export must be at most %v", longestTime)
 	}
 	if s.maxFile != "" {
 		n, err := vole.ParseSize(s.maxFile)
 		if err != nil || n <= 0 {
-			return o, usagef("--max-file: give a size as in 10G, more than 0")
+			return o, usageErrorf("--max-file: give a size as in 10G, more than 0")
 		}
 		o.MaxFile = int64(n)
 	}
 	memory, err := vole.ParseSize(s.memory)
 	if err != nil || memory < server.MinMemory {
-		return o, usagef("--memory: give a size as in 2G, at least %v", vole.Size(server.MinMemory))
+		return o, usageErrorf("--memory: give a size as in 2G, at least %v", vole.Size(server.MinMemory))
 	}
 	o.Memory = int64(memory)
-	if o.Accounts, err = s.database("accounts", s.accounts, s.accountsURL); err != nil {
+	if o.Accounts, err = s.databaseSetting("accounts", s.accounts, s.accountsURL); err != nil {
 		return o, err
 	}
-	if o.OIDC, err = s.oidc(); err != nil {
+	if o.OIDC, err = s.oidcOptions(); err != nil {
 		return o, err
 	}
 	switch s.backend {
 	case "local":
 		if s.dir != "" || s.db != "" || s.dbFile != "" || s.s3 != "" {
-			return o, usagef("--backend local serves --home; --dir, --db and --s3 are for --backend bucket")
+			return o, usageErrorf("--backend local serves --home; --dir, --db and --s3 are for --backend bucket")
 		}
 		if s.unreferenced != defaultUnreferenced {
-			return o, usagef("--unreferenced is for --backend bucket: a home keeps no bytes that no file refers to")
+			return o, usageErrorf("--unreferenced is for --backend bucket: a home keeps no bytes that no file refers to")
 		}
 		o.ForeignHome, o.AllowDevices = a.foreignHome, s.allowDevices
 		o.Home, err = a.homeDir()
 	case "bucket":
 		if s.allowDevices {
-			return o, usagef("--allow-devices is for --backend local: elsewhere a device node is but a row")
+			return o, usageErrorf("--allow-devices is for --backend local: elsewhere a device node is but a row")
 		}
-		o.Bucket, err = s.bucket()
+		o.Bucket, err = s.bucketOptions()
 	default:
-		err = usagef("--backend %s: use bucket or local", s.backend)
+		err = usageErrorf("--backend %s: use bucket or local", s.backend)
 	}
 	return o, err
 }
@@ -217,9 +217,9 @@ func (s *serveFlags) options(a *app, log *slog.Logger) (o server.Options, err er
 // defaultUnreferenced is 16 GiB, as that of bucket.Options.
 const defaultUnreferenced = "16G"
 
-// bucket returns the namespace that is served.
-func (s *serveFlags) bucket() (*bucket.Options, error) {
-	db, err := s.database("db", s.db, s.dbFile)
+// bucketOptions returns the namespace that is served.
+func (s *serveFlags) bucketOptions() (*bucket.Options, error) {
+	db, err := s.databaseSetting("db", s.db, s.dbFile)
 	if err != nil {
 		return nil, err
 	}
@@ -235,7 +235,7 @@ func (s *serveFlags) bucket() (*bucket.Options, error) {
 	o := &bucket.Options{Dir: s.dir, Database: db, Export: s.export, Grace: s.grace, Lease: s.lease}
 	n, err := vole.ParseSize(s.unreferenced)
 	if err != nil || n < 16*vole.MiB {
-		return nil, usagef("--unreferenced: give a size as in 16G, at least 16M")
+		return nil, usageErrorf("--unreferenced: give a size as in 16G, at least 16M")
 	}
 	o.Unreferenced = int64(n)
 	switch {
@@ -244,7 +244,7 @@ func (s *serveFlags) bucket() (*bucket.Options, error) {
 			return nil, err
 		}
 	case s.dir == "" && (db == "" || s3 == "" && !s.offline):
-		return nil, &hinted{usagef("which namespace? give --dir, or --db and --s3"), "without any of them there is a default directory"}
+		return nil, &hinted{usageErrorf("which namespace? give --dir, or --db and --s3"), "without any of them there is a default directory"}
 	}
 	if o.Dir != "" {
 		if o.Dir, err = filepath.Abs(o.Dir); err != nil {
@@ -273,16 +273,16 @@ func defaultServerDir() (string, error) {
 	}
 	h, err := os.UserHomeDir()
 	if err != nil {
-		return "", usagef("no place for volumes: %v; give --dir", err)
+		return "", usageErrorf("no place for volumes: %v; give --dir", err)
 	}
 	return filepath.Join(h, ".local", "share", "vole-server"), nil
 }
 
-func (s *serveFlags) oidc() (*server.OIDC, error) {
+func (s *serveFlags) oidcOptions() (*server.OIDC, error) {
 	if s.oidcIssuer == "" {
 		for name := range s.from {
 			if strings.HasPrefix(name, "oidc-") {
-				return nil, usagef("--%s is given without --oidc-issuer", name)
+				return nil, usageErrorf("--%s is given without --oidc-issuer", name)
 			}
 		}
 		return nil, nil
@@ -293,7 +293,7 @@ func (s *serveFlags) oidc() (*server.OIDC, error) {
 		// The last one: groups may have a = in their names, as in LDAP.
 		i := strings.LastIndex(m, "=")
 		if i <= 0 {
-			return nil, usagef("--oidc-scope %s: give GROUP=SCOPE[,SCOPE...]", m)
+			return nil, usageErrorf("--oidc-scope %s: give GROUP=SCOPE[,SCOPE...]", m)
 		}
 		if o.Scopes == nil {
 			o.Scopes = map[string][]string{}

@@ -51,15 +51,15 @@ func newSetCmd(a *app) *cobra.Command {
 // parseUpdate makes an Update of the flags of set.
 func parseUpdate(quota, size string, label, unlabel []string) (u vole.Update, err error) {
 	if quota == "" && size == "" && len(label) == 0 && len(unlabel) == 0 {
-		return u, &hinted{usagef("set: nothing to change"), "give --quota, --size, --label or --unlabel"}
+		return u, &hinted{usageErrorf("set: nothing to change"), "give --quota, --size, --label or --unlabel"}
 	}
-	u, err = parseChange(quota, size, label)
+	u, err = parseLimitChange(quota, size, label)
 	u.RemoveLabels = unlabel
 	return u, err
 }
 
-// parseChange makes an Update of the limits and labels that set and clone take.
-func parseChange(quota, size string, labels []string) (u vole.Update, err error) {
+// parseLimitChange makes an Update of the limits and labels that set and clone take.
+func parseLimitChange(quota, size string, labels []string) (u vole.Update, err error) {
 	if quota == "none" {
 		u.ClearQuota = true
 	} else if u.Quota, err = parseLimit("quota", quota); err != nil {

@@ -47,7 +47,7 @@ func TestShortServer(t *testing.T) {
 	t.Setenv("VOLE_CONFIG", filepath.Join(dir, "config.json"))
 	vole := func(args ...string) (int, string) {
 		var out, errs bytes.Buffer
-		code := run(args, strings.NewReader(strings.Repeat("content ", 1000)), &out, &errs)
+		code := runCommandLine(args, strings.NewReader(strings.Repeat("content ", 1000)), &out, &errs)
 		return code, errs.String()
 	}
 	for _, args := range [][]string{{"create", "v"}, {"fs", "put", "-", "v:/d/f"}} {

@@ -26,7 +26,7 @@ func parseSpan(s string) (total time.Duration, err error) {
 		var part time.Duration
 		at := len(s) - len(strings.TrimLeft(s, "0123456789"))
 		if at < len(s) && spanUnits[s[at]] != 0 {
-			part, err = spanOf(s[:at], spanUnits[s[at]])
+			part, err = formatSpan(s[:at], spanUnits[s[at]])
 			s = s[at+1:]
 		} else {
 			part, err = time.ParseDuration(s)
@@ -45,8 +45,8 @@ func parseSpan(s string) (total time.Duration, err error) {
 	return total, nil
 }
 
-// spanOf is a number, of digits alone, of units.
-func spanOf(number string, unit time.Duration) (time.Duration, error) {
+// formatSpan is a number, of digits alone, of units.
+func formatSpan(number string, unit time.Duration) (time.Duration, error) {
 	n, err := strconv.ParseInt(number, 10, 64)
 	switch {
 	case errors.Is(err, strconv.ErrRange) || n > int64(math.MaxInt64/unit):

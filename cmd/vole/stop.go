@@ -22,10 +22,10 @@ command returns when they are stopped and their volumes are detached.`,
 		ValidArgsFunction: completeSandboxes(a, false, 0, func(sandbox.Info) bool { return true }),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if !(seconds >= 0 && seconds <= math.MaxInt32) {
-				return usagef("--time %v: write seconds, from 0 to %d", seconds, math.MaxInt32)
+				return usageErrorf("--time %v: write seconds, from 0 to %d", seconds, math.MaxInt32)
 			}
 			wait := time.Duration(seconds * float64(time.Second))
-			return a.eachSandbox(cmd.Context(), args, func(m *sandbox.Manager, ctx context.Context, name string) error {
+			return a.forEachSandbox(cmd.Context(), args, func(m *sandbox.Manager, ctx context.Context, name string) error {
 				return m.Stop(ctx, name, wait)
 			})
 		},

@@ -11,10 +11,10 @@ import (
 // does not show.
 const copyBuf = 256 << 10
 
-// input returns r as a stream that ends when ctx does, even while a read of r waits
+// openInput returns r as a stream that ends when ctx does, even while a read of r waits
 // for a terminal or a pipe. What was read ahead of the caller is lost, so r is to be
 // used through one input only.
-func input(ctx context.Context, r io.Reader) io.ReadCloser {
+func openInput(ctx context.Context, r io.Reader) io.ReadCloser {
 	pr, pw := io.Pipe()
 	stop := context.AfterFunc(ctx, func() { pw.CloseWithError(ctx.Err()) })
 	go func() {
@@ -27,17 +27,17 @@ func input(ctx context.Context, r io.Reader) io.ReadCloser {
 	return pr
 }
 
-// openToRead opens a file. That of a fifo waits for somebody to write to it, until ctx is
+// openForReading opens a file. That of a fifo waits for somebody to write to it, until ctx is
 // done.
-func openToRead(ctx context.Context, name string) (*os.File, error) {
+func openForReading(ctx context.Context, name string) (*os.File, error) {
 	if st, err := os.Stat(name); err == nil && st.Mode()&fs.ModeNamedPipe != 0 {
-		return openFifo(ctx, name)
+		return openFifoForReading(ctx, name)
 	}
 	return os.Open(name)
 }
 
-// openFifo opens a fifo, which waits for somebody to write to it, until ctx is done.
-func openFifo(ctx context.Context, name string) (*os.File, error) {
+// openFifoForReading opens a fifo, which waits for somebody to write to it, until ctx is done.
+func openFifoForReading(ctx context.Context, name string) (*os.File, error) {
 	type opened struct {
 		f   *os.File
 		err error

@@ -11,9 +11,9 @@ import (
 	"github.com/volehq/vole/internal/profile"
 )
 
-// closest returns that of the candidates which is most like a word; "": none is what
+// closestName returns that of the candidates which is most like a word; "": none is what
 // somebody who typed the word can have meant.
-func closest(word string, candidates []string) (best string) {
+func closestName(word string, candidates []string) (best string) {
 	// A third of the letters may be wrong, and two of a longer word.
 	least := min(2, (len(word)+1)/3) + 1
 	for _, c := range candidates {
@@ -68,7 +68,7 @@ func suggestFlag(cmd *cobra.Command, err error) error {
 		}
 	})
 	hint := "'" + cmd.CommandPath() + " --help' lists the flags"
-	if name := closest(unknown.GetSpecifiedName(), names); name != "" {
+	if name := closestName(unknown.GetSpecifiedName(), names); name != "" {
 		hint = didYouMean("--" + name)
 	}
 	return &hinted{err, hint}
@@ -83,7 +83,7 @@ func suggestVolume(ctx context.Context, s *vole.Store, err error) error {
 		return err
 	}
 	var names []string
-	list := flatten(err)
+	list := flattenErrors(err)
 	for i, one := range list {
 		e := (*vole.Error)(nil)
 		if !errors.Is(one, vole.ErrNotFound) || !errors.As(one, &e) || e.Volume == "" {
@@ -92,15 +92,15 @@ func suggestVolume(ctx context.Context, s *vole.Store, err error) error {
 		if names == nil {
 			names = volumeNamesToSuggest(ctx, s)
 		}
-		if name := closest(e.Volume, names); name != "" {
-			list[i] = rehint(one, didYouMean(name))
+		if name := closestName(e.Volume, names); name != "" {
+			list[i] = replaceHint(one, didYouMean(name))
 		}
 	}
 	return errors.Join(list...)
 }
 
-// rehint gives an error another line of advice, and keeps its exit code.
-func rehint(err error, hint string) error {
+// replaceHint gives an error another line of advice, and keeps its exit code.
+func replaceHint(err error, hint string) error {
 	if e := (*exitError)(nil); errors.As(err, &e) {
 		return &exitError{e.code, &hinted{e.err, hint}}
 	}
@@ -123,9 +123,9 @@ func suggestProfile(err error, name string) error {
 	if !errors.Is(err, vole.ErrNoSuch) || name == "" {
 		return err
 	}
-	_ = withFile(func(f profile.File, _ string) error {
+	_ = changeProfileFile(func(f profile.File, _ string) error {
 		names := profileNames(f)
-		if meant := closest(name, names); meant != "" && !slices.Contains(names, name) {
+		if meant := closestName(name, names); meant != "" && !slices.Contains(names, name) {
 			err = &hinted{err, didYouMean(meant)}
 		}
 		return nil
@@ -133,12 +133,12 @@ func suggestProfile(err error, name string) error {
 	return err
 }
 
-// helpOf shows the help of a command, but refuses it for a name that is no command: cobra
+// helpHint shows the help of a command, but refuses it for a name that is no command: cobra
 // takes "vole clon --help" for the help of vole.
-func (a *app) helpOf(show func(*cobra.Command, []string)) func(*cobra.Command, []string) {
+func (a *app) helpHint(show func(*cobra.Command, []string)) func(*cobra.Command, []string) {
 	return func(cmd *cobra.Command, args []string) {
 		if words := cmd.Flags().Args(); cmd.HasSubCommands() && len(words) > 0 {
-			a.helpErr = groupRun(cmd, words)
+			a.helpErr = runCommandGroup(cmd, words)
 			return
 		}
 		show(cmd, args)

@@ -8,7 +8,7 @@ func TestClosest(t *testing.T) {
 		"pip-cahce": "pip-cache", "pipcache": "pip-cache", "pip_cache": "pip-cache", "weels": "wheels", "bd": "db",
 		"web": "", "wheels": "", "nosuch": "", "b": "", "": "", "web-12": "web-1", "PIP-CACHE": "",
 	} {
-		if got := closest(word, names); got != want {
+		if got := closestName(word, names); got != want {
 			t.Errorf("%q: %q, want %q", word, got, want)
 		}
 	}

@@ -20,8 +20,8 @@ import (
 // checkSystem returns the error of an operation that keeps volumes on this host: none.
 func checkSystem(string) error { return nil }
 
-// forwarded are the signals that the program gets when vole does.
-var forwarded = []os.Signal{
+// forwardedSignals are the signals that the program gets when vole does.
+var forwardedSignals = []os.Signal{
 	syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2,
 }
 
@@ -40,8 +40,8 @@ func inForeground() bool {
 // notifyResize has changes of the terminal's size sent to a channel.
 func notifyResize(resized chan<- os.Signal) { signal.Notify(resized, syscall.SIGWINCH) }
 
-// maskModes has files made for their owner alone until restore is called.
-func maskModes() (restore func()) {
+// restrictNewFiles has files made for their owner alone until restore is called.
+func restrictNewFiles() (restore func()) {
 	old := syscall.Umask(0o177)
 	return func() { syscall.Umask(old) }
 }

@@ -35,35 +35,35 @@ type table struct {
 func (a *app) newTable(header ...string) *table {
 	t := &table{a: a, header: header}
 	if len(header) > 0 {
-		t.row(header...)
+		t.addRow(header...)
 	}
 	return t
 }
 
-// shorten names the columns that may be cut, so that a row stays one line of a terminal.
+// allowShortening names the columns that may be cut, so that a row stays one line of a terminal.
 // Names and ids are not among them: people copy these.
-func (t *table) shorten(columns ...string) *table {
+func (t *table) allowShortening(columns ...string) *table {
 	t.shortened = columns
 	return t
 }
 
-// row adds a row, each cell as value shows it.
-func (t *table) row(cells ...string) error {
+// addRow adds a row, each cell as value shows it.
+func (t *table) addRow(cells ...string) error {
 	shown := make([]string, len(cells))
 	for i, c := range cells {
-		shown[i] = t.a.value(c)
+		shown[i] = t.a.displayValue(c)
 		t.buffered += len(shown[i]) + cellOverhead
 	}
 	if t.rows = append(t.rows, shown); t.buffered >= tableBuffer {
-		return t.flush()
+		return t.flushRows()
 	}
 	return nil
 }
 
 // close writes the rows that are not yet written.
-func (t *table) close() error { return t.flush() }
+func (t *table) close() error { return t.flushRows() }
 
-func (t *table) flush() error {
+func (t *table) flushRows() error {
 	for _, cells := range t.rows {
 		for i, c := range cells {
 			if i == len(t.widths) {
@@ -72,7 +72,7 @@ func (t *table) flush() error {
 			t.widths[i] = max(t.widths[i], cellWidth(c))
 		}
 	}
-	widths := t.fit(slices.Clone(t.widths))
+	widths := t.fitToWidth(slices.Clone(t.widths))
 	b := bufio.NewWriterSize(t.a.stdout, 64<<10)
 	for _, cells := range t.rows {
 		for i, c := range cells {
@@ -88,10 +88,10 @@ func (t *table) flush() error {
 	return b.Flush()
 }
 
-// fit narrows the columns that may be cut, the widest first, until a row fits the terminal.
+// fitToWidth narrows the columns that may be cut, the widest first, until a row fits the terminal.
 // When it does not even so, the terminal breaks the line.
-func (t *table) fit(widths []int) []int {
-	room := t.a.stdout.columns()
+func (t *table) fitToWidth(widths []int) []int {
+	room := t.a.stdout.terminalWidth()
 	if room == 0 {
 		return widths
 	}

@@ -38,9 +38,9 @@ func TestTableFitsTerminal(t *testing.T) {
 		200: "team=" + strings.Repeat("ä", 60), 80: "team=" + strings.Repeat("ä", 28) + "…", 60: "team=" + strings.Repeat("ä", 8) + "…",
 	} {
 		rows := shownOnTerminal(t, columns, func(a *app) {
-			table := a.newTable("NAME", "LABELS", "CREATED").shorten("LABELS")
-			table.row(name, "team="+strings.Repeat("ä", 60), "1 minute ago")
-			table.row("short", "-", "now")
+			table := a.newTable("NAME", "LABELS", "CREATED").allowShortening("LABELS")
+			table.addRow(name, "team="+strings.Repeat("ä", 60), "1 minute ago")
+			table.addRow("short", "-", "now")
 			table.close()
 		})
 		if len(rows) != 3 || !strings.HasPrefix(rows[1], name+"  "+labels+"  1 minute ago") {
@@ -53,8 +53,8 @@ func TestTableFitsTerminal(t *testing.T) {
 		}
 	}
 	narrow := shownOnTerminal(t, 20, func(a *app) {
-		table := a.newTable("NAME", "LABELS").shorten("LABELS")
-		table.row(name, "abcdefghijklmnopq")
+		table := a.newTable("NAME", "LABELS").allowShortening("LABELS")
+		table.addRow(name, "abcdefghijklmnopq")
 		table.close()
 	})
 	if narrow[1] != name+"  abcdefghijk…" {
@@ -68,9 +68,9 @@ func TestTableOfManyPagesLinesUp(t *testing.T) {
 	a := newApp(strings.NewReader(""), &out, io.Discard)
 	table := a.newTable("NAME", "KIND")
 	for i := range 3000 {
-		table.row(fmt.Sprint("v", i), "dir")
+		table.addRow(fmt.Sprint("v", i), "dir")
 	}
-	table.row(strings.Repeat("n", 100), "disk")
+	table.addRow(strings.Repeat("n", 100), "disk")
 	table.close()
 	for row := range strings.Lines(out.String()) {
 		if strings.TrimSpace(row[100:102]) != "" || row[102] == ' ' {
@@ -86,7 +86,7 @@ func TestTableIsWrittenWhenItsBufferIsFull(t *testing.T) {
 	table := a.newTable("NAME", "LABELS")
 	label := strings.Repeat("l", 1<<20)
 	for range tableBuffer/len(label) + 1 {
-		table.row("v", label)
+		table.addRow("v", label)
 	}
 	if out.Len() < tableBuffer-len(label) || table.buffered > len(label)+100 {
 		t.Errorf("%d bytes are written, %d held back", out.Len(), table.buffered)
@@ -95,7 +95,7 @@ func TestTableIsWrittenWhenItsBufferIsFull(t *testing.T) {
 
 // On a terminal sizes are rounded, unless --bytes asks for all; in a pipe they are bytes.
 func TestSizesOfTables(t *testing.T) {
-	show := func(a *app) { fmt.Fprintln(a.stdout, a.size(1010<<10)) }
+	show := func(a *app) { fmt.Fprintln(a.stdout, a.formatSize(1010<<10)) }
 	if rows := shownOnTerminal(t, 80, show); rows[0] != "1010KiB" {
 		t.Errorf("%q", rows)
 	}

@@ -52,7 +52,7 @@ func TestUnaskedAnswer(t *testing.T) {
 	log.SetOutput(&logged)
 	t.Cleanup(func() { log.SetOutput(was) })
 	var out, errs bytes.Buffer
-	if code := run([]string{"ls"}, strings.NewReader(""), &out, &errs); code != 0 {
+	if code := runCommandLine([]string{"ls"}, strings.NewReader(""), &out, &errs); code != 0 {
 		t.Errorf("%d, %s", code, errs.String())
 	}
 	if text := logged.String() + errs.String(); strings.Contains(text, "UNASKED") {

@@ -34,7 +34,7 @@ func newVersionCmd(a *app) *cobra.Command {
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			v := buildVersion()
-			used, err := a.inEffect()
+			used, err := a.profileInEffect()
 			switch {
 			case a.json && err != nil:
 				a.warnf("no profile is in effect: %v", err)

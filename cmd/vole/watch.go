@@ -33,12 +33,12 @@ Under --json each change is an object on a line of its own.`,
 			if len(args) > 0 {
 				volume = args[0]
 			}
-			return a.withCloud(cmd.Context(), "watch", func(b *cloud.Backend) error { return a.watch(cmd.Context(), b, volume) })
+			return a.withCloud(cmd.Context(), "watch", func(b *cloud.Backend) error { return a.watchVolumes(cmd.Context(), b, volume) })
 		},
 	}
 }
 
-func (a *app) watch(ctx context.Context, b *cloud.Backend, volume string) error {
+func (a *app) watchVolumes(ctx context.Context, b *cloud.Backend, volume string) error {
 	enc := json.NewEncoder(a.stdout)
 	enc.SetEscapeHTML(false)
 	err := b.Watch(ctx, volume, func(e api.Event) error {
