@@ -16,15 +16,15 @@ type File struct {
 	path string
 }
 
-// wrap leaves io.EOF as it is, which io's interfaces ask for.
-func (f *File) wrap(op string, err error) error {
+// wrapError leaves io.EOF as it is, which io's interfaces ask for.
+func (f *File) wrapError(op string, err error) error {
 	if err == nil || errors.Is(err, io.EOF) {
 		return err
 	}
-	return f.vol.wrap(op, f.path, err)
+	return f.vol.wrapError(op, f.path, err)
 }
 
-func (f *File) check(ctx context.Context, off int64) error {
+func (f *File) checkUsable(ctx context.Context, off int64) error {
 	if off < 0 {
 		return driver.Errorf(ErrInvalid, "offset or size %d: must not be negative", off)
 	}
@@ -33,71 +33,71 @@ func (f *File) check(ctx context.Context, off int64) error {
 
 // ReadAt reads as io.ReaderAt does.
 func (f *File) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
-	if err := f.check(ctx, off); err != nil {
-		return 0, f.wrap("read", err)
+	if err := f.checkUsable(ctx, off); err != nil {
+		return 0, f.wrapError("read", err)
 	}
 	n, err := f.d.ReadAt(ctx, p, off)
-	return n, f.wrap("read", err)
+	return n, f.wrapError("read", err)
 }
 
 // WriteAt writes all of p at off.
 func (f *File) WriteAt(ctx context.Context, p []byte, off int64) (int, error) {
-	if err := f.check(ctx, off); err != nil {
-		return 0, f.wrap("write", err)
+	if err := f.checkUsable(ctx, off); err != nil {
+		return 0, f.wrapError("write", err)
 	}
 	n, err := f.d.WriteAt(ctx, p, off)
-	return n, f.wrap("write", err)
+	return n, f.wrapError("write", err)
 }
 
 // Append writes all of p at the end in one step and returns where that was.
 func (f *File) Append(ctx context.Context, p []byte) (int64, error) {
 	if err := ctx.Err(); err != nil {
-		return 0, f.wrap("append", err)
+		return 0, f.wrapError("append", err)
 	}
 	off, err := f.d.Append(ctx, p)
-	return off, f.wrap("append", err)
+	return off, f.wrapError("append", err)
 }
 
 // Truncate sets the file's size, in bytes.
 func (f *File) Truncate(ctx context.Context, size int64) error {
-	if err := f.check(ctx, size); err != nil {
-		return f.wrap("truncate", err)
+	if err := f.checkUsable(ctx, size); err != nil {
+		return f.wrapError("truncate", err)
 	}
-	return f.wrap("truncate", f.d.Truncate(ctx, size))
+	return f.wrapError("truncate", f.d.Truncate(ctx, size))
 }
 
 // PunchHole makes length bytes from off read as zeros. The file's size stays.
 func (f *File) PunchHole(ctx context.Context, off, length int64) error {
-	if err := f.check(ctx, min(off, length)); err != nil {
-		return f.wrap("punch hole", err)
+	if err := f.checkUsable(ctx, min(off, length)); err != nil {
+		return f.wrapError("punch hole", err)
 	}
-	return f.wrap("punch hole", f.d.PunchHole(ctx, off, length))
+	return f.wrapError("punch hole", f.d.PunchHole(ctx, off, length))
 }
 
 // NextData returns the next range at or after off that may hold data; io.EOF when
 // there is none.
 func (f *File) NextData(ctx context.Context, off int64) (start, end int64, err error) {
-	if err := f.check(ctx, off); err != nil {
-		return 0, 0, f.wrap("seek", err)
+	if err := f.checkUsable(ctx, off); err != nil {
+		return 0, 0, f.wrapError("seek", err)
 	}
 	start, end, err = f.d.NextData(ctx, off)
-	return start, end, f.wrap("seek", err)
+	return start, end, f.wrapError("seek", err)
 }
 
 // Stat describes the file.
 func (f *File) Stat(ctx context.Context) (Entry, error) {
 	if err := ctx.Err(); err != nil {
-		return Entry{}, f.wrap("stat", err)
+		return Entry{}, f.wrapError("stat", err)
 	}
 	e, err := f.d.Stat(ctx)
-	return e, f.wrap("stat", err)
+	return e, f.wrapError("stat", err)
 }
 
 // Sync makes what was written durable.
-func (f *File) Sync(ctx context.Context) error { return f.wrap("sync", f.d.Sync(ctx)) }
+func (f *File) Sync(ctx context.Context) error { return f.wrapError("sync", f.d.Sync(ctx)) }
 
 // Close makes what was written durable, unless in batch mode, and closes.
-func (f *File) Close() error { return f.wrap("close", f.d.Close()) }
+func (f *File) Close() error { return f.wrapError("close", f.d.Close()) }
 
 // Dir is an open directory: a stream of its entries.
 type Dir struct {
@@ -109,17 +109,17 @@ type Dir struct {
 // Read returns up to n entries, and io.EOF with none at the end.
 func (d *Dir) Read(ctx context.Context, n int) ([]Entry, error) {
 	if n <= 0 {
-		return nil, d.vol.wrap("list", d.path, driver.Errorf(ErrInvalid, "%d entries asked for; ask for at least one", n))
+		return nil, d.vol.wrapError("list", d.path, driver.Errorf(ErrInvalid, "%d entries asked for; ask for at least one", n))
 	}
 	list, err := d.d.Read(ctx, n)
 	if err == nil || errors.Is(err, io.EOF) {
 		return list, err
 	}
-	return nil, d.vol.wrap("list", d.path, err)
+	return nil, d.vol.wrapError("list", d.path, err)
 }
 
 // Close closes the directory.
-func (d *Dir) Close() error { return d.vol.wrap("close", d.path, d.d.Close()) }
+func (d *Dir) Close() error { return d.vol.wrapError("close", d.path, d.d.Close()) }
 
 // Reader streams a range of a file. It serves io.Copy with large reads of its own.
 type Reader struct {

@@ -27,29 +27,29 @@ type FS struct {
 // Volume is the volume whose files these are.
 func (f *FS) Volume() *Volume { return f.vol }
 
-// do cleans path, runs fn on it and wraps its error.
-func (f *FS) do(ctx context.Context, op, path string, fn func(p string) error) error {
-	p, err := clean(ctx, path)
+// runOnPath cleans path, runs fn on it and wraps its error.
+func (f *FS) runOnPath(ctx context.Context, op, path string, fn func(p string) error) error {
+	p, err := cleanVolumePath(ctx, path)
 	if err == nil {
 		err = fn(p)
 	}
-	return f.vol.wrap(op, path, err)
+	return f.vol.wrapError(op, path, err)
 }
 
-// do2 is do for two paths; an error names the second, unless the first is at fault.
-func (f *FS) do2(ctx context.Context, op, from, to string, fn func(from, to string) error) error {
-	a, err := clean(ctx, from)
+// runOnTwoPaths is do for two paths; an error names the second, unless the first is at fault.
+func (f *FS) runOnTwoPaths(ctx context.Context, op, from, to string, fn func(from, to string) error) error {
+	a, err := cleanVolumePath(ctx, from)
 	if err != nil {
-		return f.vol.wrap(op, from, err)
+		return f.vol.wrapError(op, from, err)
 	}
-	b, err := clean(ctx, to)
+	b, err := cleanVolumePath(ctx, to)
 	if err == nil {
 		err = fn(a, b)
 	}
-	return f.vol.wrap(op, from+" to "+driver.RootedPath(to), err)
+	return f.vol.wrapError(op, from+" to "+driver.RootedPath(to), err)
 }
 
-func clean(ctx context.Context, path string) (string, error) {
+func cleanVolumePath(ctx context.Context, path string) (string, error) {
 	if err := ctx.Err(); err != nil {
 		return "", err
 	}
@@ -58,13 +58,13 @@ func clean(ctx context.Context, path string) (string, error) {
 
 // Stat describes what path leads to.
 func (f *FS) Stat(ctx context.Context, path string) (e Entry, err error) {
-	err = f.do(ctx, "stat", path, func(p string) error { e, err = f.d.Stat(ctx, p); return err })
+	err = f.runOnPath(ctx, "stat", path, func(p string) error { e, err = f.d.Stat(ctx, p); return err })
 	return e, err
 }
 
 // Lstat describes what is at path, a symbolic link included.
 func (f *FS) Lstat(ctx context.Context, path string) (e Entry, err error) {
-	err = f.do(ctx, "lstat", path, func(p string) error { e, err = f.d.Lstat(ctx, p); return err })
+	err = f.runOnPath(ctx, "lstat", path, func(p string) error { e, err = f.d.Lstat(ctx, p); return err })
 	return e, err
 }
 
@@ -79,7 +79,7 @@ func (f *FS) Exists(ctx context.Context, path string) (bool, error) {
 
 // Readlink returns the target of a symbolic link as it was written.
 func (f *FS) Readlink(ctx context.Context, path string) (target string, err error) {
-	err = f.do(ctx, "readlink", path, func(p string) error { target, err = f.d.Readlink(ctx, p); return err })
+	err = f.runOnPath(ctx, "readlink", path, func(p string) error { target, err = f.d.Readlink(ctx, p); return err })
 	return target, err
 }
 
@@ -133,7 +133,7 @@ const dirBatch = 512
 
 // OpenDir opens a directory as a stream of entries.
 func (f *FS) OpenDir(ctx context.Context, path string, opts DirOptions) (d *Dir, err error) {
-	err = f.do(ctx, "list", path, func(p string) error {
+	err = f.runOnPath(ctx, "list", path, func(p string) error {
 		dd, err := f.d.OpenDir(ctx, p, opts)
 		d = &Dir{d: dd, vol: f.vol, path: path}
 		return err
@@ -146,20 +146,20 @@ func (f *FS) OpenDir(ctx context.Context, path string, opts DirOptions) (d *Dir,
 
 // ReadFile returns what a file holds. For large files use NewReader.
 func (f *FS) ReadFile(ctx context.Context, path string) (data []byte, err error) {
-	err = f.do(ctx, "read", path, func(p string) error {
+	err = f.runOnPath(ctx, "read", path, func(p string) error {
 		h, err := f.d.Open(ctx, p, OpenOptions{})
 		if err != nil {
 			return err
 		}
 		defer h.Close()
-		data, err = readAll(ctx, h)
+		data, err = readAllBounded(ctx, h)
 		return err
 	})
 	return data, err
 }
 
-// readAll reads a file to its end, which may move while it is read.
-func readAll(ctx context.Context, h driver.File) ([]byte, error) {
+// readAllBounded reads a file to its end, which may move while it is read.
+func readAllBounded(ctx context.Context, h driver.File) ([]byte, error) {
 	// Most files are small, and asking for the size may be a round trip.
 	buf := make([]byte, 8<<10)
 	n := 0
@@ -200,7 +200,7 @@ func (f *FS) WriteFile(ctx context.Context, path string, data []byte, perm fs.Fi
 // returns how much that was. When r fails, nothing changes. With opts.NextData it
 // writes a sparse file.
 func (f *FS) WriteFrom(ctx context.Context, path string, r io.Reader, opts WriteOptions) (n int64, err error) {
-	err = f.do(ctx, "write", path, func(p string) error {
+	err = f.runOnPath(ctx, "write", path, func(p string) error {
 		if err := checkMode(opts.Mode); err != nil {
 			return err
 		}
@@ -208,10 +208,10 @@ func (f *FS) WriteFrom(ctx context.Context, path string, r io.Reader, opts Write
 			if opts.Size < 0 {
 				return driver.Errorf(ErrInvalid, "size %d: must not be negative", opts.Size)
 			}
-			opts.NextData = ascending(opts.Size, opts.NextData)
+			opts.NextData = checkAscending(opts.Size, opts.NextData)
 		}
 		if opts.Meta != nil {
-			n, err = f.writeMeta(ctx, p, r, opts)
+			n, err = f.writeMetadata(ctx, p, r, opts)
 		} else {
 			n, err = f.d.WriteFile(ctx, p, r, opts)
 		}
@@ -220,9 +220,9 @@ func (f *FS) WriteFrom(ctx context.Context, path string, r io.Reader, opts Write
 	return n, err
 }
 
-// writeMeta writes a file with metadata: in one call, or in several where the backend has
+// writeMetadata writes a file with metadata: in one call, or in several where the backend has
 // none for it.
-func (f *FS) writeMeta(ctx context.Context, p string, r io.Reader, opts WriteOptions) (int64, error) {
+func (f *FS) writeMetadata(ctx context.Context, p string, r io.Reader, opts WriteOptions) (int64, error) {
 	m := opts.Meta
 	if err := errors.Join(checkMode(m.Mode), checkOwner(m.UID, m.GID), checkTimes(m.Mtime)); err != nil {
 		return 0, err
@@ -251,9 +251,9 @@ func (f *FS) writeMeta(ctx context.Context, p string, r io.Reader, opts WriteOpt
 	return n, err
 }
 
-// ascending checks the ranges that next returns, of a file of size bytes, so that a
+// checkAscending checks the ranges that next returns, of a file of size bytes, so that a
 // driver need not.
-func ascending(size int64, next func(ctx context.Context) (off, n int64, err error)) func(ctx context.Context) (off, n int64, err error) {
+func checkAscending(size int64, next func(ctx context.Context) (off, n int64, err error)) func(ctx context.Context) (off, n int64, err error) {
 	at := int64(0)
 	return func(ctx context.Context) (off, n int64, err error) {
 		if off, n, err = next(ctx); err != nil {
@@ -271,7 +271,7 @@ func ascending(size int64, next func(ctx context.Context) (off, n int64, err err
 // beyond the end yields what there is.
 func (f *FS) NewReader(ctx context.Context, path string, off, n int64) (*Reader, error) {
 	if off < 0 {
-		return nil, f.vol.wrap("read", path, driver.Errorf(ErrInvalid, "offset %d: must not be negative", off))
+		return nil, f.vol.wrapError("read", path, driver.Errorf(ErrInvalid, "offset %d: must not be negative", off))
 	}
 	h, err := f.Open(ctx, path, OpenOptions{})
 	if err != nil {
@@ -283,7 +283,7 @@ func (f *FS) NewReader(ctx context.Context, path string, off, n int64) (*Reader,
 // Open opens a regular file; the zero options read an existing one.
 func (f *FS) Open(ctx context.Context, path string, opts OpenOptions) (h *File, err error) {
 	opts.Write = opts.Write || opts.Create || opts.Append
-	err = f.do(ctx, "open", path, func(p string) error {
+	err = f.runOnPath(ctx, "open", path, func(p string) error {
 		if err := checkMode(opts.Mode); err != nil {
 			return err
 		}
@@ -303,7 +303,7 @@ func (f *FS) Open(ctx context.Context, path string, opts OpenOptions) (h *File, 
 // OpenEntry opens the regular file at path for reading and describes what it opened. It
 // follows no link. A copy of a tree saves by it the Lstat before each Open.
 func (f *FS) OpenEntry(ctx context.Context, path string) (h *File, e Entry, err error) {
-	err = f.do(ctx, "open", path, func(p string) error {
+	err = f.runOnPath(ctx, "open", path, func(p string) error {
 		d, entry, err := f.d.OpenEntry(ctx, p)
 		h, e = &File{d: d, vol: f.vol, path: path}, entry
 		return err
@@ -316,18 +316,18 @@ func (f *FS) OpenEntry(ctx context.Context, path string) (h *File, e Entry, err 
 
 // Mkdir makes a directory. ErrExists.
 func (f *FS) Mkdir(ctx context.Context, path string, perm fs.FileMode) error {
-	return f.mode(ctx, "mkdir", path, perm, func(p string) error { return f.d.Mkdir(ctx, p, perm) })
+	return f.runWithMode(ctx, "mkdir", path, perm, func(p string) error { return f.d.Mkdir(ctx, p, perm) })
 }
 
 // MkdirAll makes a directory and its missing parents.
 func (f *FS) MkdirAll(ctx context.Context, path string, perm fs.FileMode) error {
-	return f.mode(ctx, "mkdir", path, perm, func(p string) error { return f.d.MkdirAll(ctx, p, perm) })
+	return f.runWithMode(ctx, "mkdir", path, perm, func(p string) error { return f.d.MkdirAll(ctx, p, perm) })
 }
 
 // Remove removes a file, a link or an empty directory.
 func (f *FS) Remove(ctx context.Context, path string) error {
-	return f.do(ctx, "remove", path, func(p string) error {
-		if err := notRoot(p); err != nil {
+	return f.runOnPath(ctx, "remove", path, func(p string) error {
+		if err := refuseRoot(p); err != nil {
 			return err
 		}
 		return f.d.Remove(ctx, p)
@@ -336,15 +336,15 @@ func (f *FS) Remove(ctx context.Context, path string) error {
 
 // RemoveAll removes path and what is beneath it; nil when nothing is there.
 func (f *FS) RemoveAll(ctx context.Context, path string) error {
-	return f.do(ctx, "remove", path, func(p string) error {
-		if err := notRoot(p); err != nil {
+	return f.runOnPath(ctx, "remove", path, func(p string) error {
+		if err := refuseRoot(p); err != nil {
 			return err
 		}
 		return f.d.RemoveAll(ctx, p)
 	})
 }
 
-func notRoot(p string) error {
+func refuseRoot(p string) error {
 	if p == "." {
 		return driver.Errorf(ErrInvalid, "the volume's root cannot be removed, replaced or moved; name something in it, or remove the volume")
 	}
@@ -353,8 +353,8 @@ func notRoot(p string) error {
 
 // Rename moves a file or a tree, replacing what is at to as rename(2) does.
 func (f *FS) Rename(ctx context.Context, from, to string, opts RenameOptions) error {
-	return f.do2(ctx, "rename", from, to, func(a, b string) error {
-		if err := errors.Join(notRoot(a), notRoot(b)); err != nil {
+	return f.runOnTwoPaths(ctx, "rename", from, to, func(a, b string) error {
+		if err := errors.Join(refuseRoot(a), refuseRoot(b)); err != nil {
 			return err
 		}
 		return f.d.Rename(ctx, a, b, opts)
@@ -363,8 +363,8 @@ func (f *FS) Rename(ctx context.Context, from, to string, opts RenameOptions) er
 
 // Copy copies a file, a link or a tree within the volume.
 func (f *FS) Copy(ctx context.Context, from, to string, opts CopyOptions) error {
-	return f.do2(ctx, "copy", from, to, func(a, b string) error {
-		if err := notRoot(b); err != nil {
+	return f.runOnTwoPaths(ctx, "copy", from, to, func(a, b string) error {
+		if err := refuseRoot(b); err != nil {
 			return err
 		}
 		return f.d.Copy(ctx, a, b, opts)
@@ -373,13 +373,13 @@ func (f *FS) Copy(ctx context.Context, from, to string, opts CopyOptions) error 
 
 // Link makes path another name of the file at target.
 func (f *FS) Link(ctx context.Context, target, path string) error {
-	return f.do2(ctx, "link", target, path, func(a, b string) error { return f.d.Link(ctx, a, b) })
+	return f.runOnTwoPaths(ctx, "link", target, path, func(a, b string) error { return f.d.Link(ctx, a, b) })
 }
 
 // Symlink makes a symbolic link at path that holds target, which is not checked:
 // following it is what is bounded by the volume.
 func (f *FS) Symlink(ctx context.Context, target, path string) error {
-	return f.do(ctx, "symlink", path, func(p string) error {
+	return f.runOnPath(ctx, "symlink", path, func(p string) error {
 		if target == "" || len(target) > driver.MaxPathLen || strings.IndexByte(target, 0) >= 0 {
 			return driver.Errorf(ErrInvalid, "link target %q: 1 to %d bytes without NUL", target, driver.MaxPathLen)
 		}
@@ -389,7 +389,7 @@ func (f *FS) Symlink(ctx context.Context, target, path string) error {
 
 // Mknod makes a fifo, a socket or a device.
 func (f *FS) Mknod(ctx context.Context, path string, mode fs.FileMode, rdev uint64) error {
-	return f.do(ctx, "mknod", path, func(p string) error {
+	return f.runOnPath(ctx, "mknod", path, func(p string) error {
 		if err := checkMode(mode &^ fs.ModeType); err != nil {
 			return err
 		}
@@ -399,12 +399,12 @@ func (f *FS) Mknod(ctx context.Context, path string, mode fs.FileMode, rdev uint
 
 // Chmod sets permission, setuid, setgid and sticky bits of what path leads to.
 func (f *FS) Chmod(ctx context.Context, path string, mode fs.FileMode) error {
-	return f.mode(ctx, "chmod", path, mode, func(p string) error { return f.d.Chmod(ctx, p, mode) })
+	return f.runWithMode(ctx, "chmod", path, mode, func(p string) error { return f.d.Chmod(ctx, p, mode) })
 }
 
 // Chown sets the owner of what is at path; -1 keeps one.
 func (f *FS) Chown(ctx context.Context, path string, uid, gid int) error {
-	return f.do(ctx, "chown", path, func(p string) error {
+	return f.runOnPath(ctx, "chown", path, func(p string) error {
 		if err := checkOwner(uid, gid); err != nil {
 			return err
 		}
@@ -422,7 +422,7 @@ func checkOwner(uid, gid int) error {
 
 // Chtimes sets the times of what is at path; a zero time stays as it is.
 func (f *FS) Chtimes(ctx context.Context, path string, atime, mtime time.Time) error {
-	return f.do(ctx, "chtimes", path, func(p string) error {
+	return f.runOnPath(ctx, "chtimes", path, func(p string) error {
 		if err := checkTimes(atime, mtime); err != nil {
 			return err
 		}
@@ -442,7 +442,7 @@ func checkTimes(times ...time.Time) error {
 
 // Truncate sets a regular file's size, in bytes.
 func (f *FS) Truncate(ctx context.Context, path string, size int64) error {
-	return f.do(ctx, "truncate", path, func(p string) error {
+	return f.runOnPath(ctx, "truncate", path, func(p string) error {
 		if size < 0 {
 			return driver.Errorf(ErrInvalid, "size %d: must not be negative", size)
 		}
@@ -452,8 +452,8 @@ func (f *FS) Truncate(ctx context.Context, path string, size int64) error {
 
 // Getxattr returns an extended attribute of what is at path.
 func (f *FS) Getxattr(ctx context.Context, path, name string) (value []byte, err error) {
-	err = f.do(ctx, "getxattr", path, func(p string) error {
-		if err := checkAttr(name, nil); err != nil {
+	err = f.runOnPath(ctx, "getxattr", path, func(p string) error {
+		if err := checkXattrName(name, nil); err != nil {
 			return err
 		}
 		value, err = f.d.Getxattr(ctx, p, name)
@@ -464,8 +464,8 @@ func (f *FS) Getxattr(ctx context.Context, path, name string) (value []byte, err
 
 // Setxattr sets an extended attribute, of up to 64 KiB.
 func (f *FS) Setxattr(ctx context.Context, path, name string, value []byte) error {
-	return f.do(ctx, "setxattr", path, func(p string) error {
-		if err := checkAttr(name, value); err != nil {
+	return f.runOnPath(ctx, "setxattr", path, func(p string) error {
+		if err := checkXattrName(name, value); err != nil {
 			return err
 		}
 		return f.d.Setxattr(ctx, p, name, value)
@@ -474,8 +474,8 @@ func (f *FS) Setxattr(ctx context.Context, path, name string, value []byte) erro
 
 // Removexattr removes an extended attribute.
 func (f *FS) Removexattr(ctx context.Context, path, name string) error {
-	return f.do(ctx, "removexattr", path, func(p string) error {
-		if err := checkAttr(name, nil); err != nil {
+	return f.runOnPath(ctx, "removexattr", path, func(p string) error {
+		if err := checkXattrName(name, nil); err != nil {
 			return err
 		}
 		return f.d.Removexattr(ctx, p, name)
@@ -484,27 +484,27 @@ func (f *FS) Removexattr(ctx context.Context, path, name string) error {
 
 // Listxattr returns the names of the extended attributes, sorted.
 func (f *FS) Listxattr(ctx context.Context, path string) (names []string, err error) {
-	err = f.do(ctx, "listxattr", path, func(p string) error { names, err = f.d.Listxattr(ctx, p); return err })
+	err = f.runOnPath(ctx, "listxattr", path, func(p string) error { names, err = f.d.Listxattr(ctx, p); return err })
 	return names, err
 }
 
 // Statfs tells the volume's size and what is free.
 func (f *FS) Statfs(ctx context.Context) (s Statfs, err error) {
-	err = f.do(ctx, "statfs", ".", func(string) error { s, err = f.d.Statfs(ctx); return err })
+	err = f.runOnPath(ctx, "statfs", ".", func(string) error { s, err = f.d.Statfs(ctx); return err })
 	return s, err
 }
 
 // Sync makes everything done through f durable.
 func (f *FS) Sync(ctx context.Context) error {
-	return f.do(ctx, "sync", ".", func(string) error { return f.d.Sync(ctx) })
+	return f.runOnPath(ctx, "sync", ".", func(string) error { return f.d.Sync(ctx) })
 }
 
 // Close syncs and closes. Closing twice does nothing.
-func (f *FS) Close() error { return f.vol.wrap("close", "", f.d.Close()) }
+func (f *FS) Close() error { return f.vol.wrapError("close", "", f.d.Close()) }
 
-// mode is do for operations that take a mode.
-func (f *FS) mode(ctx context.Context, op, path string, mode fs.FileMode, fn func(p string) error) error {
-	return f.do(ctx, op, path, func(p string) error {
+// runWithMode is do for operations that take a mode.
+func (f *FS) runWithMode(ctx context.Context, op, path string, mode fs.FileMode, fn func(p string) error) error {
+	return f.runOnPath(ctx, op, path, func(p string) error {
 		if err := checkMode(mode); err != nil {
 			return err
 		}
@@ -521,8 +521,8 @@ func checkMode(m fs.FileMode) error {
 	return nil
 }
 
-// checkAttr checks an extended attribute against the bounds of xattr(7).
-func checkAttr(name string, value []byte) error {
+// checkXattrName checks an extended attribute against the bounds of xattr(7).
+func checkXattrName(name string, value []byte) error {
 	if name == "" || len(name) > driver.MaxElemLen || strings.IndexByte(name, 0) >= 0 || len(value) > driver.MaxXattrLen {
 		return driver.Errorf(ErrInvalid, "attribute %q of %d bytes: a name has 1 to 255 bytes without NUL, a value at most 65536", name, len(value))
 	}

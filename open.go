@@ -55,28 +55,28 @@ type Options struct {
 func Open(ctx context.Context, opts Options) (*Store, error) {
 	c, err := profile.Resolve(profile.Named{Home: opts.Home, Name: opts.Profile, URL: opts.URL, Key: opts.Key, CAFile: opts.CAFile})
 	if err != nil {
-		return nil, wrap("open", "", "", err)
+		return nil, wrapError("open", "", "", err)
 	}
 	if c.Cloud() {
 		b, err := cloud.Open(ctx, cloud.Options{URL: c.URL, Key: c.Key, CAFile: c.CAFile, InsecureHTTP: c.InsecureHTTP, ReadOnly: opts.ReadOnly})
 		if err != nil {
-			return nil, wrap("open", "", c.URL, err)
+			return nil, wrapError("open", "", c.URL, err)
 		}
 		return New(b), nil
 	}
 	home := c.Home
 	if home == "" {
 		if home, err = local.DefaultHome(); err != nil {
-			return nil, wrap("open", "", "", err)
+			return nil, wrapError("open", "", "", err)
 		}
 	}
 	home, err = filepath.Abs(home)
 	if err != nil {
-		return nil, wrap("open", "", "", err)
+		return nil, wrapError("open", "", "", err)
 	}
 	b, err := local.Open(ctx, home, local.Options{ReadOnly: opts.ReadOnly, ForeignHome: opts.ForeignHome})
 	if err != nil {
-		return nil, wrap("open", "", home, err)
+		return nil, wrapError("open", "", home, err)
 	}
 	return New(b), nil
 }

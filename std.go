@@ -19,8 +19,8 @@ type stdFS struct {
 	fs  *FS
 }
 
-// stdErr turns an error into the *fs.PathError that io/fs promises.
-func stdErr(op, name string, err error) error {
+// toStdError turns an error into the *fs.PathError that io/fs promises.
+func toStdError(op, name string, err error) error {
 	if err == nil || errors.Is(err, io.EOF) {
 		return err
 	}
@@ -30,7 +30,7 @@ func stdErr(op, name string, err error) error {
 	return &fs.PathError{Op: op, Path: name, Err: err}
 }
 
-func valid(op, name string) error {
+func checkStdPath(op, name string) error {
 	if !fs.ValidPath(name) {
 		return &fs.PathError{Op: op, Path: name, Err: fs.ErrInvalid}
 	}
@@ -38,80 +38,80 @@ func valid(op, name string) error {
 }
 
 func (s stdFS) Open(name string) (fs.File, error) {
-	if err := valid("open", name); err != nil {
+	if err := checkStdPath("open", name); err != nil {
 		return nil, err
 	}
 	r, err := s.fs.NewReader(s.ctx, name, 0, -1)
 	if errors.Is(err, ErrIsDir) {
-		return s.openDir(name)
+		return s.openStdDir(name)
 	}
 	if err != nil {
-		return nil, stdErr("open", name, err)
+		return nil, toStdError("open", name, err)
 	}
 	return &stdFile{Reader: r, name: name}, nil
 }
 
-func (s stdFS) openDir(name string) (fs.File, error) {
+func (s stdFS) openStdDir(name string) (fs.File, error) {
 	e, err := s.fs.Stat(s.ctx, name)
 	if err != nil {
-		return nil, stdErr("open", name, err)
+		return nil, toStdError("open", name, err)
 	}
 	e.Name = path.Base(name)
 	d, err := s.fs.OpenDir(s.ctx, name, DirOptions{Sorted: true})
 	if err != nil {
-		return nil, stdErr("open", name, err)
+		return nil, toStdError("open", name, err)
 	}
 	return &stdDir{s: s, name: name, d: d, info: stdInfo{e}}, nil
 }
 
 func (s stdFS) ReadFile(name string) ([]byte, error) {
-	if err := valid("read", name); err != nil {
+	if err := checkStdPath("read", name); err != nil {
 		return nil, err
 	}
 	data, err := s.fs.ReadFile(s.ctx, name)
-	return data, stdErr("read", name, err)
+	return data, toStdError("read", name, err)
 }
 
 func (s stdFS) Stat(name string) (fs.FileInfo, error) {
-	if err := valid("stat", name); err != nil {
+	if err := checkStdPath("stat", name); err != nil {
 		return nil, err
 	}
 	e, err := s.fs.Stat(s.ctx, name)
 	if err != nil {
-		return nil, stdErr("stat", name, err)
+		return nil, toStdError("stat", name, err)
 	}
 	e.Name = path.Base(name) // of the path asked for, not of what a link leads to
 	return stdInfo{e}, nil
 }
 
 func (s stdFS) Lstat(name string) (fs.FileInfo, error) {
-	if err := valid("lstat", name); err != nil {
+	if err := checkStdPath("lstat", name); err != nil {
 		return nil, err
 	}
 	e, err := s.fs.Lstat(s.ctx, name)
 	if err != nil {
-		return nil, stdErr("lstat", name, err)
+		return nil, toStdError("lstat", name, err)
 	}
 	return stdInfo{e}, nil
 }
 
 func (s stdFS) ReadLink(name string) (string, error) {
-	if err := valid("readlink", name); err != nil {
+	if err := checkStdPath("readlink", name); err != nil {
 		return "", err
 	}
 	target, err := s.fs.Readlink(s.ctx, name)
-	return target, stdErr("readlink", name, err)
+	return target, toStdError("readlink", name, err)
 }
 
 func (s stdFS) ReadDir(name string) ([]fs.DirEntry, error) {
-	if err := valid("readdir", name); err != nil {
+	if err := checkStdPath("readdir", name); err != nil {
 		return nil, err
 	}
 	list, err := s.fs.ReadDir(s.ctx, name)
-	return dirEntries(list), stdErr("readdir", name, err)
+	return stdDirEntries(list), toStdError("readdir", name, err)
 }
 
-func dirEntries(list []Entry) []fs.DirEntry {
+func stdDirEntries(list []Entry) []fs.DirEntry {
 	out := make([]fs.DirEntry, len(list))
 	for i, e := range list {
 		out[i] = fs.FileInfoToDirEntry(stdInfo{e})
@@ -138,7 +138,7 @@ type stdFile struct {
 func (f *stdFile) Stat() (fs.FileInfo, error) {
 	e, err := f.Reader.Stat()
 	if err != nil {
-		return nil, stdErr("stat", f.name, err)
+		return nil, toStdError("stat", f.name, err)
 	}
 	e.Name = path.Base(f.name)
 	return stdInfo{e}, nil
@@ -146,12 +146,12 @@ func (f *stdFile) Stat() (fs.FileInfo, error) {
 
 func (f *stdFile) Read(p []byte) (int, error) {
 	n, err := f.Reader.Read(p)
-	return n, stdErr("read", f.name, err)
+	return n, toStdError("read", f.name, err)
 }
 
 func (f *stdFile) ReadAt(p []byte, off int64) (int, error) {
 	n, err := f.f.ReadAt(f.ctx, p, off)
-	return n, stdErr("read", f.name, err)
+	return n, toStdError("read", f.name, err)
 }
 
 func (f *stdFile) Seek(off int64, whence int) (int64, error) {
@@ -161,7 +161,7 @@ func (f *stdFile) Seek(off int64, whence int) (int64, error) {
 	case io.SeekEnd:
 		e, err := f.Reader.Stat()
 		if err != nil {
-			return 0, stdErr("seek", f.name, err)
+			return 0, toStdError("seek", f.name, err)
 		}
 		off += e.Size
 	}
@@ -181,7 +181,7 @@ type stdDir struct {
 }
 
 func (d *stdDir) Stat() (fs.FileInfo, error) { return d.info, nil }
-func (d *stdDir) Close() error               { return stdErr("close", d.name, d.d.Close()) }
+func (d *stdDir) Close() error               { return toStdError("close", d.name, d.d.Close()) }
 
 func (d *stdDir) Read([]byte) (int, error) {
 	return 0, &fs.PathError{Op: "read", Path: d.name, Err: ErrIsDir}
@@ -190,7 +190,7 @@ func (d *stdDir) Read([]byte) (int, error) {
 func (d *stdDir) ReadDir(n int) ([]fs.DirEntry, error) {
 	if n > 0 {
 		list, err := d.d.Read(d.s.ctx, n)
-		return dirEntries(list), stdErr("readdir", d.name, err)
+		return stdDirEntries(list), toStdError("readdir", d.name, err)
 	}
 	all := []fs.DirEntry{}
 	for {
@@ -199,8 +199,8 @@ func (d *stdDir) ReadDir(n int) ([]fs.DirEntry, error) {
 			return all, nil
 		}
 		if err != nil {
-			return all, stdErr("readdir", d.name, err)
+			return all, toStdError("readdir", d.name, err)
 		}
-		all = append(all, dirEntries(list)...)
+		all = append(all, stdDirEntries(list)...)
 	}
 }

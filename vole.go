@@ -58,7 +58,7 @@ func (s *Store) Local() *local.Backend {
 }
 
 // Close closes the backend; its attachments end, its FSes are closed.
-func (s *Store) Close() error { return wrap("close", "", "", s.b.Close()) }
+func (s *Store) Close() error { return wrapError("close", "", "", s.b.Close()) }
 
 // Create makes an empty volume. ErrExists: the name is taken; ErrInvalid: the name
 // or the spec breaks a rule, and the error says which; ErrUnsupported: the backend
@@ -68,16 +68,16 @@ func (s *Store) Create(ctx context.Context, name string, spec Spec) (*Volume, er
 		spec.Kind = KindDir
 	}
 	if err := errors.Join(driver.ValidateName(name), spec.Validate()); err != nil {
-		return nil, wrap("create", name, "", err)
+		return nil, wrapError("create", name, "", err)
 	}
 	if spec.From != "" && !s.b.Caps().Clones {
-		return nil, wrap("create", name, "", driver.Errorf(ErrUnsupported, "this backend cannot clone volumes; create an empty one and copy the files"))
+		return nil, wrapError("create", name, "", driver.Errorf(ErrUnsupported, "this backend cannot clone volumes; create an empty one and copy the files"))
 	}
 	info, err := s.b.Create(ctx, name, spec)
 	if err != nil {
-		return nil, wrap("create", name, "", err)
+		return nil, wrapError("create", name, "", err)
 	}
-	return s.volume(info), nil
+	return s.newVolume(info), nil
 }
 
 // Ensure returns the volume of that name, and makes it when there is none; created
@@ -89,11 +89,11 @@ func (s *Store) Ensure(ctx context.Context, name string, spec Spec) (v *Volume, 
 		if err == nil || !errors.Is(err, ErrExists) {
 			return v, err == nil, err
 		}
-		v, err = s.byName(ctx, "ensure", name)
+		v, err = s.getByName(ctx, "ensure", name)
 		if errors.Is(err, ErrNotFound) { // removed in between, or being built
 			select {
 			case <-ctx.Done():
-				return nil, false, wrap("ensure", name, "", driver.Errorf(ctx.Err(), "another is still making the volume: %v", ctx.Err()))
+				return nil, false, wrapError("ensure", name, "", driver.Errorf(ctx.Err(), "another is still making the volume: %v", ctx.Err()))
 			case <-time.After(ensurePause):
 				continue
 			}
@@ -102,7 +102,7 @@ func (s *Store) Ensure(ctx context.Context, name string, spec Spec) (v *Volume, 
 			return nil, false, err
 		}
 		if err := spec.Fits(v.Info()); err != nil {
-			return nil, false, wrap("ensure", name, "", err)
+			return nil, false, wrapError("ensure", name, "", err)
 		}
 		return v, false, nil
 	}
@@ -123,14 +123,14 @@ func (s *Store) Build(ctx context.Context, name string, spec Spec, fill func(v *
 	}
 	err = fill(v)
 	if err == nil {
-		err = v.update(ctx, "create", Update{Publish: true})
+		err = v.applyUpdate(ctx, "create", Update{Publish: true})
 	}
 	if err == nil {
 		return v, nil
 	}
-	err = wrap("create", name, "", err)
+	err = wrapError("create", name, "", err)
 	if _, rerr := s.b.Remove(context.WithoutCancel(ctx), driver.ByID(v.ID())); rerr != nil {
-		err = errors.Join(err, wrap("create", name, "", rerr))
+		err = errors.Join(err, wrapError("create", name, "", rerr))
 	}
 	return nil, err
 }
@@ -141,23 +141,23 @@ func (s *Store) Get(ctx context.Context, ref string) (*Volume, error) {
 		info, err := s.b.Get(ctx, driver.ByID(ref))
 		if !errors.Is(err, ErrNotFound) {
 			if err != nil {
-				return nil, wrap("get", ref, "", err)
+				return nil, wrapError("get", ref, "", err)
 			}
-			return s.volume(info), nil
+			return s.newVolume(info), nil
 		}
 	}
-	return s.byName(ctx, "get", ref)
+	return s.getByName(ctx, "get", ref)
 }
 
-func (s *Store) byName(ctx context.Context, op, name string) (*Volume, error) {
+func (s *Store) getByName(ctx context.Context, op, name string) (*Volume, error) {
 	if err := driver.ValidateName(name); err != nil {
-		return nil, wrap(op, name, "", err)
+		return nil, wrapError(op, name, "", err)
 	}
 	info, err := s.b.Get(ctx, driver.ByName(name))
 	if err != nil {
-		return nil, wrap(op, name, "", err)
+		return nil, wrapError(op, name, "", err)
 	}
-	return s.volume(info), nil
+	return s.newVolume(info), nil
 }
 
 // Volumes yields the volumes that filter selects, newest first, in bounded memory.
@@ -172,7 +172,7 @@ func (s *Store) Volumes(ctx context.Context, filter Filter) iter.Seq2[*Volume, e
 				return
 			}
 			for _, info := range page.Volumes {
-				if !yield(s.volume(info), nil) {
+				if !yield(s.newVolume(info), nil) {
 					return
 				}
 			}
@@ -191,10 +191,10 @@ func (s *Store) Volumes(ctx context.Context, filter Filter) iter.Seq2[*Volume, e
 // List returns one page of the volumes that filter selects, newest first.
 func (s *Store) List(ctx context.Context, filter Filter) (Page, error) {
 	if filter.Limit < 0 {
-		return Page{}, wrap("list", "", "", driver.Errorf(ErrInvalid, "limit %d: must not be negative", filter.Limit))
+		return Page{}, wrapError("list", "", "", driver.Errorf(ErrInvalid, "limit %d: must not be negative", filter.Limit))
 	}
 	page, err := s.b.List(ctx, filter)
-	return page, wrap("list", "", "", err)
+	return page, wrapError("list", "", "", err)
 }
 
 // Remove removes the volume with that id, or else that name, and all it holds.
@@ -203,14 +203,14 @@ func (s *Store) Remove(ctx context.Context, ref string) error {
 	if driver.IsID(ref) {
 		_, err := s.b.Remove(ctx, driver.ByID(ref))
 		if !errors.Is(err, ErrNotFound) {
-			return wrap("remove", ref, "", err)
+			return wrapError("remove", ref, "", err)
 		}
 	}
 	if err := driver.ValidateName(ref); err != nil {
-		return wrap("remove", ref, "", err)
+		return wrapError("remove", ref, "", err)
 	}
 	_, err := s.b.Remove(ctx, driver.ByName(ref))
-	return wrap("remove", ref, "", err)
+	return wrapError("remove", ref, "", err)
 }
 
 // Rename gives the volume with that id, or else that name, another name.
@@ -220,25 +220,25 @@ func (s *Store) Rename(ctx context.Context, ref, newName string) (*Volume, error
 		return nil, err
 	}
 	if err := driver.ValidateName(newName); err != nil {
-		return nil, wrap("rename", ref, "", err)
+		return nil, wrapError("rename", ref, "", err)
 	}
-	return v, v.update(ctx, "rename", Update{Name: newName})
+	return v, v.applyUpdate(ctx, "rename", Update{Name: newName})
 }
 
 // Attachments lists the live attachments of all volumes, oldest first.
 func (s *Store) Attachments(ctx context.Context) ([]AttachmentInfo, error) {
 	list, err := s.b.Attachments(ctx, "")
-	return list, wrap("list attachments", "", "", err)
+	return list, wrapError("list attachments", "", "", err)
 }
 
 // Check looks for inconsistencies between catalog, storage and usage, calls report
 // for each, and repairs them if opts.Fix is set. An error of report ends it.
 func (s *Store) Check(ctx context.Context, opts CheckOptions, report func(Finding) error) error {
-	return wrap("check", "", "", s.b.Check(ctx, opts, report))
+	return wrapError("check", "", "", s.b.Check(ctx, opts, report))
 }
 
-// wrap is the boundary of the package: it names the operation and its object, once.
-func wrap(op, volume, path string, err error) error {
+// wrapError is the boundary of the package: it names the operation and its object, once.
+func wrapError(op, volume, path string, err error) error {
 	if err == nil {
 		return nil
 	}

@@ -20,7 +20,7 @@ type Volume struct {
 	info Info
 }
 
-func (s *Store) volume(info Info) *Volume { return &Volume{b: s.b, info: info} }
+func (s *Store) newVolume(info Info) *Volume { return &Volume{b: s.b, info: info} }
 
 // Info describes the volume as the last call on v found it, without asking again.
 func (v *Volume) Info() Info {
@@ -35,43 +35,43 @@ func (v *Volume) ID() string { return v.Info().ID }
 // Name is the name the volume had when last asked.
 func (v *Volume) Name() string { return v.Info().Name }
 
-func (v *Volume) set(info Info) {
+func (v *Volume) setInfo(info Info) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.info = info
 }
 
-func (v *Volume) wrap(op, path string, err error) error {
+func (v *Volume) wrapError(op, path string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return wrap(op, v.Name(), path, err)
+	return wrapError(op, v.Name(), path, err)
 }
 
 // Refresh asks for the volume's description again and returns it.
 func (v *Volume) Refresh(ctx context.Context) (Info, error) {
 	info, err := v.b.Get(ctx, driver.ByID(v.ID()))
 	if err != nil {
-		return Info{}, v.wrap("get", "", err)
+		return Info{}, v.wrapError("get", "", err)
 	}
-	v.set(info)
+	v.setInfo(info)
 	return info, nil
 }
 
 // Update changes name, limits and labels in one step.
 func (v *Volume) Update(ctx context.Context, change Update) error {
-	return v.update(ctx, "update", change)
+	return v.applyUpdate(ctx, "update", change)
 }
 
-func (v *Volume) update(ctx context.Context, op string, change Update) error {
+func (v *Volume) applyUpdate(ctx context.Context, op string, change Update) error {
 	if err := change.Validate(); err != nil {
-		return v.wrap(op, "", err)
+		return v.wrapError(op, "", err)
 	}
 	info, err := v.b.Update(ctx, v.ID(), change)
 	if err != nil {
-		return v.wrap(op, "", err)
+		return v.wrapError(op, "", err)
 	}
-	v.set(info)
+	v.setInfo(info)
 	return nil
 }
 
@@ -85,7 +85,7 @@ func (v *Volume) Clone(ctx context.Context, name string, spec Spec) (*Volume, er
 // Remove removes the volume and all it holds. ErrInUse: it is attached.
 func (v *Volume) Remove(ctx context.Context) error {
 	_, err := v.b.Remove(ctx, driver.ByID(v.ID()))
-	return v.wrap("remove", "", err)
+	return v.wrapError("remove", "", err)
 }
 
 // RemoveUnused removes the volume and all it holds unless it was used after since, the
@@ -93,19 +93,19 @@ func (v *Volume) Remove(ctx context.Context) error {
 // or it is attached.
 func (v *Volume) RemoveUnused(ctx context.Context, since time.Time) error {
 	if since.IsZero() {
-		return v.wrap("remove", "", driver.Errorf(ErrUnsupported, "the server does not tell when volumes were last used; upgrade it"))
+		return v.wrapError("remove", "", driver.Errorf(ErrUnsupported, "the server does not tell when volumes were last used; upgrade it"))
 	}
 	_, err := v.b.RemoveUnused(ctx, v.ID(), since)
-	return v.wrap("remove", "", err)
+	return v.wrapError("remove", "", err)
 }
 
 // Measure counts what the volume holds, corrects its usage and returns it.
 func (v *Volume) Measure(ctx context.Context) (Info, error) {
 	info, err := v.b.Measure(ctx, v.ID())
 	if err != nil {
-		return Info{}, v.wrap("measure", "", err)
+		return Info{}, v.wrapError("measure", "", err)
 	}
-	v.set(info)
+	v.setInfo(info)
 	return info, nil
 }
 
@@ -115,11 +115,11 @@ func (v *Volume) FS(ctx context.Context) (*FS, error) { return v.OpenFS(ctx, FSO
 // OpenFS opens the volume's files as opts says.
 func (v *Volume) OpenFS(ctx context.Context, opts FSOptions) (*FS, error) {
 	if opts.Attachment != "" && !v.b.Caps().Leases {
-		return nil, v.wrap("open", "", noLeases)
+		return nil, v.wrapError("open", "", noLeases)
 	}
 	d, err := v.b.OpenFS(ctx, v.ID(), opts)
 	if err != nil {
-		return nil, v.wrap("open", "", err)
+		return nil, v.wrapError("open", "", err)
 	}
 	return &FS{d: d, vol: v, takesMeta: v.b.Caps().WriteMeta}, nil
 }
@@ -133,14 +133,14 @@ func (v *Volume) Attach(ctx context.Context, opts AttachOptions) (*Attachment, e
 		opts.Holder = fmt.Sprintf("%s[%d]", filepath.Base(os.Args[0]), os.Getpid())
 	}
 	if err := cmp.Or(driver.ValidateHolder(opts.Holder), driver.ValidateHost(opts.Host)); err != nil {
-		return nil, v.wrap("attach", "", err)
+		return nil, v.wrapError("attach", "", err)
 	}
 	if opts.Exclusive && !v.b.Caps().Leases {
-		return nil, v.wrap("attach", "", noLeases)
+		return nil, v.wrapError("attach", "", noLeases)
 	}
 	a, err := v.b.Attach(ctx, v.ID(), opts)
 	if err != nil {
-		return nil, v.wrap("attach", "", err)
+		return nil, v.wrapError("attach", "", err)
 	}
 	return &Attachment{d: a, vol: v}, nil
 }
@@ -148,7 +148,7 @@ func (v *Volume) Attach(ctx context.Context, opts AttachOptions) (*Attachment, e
 // Attachments lists the volume's live attachments, oldest first.
 func (v *Volume) Attachments(ctx context.Context) ([]AttachmentInfo, error) {
 	list, err := v.b.Attachments(ctx, v.ID())
-	return list, v.wrap("list attachments", "", err)
+	return list, v.wrapError("list attachments", "", err)
 }
 
 // Attachment is a held right to use a volume.
@@ -173,5 +173,5 @@ func (a *Attachment) Hold() *os.File { return a.d.Hold() }
 
 // Detach gives the right back. Detaching twice does nothing.
 func (a *Attachment) Detach(ctx context.Context) error {
-	return a.vol.wrap("detach", "", a.d.Detach(ctx))
+	return a.vol.wrapError("detach", "", a.d.Detach(ctx))
 }

@@ -35,13 +35,13 @@ func Topics() []Topic {
 			panic(err)
 		}
 		title, _, _ := strings.Cut(strings.TrimPrefix(string(source), "# "), "\n")
-		list = append(list, Topic{topicOf(e.Name()), plainText(title), string(source)})
+		list = append(list, Topic{topicOfLink(e.Name()), stripMarkup(title), string(source)})
 	}
 	return list
 }
 
-// topicOf returns the name of the topic of a file.
-func topicOf(file string) string {
+// topicOfLink returns the name of the topic of a file.
+func topicOfLink(file string) string {
 	name := strings.TrimSuffix(path.Base(file), ".md")
 	if other, ok := otherNames[name]; ok {
 		return other

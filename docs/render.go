@@ -18,7 +18,7 @@ func (t Topic) Render(width int) string {
 	r := renderer{width: max(width, 20)}
 	lines := strings.Split(strings.TrimRight(t.Source, "\n"), "\n")
 	for len(lines) > 0 {
-		lines = lines[r.block(lines):]
+		lines = lines[r.renderBlock(lines):]
 	}
 	return strings.TrimLeft(r.out.String(), "\n")
 }
@@ -32,14 +32,14 @@ var listItem = sync.OnceValue(func() *regexp.Regexp {
 	return regexp.MustCompile(`^( *)([-*]|[0-9]+\.) +`)
 })
 
-// block renders the block that lines begin with and returns how many lines it has.
-func (r *renderer) block(lines []string) int {
+// renderBlock renders the block that lines begin with and returns how many lines it has.
+func (r *renderer) renderBlock(lines []string) int {
 	first := lines[0]
 	switch {
 	case strings.TrimSpace(first) == "":
 		return 1
 	case strings.HasPrefix(first, "#"):
-		r.heading(first)
+		r.renderHeading(first)
 		return 1
 	case strings.HasPrefix(first, "```"):
 		n := 1
@@ -49,34 +49,34 @@ func (r *renderer) block(lines []string) int {
 		}
 		return min(n+1, len(lines))
 	case strings.HasPrefix(first, "|"):
-		n := count(lines, func(l string) bool { return strings.HasPrefix(l, "|") })
+		n := countLeading(lines, func(l string) bool { return strings.HasPrefix(l, "|") })
 		r.out.WriteByte('\n')
-		r.table(lines[:n])
+		r.renderTable(lines[:n])
 		return n
 	case listItem().MatchString(first):
-		return r.list(lines)
+		return r.renderList(lines)
 	}
-	n := count(lines, isText)
+	n := countLeading(lines, continuesParagraph)
 	r.out.WriteByte('\n')
-	r.wrap("", "", strings.Join(lines[:n], " "))
+	r.wrapText("", "", strings.Join(lines[:n], " "))
 	return n
 }
 
-// count is how many lines from the first one are of a kind.
-func count(lines []string, is func(string) bool) int {
+// countLeading is how many lines from the first one are of a kind.
+func countLeading(lines []string, is func(string) bool) int {
 	if n := slices.IndexFunc(lines, func(l string) bool { return !is(l) }); n >= 0 {
 		return n
 	}
 	return len(lines)
 }
 
-// isText reports whether a line goes on a paragraph.
-func isText(l string) bool {
+// continuesParagraph reports whether a line goes on a paragraph.
+func continuesParagraph(l string) bool {
 	return strings.TrimSpace(l) != "" && !strings.HasPrefix(l, "#") && !strings.HasPrefix(l, "|") && !strings.HasPrefix(l, "```") && !listItem().MatchString(l)
 }
 
-func (r *renderer) heading(line string) {
-	text := plainText(strings.TrimSpace(strings.TrimLeft(line, "#")))
+func (r *renderer) renderHeading(line string) {
+	text := stripMarkup(strings.TrimSpace(strings.TrimLeft(line, "#")))
 	r.out.WriteByte('\n')
 	r.wrapPlain("", "", text)
 	if level := len(line) - len(strings.TrimLeft(line, "#")); level <= 2 {
@@ -85,8 +85,8 @@ func (r *renderer) heading(line string) {
 	}
 }
 
-// list renders items that follow each other; what an item goes on with is indented.
-func (r *renderer) list(lines []string) (n int) {
+// renderList renders items that follow each other; what an item goes on with is indented.
+func (r *renderer) renderList(lines []string) (n int) {
 	r.out.WriteByte('\n')
 	for n < len(lines) {
 		mark := listItem().FindString(lines[n])
@@ -94,24 +94,24 @@ func (r *renderer) list(lines []string) (n int) {
 			break
 		}
 		text := lines[n][len(mark):]
-		for n++; n < len(lines) && isText(lines[n]); n++ {
+		for n++; n < len(lines) && continuesParagraph(lines[n]); n++ {
 			text += " " + strings.TrimSpace(lines[n])
 		}
-		r.wrap(mark, strings.Repeat(" ", len(mark)), text)
+		r.wrapText(mark, strings.Repeat(" ", len(mark)), text)
 	}
 	return n
 }
 
-// table renders a table in columns if it is narrow enough. Else each row becomes its first
+// renderTable renders a table in columns if it is narrow enough. Else each row becomes its first
 // cell, and the others below it, named by the heading if there are several.
-func (r *renderer) table(lines []string) {
+func (r *renderer) renderTable(lines []string) {
 	var rows [][]string
 	for i, l := range lines {
 		if i != 1 { // which only divides the heading from the rest
-			rows = append(rows, cells(l))
+			rows = append(rows, splitTableRow(l))
 		}
 	}
-	if r.columns(rows) {
+	if r.renderColumns(rows) {
 		return
 	}
 	head := rows[0]
@@ -135,9 +135,9 @@ func (r *renderer) table(lines []string) {
 // leastColumn is the least width of a last column whose cells are wrapped.
 const leastColumn = 30
 
-// columns renders rows in columns, and a line under the first one, if all columns but the
+// renderColumns renders rows in columns, and a line under the first one, if all columns but the
 // last leave enough of the width.
-func (r *renderer) columns(rows [][]string) bool {
+func (r *renderer) renderColumns(rows [][]string) bool {
 	var widths []int
 	for _, row := range rows {
 		for c, cell := range row {
@@ -172,18 +172,18 @@ func (r *renderer) columns(rows [][]string) bool {
 	return true
 }
 
-// cells returns the cells of a row, as plain text.
-func cells(line string) []string {
+// splitTableRow returns the cells of a row, as plain text.
+func splitTableRow(line string) []string {
 	const bar = "\x00" // for \| which is no border
 	line = strings.Trim(strings.ReplaceAll(strings.TrimSpace(line), `\|`, bar), "|")
 	row := strings.Split(line, "|")
 	for i, c := range row {
-		row[i] = plainText(strings.TrimSpace(strings.ReplaceAll(c, bar, "|")))
+		row[i] = stripMarkup(strings.TrimSpace(strings.ReplaceAll(c, bar, "|")))
 	}
 	return row
 }
 
-func (r *renderer) wrap(first, rest, text string) { r.wrapPlain(first, rest, plainText(text)) }
+func (r *renderer) wrapText(first, rest, text string) { r.wrapPlain(first, rest, stripMarkup(text)) }
 
 // wrapPlain writes text in lines of the width, the first behind one prefix, the others behind
 // another.
@@ -207,8 +207,8 @@ var inline = sync.OnceValue(func() *regexp.Regexp {
 	return regexp.MustCompile("``(.+?)``|`([^`]+)`|" + `\*\*(.+?)\*\*|\[([^\]]+)\]\(([^)\s]+)\)`)
 })
 
-// plainText returns a line of Markdown without its marks.
-func plainText(s string) string {
+// stripMarkup returns a line of Markdown without its marks.
+func stripMarkup(s string) string {
 	var b strings.Builder
 	for {
 		m := inline().FindStringSubmatchIndex(s)
@@ -228,16 +228,16 @@ func plainText(s string) string {
 		case group(2) != "":
 			b.WriteString(group(2))
 		case group(3) != "":
-			b.WriteString(plainText(group(3)))
+			b.WriteString(stripMarkup(group(3)))
 		default:
-			b.WriteString(linkText(plainText(group(4)), group(5)))
+			b.WriteString(replaceLinks(stripMarkup(group(4)), group(5)))
 		}
 		s = s[m[1]:]
 	}
 }
 
-// linkText is a link to another page as the command that shows it, or to elsewhere.
-func linkText(text, target string) string {
+// replaceLinks is a link to another page as the command that shows it, or to elsewhere.
+func replaceLinks(text, target string) string {
 	file, _, _ := strings.Cut(target, "#")
 	switch {
 	case strings.Contains(target, "://") && text != target:
@@ -245,7 +245,7 @@ func linkText(text, target string) string {
 	case !strings.HasSuffix(file, ".md") || strings.Contains(file, "/"):
 		return text
 	case text == file:
-		return "'vole help " + topicOf(file) + "'"
+		return "'vole help " + topicOfLink(file) + "'"
 	}
-	return text + " ('vole help " + topicOf(file) + "')"
+	return text + " ('vole help " + topicOfLink(file) + "')"
 }

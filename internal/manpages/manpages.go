@@ -36,10 +36,10 @@ func escapeTexts(cmd *cobra.Command) {
 	if cmd.Long == "" {
 		cmd.Long = cmd.Short
 	}
-	cmd.Short, cmd.Long = escape(cmd.Short), escapeParagraphs(cmd.Long)
+	cmd.Short, cmd.Long = escapeRoff(cmd.Short), escapeParagraphs(cmd.Long)
 	cmd.NonInheritedFlags().VisitAll(func(flag *pflag.Flag) {
 		// The name of the value stands in backquotes.
-		flag.Usage = escape(strings.ReplaceAll(flag.Usage, "`", ""))
+		flag.Usage = escapeRoff(strings.ReplaceAll(flag.Usage, "`", ""))
 	})
 	for _, sub := range cmd.Commands() {
 		escapeTexts(sub)
@@ -48,7 +48,7 @@ func escapeTexts(cmd *cobra.Command) {
 
 var markdown = strings.NewReplacer(`\`, `\\`, "`", "\\`", `*`, `\*`, `_`, `\_`, `<`, `\<`, `>`, `\>`, `[`, `\[`, `]`, `\]`, `&`, `\&`, `~`, `\~`, `#`, `\#`)
 
-func escape(text string) string { return markdown.Replace(text) }
+func escapeRoff(text string) string { return markdown.Replace(text) }
 
 // escapeParagraphs is escape for a text whose indented lines are examples or tables.
 func escapeParagraphs(text string) string {
@@ -65,7 +65,7 @@ func escapeParagraphs(text string) string {
 			}
 		}
 		if !indented {
-			line = escape(line)
+			line = escapeRoff(line)
 		}
 		out = append(out, line)
 	}

@@ -54,7 +54,7 @@ func configDir() (string, error) {
 // Load reads the file at path; one that is not there is empty. It is refused when it is
 // not as it must be, and when it has keys that others can read.
 func Load(path string) (File, error) {
-	f, err := load(path)
+	f, err := loadFile(path)
 	if f.Profiles == nil {
 		f.Profiles = map[string]Profile{}
 	}
@@ -64,7 +64,7 @@ func Load(path string) (File, error) {
 	return f, nil
 }
 
-func load(path string) (f File, err error) {
+func loadFile(path string) (f File, err error) {
 	r, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // not to wait for a fifo
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
 		// What is behind a link may be on a disk that is not mounted: that is not the same as
@@ -75,12 +75,12 @@ func load(path string) (f File, err error) {
 		return f, nil
 	}
 	if err != nil {
-		return f, cause(err)
+		return f, stripPathError(err)
 	}
 	defer r.Close()
 	st, err := r.Stat()
 	if err != nil {
-		return f, cause(err)
+		return f, stripPathError(err)
 	}
 	if !st.Mode().IsRegular() {
 		return f, driver.Errorf(driver.ErrInvalid, "it is no regular file")
@@ -88,11 +88,11 @@ func load(path string) (f File, err error) {
 	b, err := io.ReadAll(io.LimitReader(r, mostFile+1))
 	switch {
 	case err != nil:
-		return f, cause(err)
+		return f, stripPathError(err)
 	case len(b) > mostFile:
 		return f, driver.Errorf(driver.ErrInvalid, "it is larger than %d bytes", mostFile)
 	}
-	if f, err = parse(b); err != nil {
+	if f, err = parseFile(b); err != nil {
 		return File{}, err
 	}
 	// On Windows an access list says who may read it, and this mode tells nothing.
@@ -105,13 +105,13 @@ func load(path string) (f File, err error) {
 	return f, nil
 }
 
-// parse reads the JSON. What it does not know it refuses: it may be meant to restrict
+// parseFile reads the JSON. What it does not know it refuses: it may be meant to restrict
 // something. Errors do not quote, for what is quoted might be a key.
-func parse(b []byte) (f File, err error) {
+func parseFile(b []byte) (f File, err error) {
 	dec := json.NewDecoder(bytes.NewReader(b))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(&f); err != nil {
-		return f, driver.Errorf(driver.ErrInvalid, "it is malformed: %s", describe(err))
+		return f, driver.Errorf(driver.ErrInvalid, "it is malformed: %s", describeJSONError(err))
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
 		return f, driver.Errorf(driver.ErrInvalid, "it is malformed: something follows the JSON object")
@@ -128,8 +128,8 @@ func parse(b []byte) (f File, err error) {
 	return f, nil
 }
 
-// describe says what is wrong with JSON without quoting a value of it.
-func describe(err error) string {
+// describeJSONError says what is wrong with JSON without quoting a value of it.
+func describeJSONError(err error) string {
 	var wrong *json.UnmarshalTypeError
 	if errors.As(err, &wrong) {
 		return "a JSON " + wrong.Value + " stands where it does not belong, at " + wrong.Field
@@ -140,8 +140,8 @@ func describe(err error) string {
 	return err.Error() // of syntax: one character; of an unknown field: its name
 }
 
-// cause takes the path out of an error of the system: the one around it has that.
-func cause(err error) error {
+// stripPathError takes the path out of an error of the system: the one around it has that.
+func stripPathError(err error) error {
 	if pe := (*fs.PathError)(nil); errors.As(err, &pe) {
 		return pe.Err
 	}
@@ -171,7 +171,7 @@ func Change(ctx context.Context, path string, fn func(f *File) error) error {
 		path = to
 	}
 	dir := filepath.Dir(path)
-	if err := makeDir(dir); err != nil {
+	if err := makePrivateDir(dir); err != nil {
 		return wrap(err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, lockWait)
@@ -192,18 +192,18 @@ func Change(ctx context.Context, path string, fn func(f *File) error) error {
 	if err != nil {
 		return wrap(err)
 	}
-	if _, err := parse(b); err != nil {
+	if _, err := parseFile(b); err != nil {
 		return err // of fn's making
 	}
 	return wrap(durable.WriteFile(path, append(b, '\n'), 0o600))
 }
 
-// makeDir makes a directory, and those above it, for its owner alone, so that they
+// makePrivateDir makes a directory, and those above it, for its owner alone, so that they
 // survive a power cut. One that is there stays as it is.
-func makeDir(dir string) error {
+func makePrivateDir(dir string) error {
 	err := os.Mkdir(dir, 0o700)
 	if errors.Is(err, fs.ErrNotExist) && filepath.Dir(dir) != dir {
-		if err = makeDir(filepath.Dir(dir)); err == nil {
+		if err = makePrivateDir(filepath.Dir(dir)); err == nil {
 			err = os.Mkdir(dir, 0o700)
 		}
 	}

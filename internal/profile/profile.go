@@ -68,21 +68,21 @@ func (p Profile) Validate() error {
 	case p.Home != "" && (p.Key != "" || p.CAFile != "" || p.InsecureHTTP):
 		return driver.Errorf(driver.ErrInvalid, "it has a home, to which neither key, ca_file nor insecure_http belongs")
 	case p.Home != "":
-		return absolute("home", p.Home)
+		return makeAbsolute("home", p.Home)
 	case p.Key == "":
 		return driver.Errorf(driver.ErrInvalid, "the server's URL comes without an API key")
 	case strings.ContainsFunc(p.Key, func(r rune) bool { return r <= ' ' || r > '~' }):
 		return driver.Errorf(driver.ErrInvalid, "the API key has spaces, or characters that no key has")
 	}
 	if p.CAFile != "" {
-		if err := absolute("ca_file", p.CAFile); err != nil {
+		if err := makeAbsolute("ca_file", p.CAFile); err != nil {
 			return err
 		}
 	}
 	return CheckURL(p.URL, p.InsecureHTTP)
 }
 
-func absolute(what, p string) error {
+func makeAbsolute(what, p string) error {
 	if !filepath.IsAbs(p) {
 		return driver.Errorf(driver.ErrInvalid, "%s is %q; write an absolute path", what, p)
 	}
@@ -109,10 +109,10 @@ func ServerURL(text string, insecure bool, from *url.URL) (*url.URL, error) {
 		return nil, driver.Errorf(driver.ErrInvalid, "the server's URL has a user, query or fragment, which do not belong there; the key is given by itself")
 	case u.Scheme == "http" && from != nil && from.Scheme == "https":
 		return nil, driver.Errorf(driver.ErrInvalid, "%s has no TLS, and the server that leads there has; use https://", text)
-	case from != nil && loopback(u.Hostname()) && !loopback(from.Hostname()):
+	case from != nil && isLoopbackHost(u.Hostname()) && !isLoopbackHost(from.Hostname()):
 		// A service of this host is no server of others, and may trust whoever reaches it.
 		return nil, driver.Errorf(driver.ErrInvalid, "%s is on this host, and the server that leads there is not", text)
-	case u.Scheme == "http" && !insecure && !loopback(u.Hostname()):
+	case u.Scheme == "http" && !insecure && !isLoopbackHost(u.Hostname()):
 		return nil, driver.Errorf(driver.ErrInvalid, "%s is not on this host, and without TLS everyone between could read the API key; use https://", text)
 	}
 	if strings.EqualFold(u.Hostname(), "localhost") {
@@ -122,9 +122,9 @@ func ServerURL(text string, insecure bool, from *url.URL) (*url.URL, error) {
 	return u, nil
 }
 
-// loopback reports whether a host is certainly this one. Names other than localhost
+// isLoopbackHost reports whether a host is certainly this one. Names other than localhost
 // are not asked for: whoever answers may lie.
-func loopback(host string) bool {
+func isLoopbackHost(host string) bool {
 	if strings.EqualFold(host, "localhost") {
 		return true
 	}

@@ -42,21 +42,21 @@ func (c Choice) String() string {
 // Resolve finds out which profile is in effect; see the package comment. A home in it
 // is "" when it is the default one.
 func Resolve(n Named) (Choice, error) {
-	if err := n.check(); err != nil {
+	if err := n.checkExclusive(); err != nil {
 		return Choice{}, err
 	}
 	switch {
 	case n.Home != "":
-		return atHome(n.Home, "", "--home")
+		return choiceOfHome(n.Home, "", "--home")
 	case n.URL != "":
-		return atServer(Profile{URL: n.URL, Key: n.Key, CAFile: n.CAFile}, "the program")
+		return choiceOfServer(Profile{URL: n.URL, Key: n.Key, CAFile: n.CAFile}, "the program")
 	case n.Name != "":
-		return byName(n.Name, "--profile")
+		return choiceOfProfile(n.Name, "--profile")
 	}
-	return fromEnv()
+	return choiceFromEnv()
 }
 
-func (n Named) check() error {
+func (n Named) checkExclusive() error {
 	set := 0
 	for _, s := range []string{n.Home, n.Name, n.URL} {
 		if s != "" {
@@ -74,22 +74,22 @@ func (n Named) check() error {
 	return nil
 }
 
-// fromEnv resolves what the environment and the file say.
-func fromEnv() (Choice, error) {
+// choiceFromEnv resolves what the environment and the file say.
+func choiceFromEnv() (Choice, error) {
 	server, name := os.Getenv("VOLE_URL"), os.Getenv("VOLE_PROFILE")
 	switch {
 	case server != "" && name != "":
 		return Choice{}, driver.Errorf(driver.ErrInvalid, "VOLE_URL and VOLE_PROFILE are both set; unset one of them")
 	case server != "":
-		key, err := envKey()
+		key, err := keyFromEnv()
 		if err != nil {
 			return Choice{}, err
 		}
-		return atServer(Profile{URL: server, Key: key, CAFile: os.Getenv("VOLE_CA_FILE")}, "VOLE_URL")
+		return choiceOfServer(Profile{URL: server, Key: key, CAFile: os.Getenv("VOLE_CA_FILE")}, "VOLE_URL")
 	case name != "":
-		return byName(name, "VOLE_PROFILE")
+		return choiceOfProfile(name, "VOLE_PROFILE")
 	case os.Getenv("VOLE_HOME") != "":
-		return atHome(os.Getenv("VOLE_HOME"), Local, "VOLE_HOME")
+		return choiceOfHome(os.Getenv("VOLE_HOME"), Local, "VOLE_HOME")
 	}
 	// Whoever sets a key means a server; the local disk would be a surprise.
 	for _, v := range []string{"VOLE_API_KEY", "VOLE_API_KEY_FILE"} {
@@ -97,11 +97,11 @@ func fromEnv() (Choice, error) {
 			return Choice{}, driver.Errorf(driver.ErrInvalid, "%s is set, but not VOLE_URL; set that too, or say with --profile or VOLE_PROFILE where the volumes are", v)
 		}
 	}
-	return current()
+	return currentProfile()
 }
 
-// envKey is the key that goes with VOLE_URL.
-func envKey() (string, error) {
+// keyFromEnv is the key that goes with VOLE_URL.
+func keyFromEnv() (string, error) {
 	key, file := os.Getenv("VOLE_API_KEY"), os.Getenv("VOLE_API_KEY_FILE")
 	switch {
 	case key != "" && file != "":
@@ -137,12 +137,12 @@ func ReadKey(r io.Reader) (string, error) {
 	return key, nil
 }
 
-func atHome(home, name, source string) (Choice, error) {
+func choiceOfHome(home, name, source string) (Choice, error) {
 	home, err := filepath.Abs(home)
 	return Choice{Profile{Home: home}, name, source}, err
 }
 
-func atServer(p Profile, source string) (c Choice, err error) {
+func choiceOfServer(p Profile, source string) (c Choice, err error) {
 	if p.CAFile != "" {
 		if p.CAFile, err = filepath.Abs(p.CAFile); err != nil {
 			return c, err
@@ -155,9 +155,9 @@ func atServer(p Profile, source string) (c Choice, err error) {
 	return Choice{p, "", source}, nil
 }
 
-// byName looks a profile up in the file. The local home is not in it, so that a file
+// choiceOfProfile looks a profile up in the file. The local home is not in it, so that a file
 // that is damaged is in nobody's way to that.
-func byName(name, source string) (Choice, error) {
+func choiceOfProfile(name, source string) (Choice, error) {
 	if name == Local {
 		return Choice{Profile{}, Local, source}, nil
 	}
@@ -169,10 +169,10 @@ func byName(name, source string) (Choice, error) {
 	if err != nil {
 		return Choice{}, err
 	}
-	return f.choose(name, path, source)
+	return f.chooseProfile(name, path, source)
 }
 
-func (f File) choose(name, path, source string) (Choice, error) {
+func (f File) chooseProfile(name, path, source string) (Choice, error) {
 	if name == Local {
 		return Choice{Profile{}, Local, source}, nil
 	}
@@ -188,8 +188,8 @@ func Unknown(name, path string) error {
 	return driver.Errorf(driver.ErrNoSuch, "no profile %q in %s; 'vole profile ls' lists them, 'vole login' makes one", name, path)
 }
 
-// current is the current profile of the file, or the local home when none was chosen.
-func current() (Choice, error) {
+// currentProfile is the current profile of the file, or the local home when none was chosen.
+func currentProfile() (Choice, error) {
 	path, err := Path()
 	if err != nil { // nobody has a file who has no home directory
 		return Choice{Profile{}, Local, "default"}, nil
@@ -207,5 +207,5 @@ func current() (Choice, error) {
 	case f.Current == "":
 		return Choice{Profile{}, Local, "default"}, nil
 	}
-	return f.choose(f.Current, path, path)
+	return f.chooseProfile(f.Current, path, path)
 }
