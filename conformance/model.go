@@ -16,17 +16,17 @@ import (
 // contract, in memory. Its operations return every error that the real one may give
 // for a call, because the contract does not say which of two faults is reported first.
 type model struct {
-	root  *node
-	all   []*node // every file ever made, for the count of bytes
-	quota int64   // 0: none
+	root  *modelInode
+	all   []*modelInode // every file ever made, for the count of bytes
+	quota int64         // 0: none
 }
 
-// node is an inode of the model.
-type node struct {
+// modelInode is an inode of the model.
+type modelInode struct {
 	mode   fs.FileMode
 	data   []byte
 	target string
-	names  map[string]*node // of a directory
+	names  map[string]*modelInode // of a directory
 	xattrs map[string]string
 	nlink  int
 	opens  int // handles
@@ -41,23 +41,23 @@ func newModel(quota int64) *model {
 	return m
 }
 
-func (m *model) make(mode fs.FileMode) *node {
-	n := &node{mode: mode, xattrs: map[string]string{}}
+func (m *model) make(mode fs.FileMode) *modelInode {
+	n := &modelInode{mode: mode, xattrs: map[string]string{}}
 	if mode.IsDir() {
-		n.names = map[string]*node{}
+		n.names = map[string]*modelInode{}
 	}
 	m.all = append(m.all, n)
 	return n
 }
 
-func (n *node) isDir() bool  { return n != nil && n.mode.IsDir() }
-func (n *node) isLink() bool { return n != nil && n.mode.Type() == fs.ModeSymlink }
-func (n *node) isFile() bool { return n != nil && n.mode.IsRegular() }
+func (n *modelInode) isDir() bool  { return n != nil && n.mode.IsDir() }
+func (n *modelInode) isLink() bool { return n != nil && n.mode.Type() == fs.ModeSymlink }
+func (n *modelInode) isFile() bool { return n != nil && n.mode.IsRegular() }
 
 // used is the sum of the sizes of files that have a name or are open.
 func (m *model) used() int64 {
 	sum := int64(0)
-	m.all = slices.DeleteFunc(m.all, func(n *node) bool { return n != m.root && n.nlink == 0 && n.opens == 0 })
+	m.all = slices.DeleteFunc(m.all, func(n *modelInode) bool { return n != m.root && n.nlink == 0 && n.opens == 0 })
 	for _, n := range m.all {
 		sum += int64(len(n.data))
 	}
@@ -73,7 +73,7 @@ func (m *model) fits(delta int64) error {
 }
 
 // freed is what removing one name of n gives back.
-func freed(n *node) int64 {
+func freed(n *modelInode) int64 {
 	if n == nil || n.nlink != 1 || n.opens != 0 {
 		return 0
 	}
@@ -83,13 +83,13 @@ func freed(n *node) int64 {
 // resolved is the result of resolving a path: a directory, a name in it, and the node of that
 // name.
 type resolved struct {
-	dirs    []*node  // from the root to the directory
-	name    string   // "" when the path ends in a directory by "." or ".."
-	n       *node    // nil: nothing has the name
-	missing []string // directories that would have to be made first
+	dirs    []*modelInode // from the root to the directory
+	name    string        // "" when the path ends in a directory by "." or ".."
+	n       *modelInode   // nil: nothing has the name
+	missing []string      // directories that would have to be made first
 }
 
-func (r resolved) dir() *node { return r.dirs[len(r.dirs)-1] }
+func (r resolved) dir() *modelInode { return r.dirs[len(r.dirs)-1] }
 
 // maxSure is how many links every backend follows; more than pathwalk.MaxLinks none does.
 const maxSure = 8
@@ -98,7 +98,7 @@ const maxSure = 8
 // does not exist.
 type named struct {
 	name string
-	*node
+	*modelInode
 }
 
 // resolve resolves p. With follow, a link as the last element is followed; with parents,
@@ -110,15 +110,15 @@ func (m *model) resolve(p string, follow, parents bool) (resolved, error) {
 		Lookup: func(dir named, s pathwalk.Step) (named, pathwalk.Kind, error) {
 			byName = s.Last
 			next := named{name: s.Name}
-			if dir.node != nil {
-				next.node = dir.names[s.Name]
+			if dir.modelInode != nil {
+				next.modelInode = dir.names[s.Name]
 			}
 			switch {
-			case next.node == nil && !s.Last && !parents:
+			case next.modelInode == nil && !s.Last && !parents:
 				return next, 0, vole.ErrNotExist
-			case next.node == nil && !s.Last && s.InLink:
+			case next.modelInode == nil && !s.Last && s.InLink:
 				return next, 0, errUnsure // making directories through a dangling link
-			case next.node == nil:
+			case next.modelInode == nil:
 				return next, pathwalk.Missing, nil
 			case next.isLink():
 				return next, pathwalk.Link, nil
@@ -133,7 +133,7 @@ func (m *model) resolve(p string, follow, parents bool) (resolved, error) {
 			return link.target, nil
 		},
 	}
-	entries, err := w.Walk(named{node: m.root}, p)
+	entries, err := w.Walk(named{modelInode: m.root}, p)
 	if err == nil && links > maxSure {
 		err = errUnsure
 	}
@@ -142,23 +142,23 @@ func (m *model) resolve(p string, follow, parents bool) (resolved, error) {
 	}
 	var r resolved
 	if last := entries[len(entries)-1]; byName {
-		r.name, r.n = last.name, last.node
+		r.name, r.n = last.name, last.modelInode
 		entries = entries[:len(entries)-1]
 	} else {
-		r.n = last.node
+		r.n = last.modelInode
 	}
 	for _, e := range entries {
-		if e.node == nil {
+		if e.modelInode == nil {
 			r.missing = append(r.missing, e.name)
 		} else {
-			r.dirs = append(r.dirs, e.node)
+			r.dirs = append(r.dirs, e.modelInode)
 		}
 	}
 	return r, nil
 }
 
 // makeParents makes the directories that at lacks and returns the last.
-func (m *model) makeParents(at resolved) *node {
+func (m *model) makeParents(at resolved) *modelInode {
 	d := at.dir()
 	for _, name := range at.missing {
 		next := m.make(fs.ModeDir | 0o755)
@@ -170,7 +170,7 @@ func (m *model) makeParents(at resolved) *node {
 }
 
 // put gives n a name and takes it from the node that has it.
-func (m *model) put(d *node, name string, n *node) {
+func (m *model) put(d *modelInode, name string, n *modelInode) {
 	if old := d.names[name]; old != nil {
 		m.unlink(old)
 	}
@@ -178,7 +178,7 @@ func (m *model) put(d *node, name string, n *node) {
 	d.names[name] = n
 }
 
-func (m *model) unlink(n *node) {
+func (m *model) unlink(n *modelInode) {
 	n.nlink--
 	for name, child := range n.names {
 		m.unlink(child)
@@ -193,7 +193,7 @@ func (m *model) tree() tree {
 	return all
 }
 
-func (n *node) treeInto(all tree, p string) {
+func (n *modelInode) treeInto(all tree, p string) {
 	for name, child := range n.names {
 		at := path.Join(p, name)
 		all[at] = child.describe()
@@ -201,7 +201,7 @@ func (n *node) treeInto(all tree, p string) {
 	}
 }
 
-func (n *node) describe() string {
+func (n *modelInode) describe() string {
 	var attrs []string
 	for _, k := range slices.Sorted(maps.Keys(n.xattrs)) {
 		attrs = append(attrs, k+"="+n.xattrs[k])
@@ -232,7 +232,7 @@ func (f *files) modelTreeInto(all tree, dir string) {
 		if p == "lost+found" {
 			continue
 		}
-		n := &node{mode: e.Mode, nlink: int(e.Nlink), xattrs: map[string]string{}}
+		n := &modelInode{mode: e.Mode, nlink: int(e.Nlink), xattrs: map[string]string{}}
 		switch e.Mode.Type() {
 		case 0:
 			n.data = []byte(f.read(p))

@@ -146,7 +146,7 @@ func (m *model) rename(from, to string, noReplace bool) []error {
 }
 
 // replaceErrors is why a may not take the place of b, by rename(2).
-func replaceErrors(a, b *node) []error {
+func replaceErrors(a, b *modelInode) []error {
 	switch {
 	case b == nil:
 		return nil
@@ -175,7 +175,7 @@ func (m *model) copy(from, to string, noReplace bool) []error {
 	if a.n == b.n {
 		return nil
 	}
-	seen := map[*node]*node{}
+	seen := map[*modelInode]*modelInode{}
 	n := m.clone(a.n, seen)
 	size := int64(0)
 	for old := range seen {
@@ -230,14 +230,14 @@ func (m *model) copyErrors(a, b resolved, to string, noReplace bool) []error {
 }
 
 // clone copies a tree, which counts once it is put into all; names of one file stay names of one file.
-func (m *model) clone(n *node, seen map[*node]*node) *node {
+func (m *model) clone(n *modelInode, seen map[*modelInode]*modelInode) *modelInode {
 	if c, again := seen[n]; again {
 		return c
 	}
-	c := &node{mode: n.mode, data: slices.Clone(n.data), target: n.target, xattrs: maps.Clone(n.xattrs)}
+	c := &modelInode{mode: n.mode, data: slices.Clone(n.data), target: n.target, xattrs: maps.Clone(n.xattrs)}
 	seen[n] = c
 	if n.isDir() {
-		c.names = map[string]*node{}
+		c.names = map[string]*modelInode{}
 		for name, child := range n.names {
 			cc := m.clone(child, seen)
 			cc.nlink++
@@ -280,8 +280,8 @@ func (m *model) symlink(target, p string) []error {
 	return nil
 }
 
-// at returns the node at p, by following links or not.
-func (m *model) at(p string, follow bool) (*node, []error) {
+// lookupInode returns the node at p, by following links or not.
+func (m *model) lookupInode(p string, follow bool) (*modelInode, []error) {
 	at, err := m.resolve(p, follow, false)
 	if err == nil && at.n == nil {
 		err = vole.ErrNotExist
@@ -293,7 +293,7 @@ func (m *model) at(p string, follow bool) (*node, []error) {
 }
 
 func (m *model) chmod(p string, mode fs.FileMode) []error {
-	n, errs := m.at(p, true)
+	n, errs := m.lookupInode(p, true)
 	if errs == nil {
 		n.mode = n.mode.Type() | mode
 	}
@@ -301,7 +301,7 @@ func (m *model) chmod(p string, mode fs.FileMode) []error {
 }
 
 func (m *model) setxattr(p, k, v string) []error {
-	n, errs := m.at(p, false)
+	n, errs := m.lookupInode(p, false)
 	if errs == nil && !n.isFile() && !n.isDir() {
 		errs = fail(errUnsure)
 	}
@@ -312,7 +312,7 @@ func (m *model) setxattr(p, k, v string) []error {
 }
 
 func (m *model) removexattr(p, k string) []error {
-	n, errs := m.at(p, false)
+	n, errs := m.lookupInode(p, false)
 	switch {
 	case errs != nil:
 		return errs
@@ -327,7 +327,7 @@ func (m *model) removexattr(p, k string) []error {
 }
 
 func (m *model) truncate(p string, size int) []error {
-	n, errs := m.at(p, false)
+	n, errs := m.lookupInode(p, false)
 	switch {
 	case errs != nil:
 		return errs
@@ -340,7 +340,7 @@ func (m *model) truncate(p string, size int) []error {
 }
 
 // open returns the file that opening p gives.
-func (m *model) open(p string, opts vole.OpenOptions) (*node, []error) {
+func (m *model) open(p string, opts vole.OpenOptions) (*modelInode, []error) {
 	at, err := m.resolve(p, !opts.Exclusive, false)
 	switch {
 	case err != nil:
@@ -368,7 +368,7 @@ func (m *model) open(p string, opts vole.OpenOptions) (*node, []error) {
 
 // The operations by handle.
 
-func (m *model) resize(n *node, size int) []error {
+func (m *model) resize(n *modelInode, size int) []error {
 	if err := m.fits(int64(size - len(n.data))); err != nil {
 		return fail(err)
 	}
@@ -379,7 +379,7 @@ func (m *model) resize(n *node, size int) []error {
 	return nil
 }
 
-func (m *model) writeAt(n *node, data []byte, off int) []error {
+func (m *model) writeAt(n *modelInode, data []byte, off int) []error {
 	if len(data) == 0 {
 		return nil
 	}
@@ -390,7 +390,7 @@ func (m *model) writeAt(n *node, data []byte, off int) []error {
 	return nil
 }
 
-func (m *model) punch(n *node, off, length int) []error {
+func (m *model) punch(n *modelInode, off, length int) []error {
 	if off < len(n.data) {
 		clear(n.data[off:min(off+length, len(n.data))])
 	}

@@ -53,7 +53,7 @@ type runner struct {
 
 type handle struct {
 	h *vole.File
-	n *node
+	n *modelInode
 }
 
 func randomRun(t *testing.T, e *env, seed uint64, batch, withQuota bool) {
@@ -309,9 +309,9 @@ func (r *runner) readHandle(hd handle, i int) {
 // lookStep reads something at p, by following links and by not.
 func (r *runner) lookStep(p string) {
 	ctx := r.f.ctx
-	var n *node
+	var n *modelInode
 	find := func(follow bool) func() []error {
-		return func() (errs []error) { n, errs = r.m.at(p, follow); return errs }
+		return func() (errs []error) { n, errs = r.m.lookupInode(p, follow); return errs }
 	}
 	same := func(e vole.Entry, err error) error {
 		if err == nil && n != nil && !n.isLink() && (e.Mode != n.mode || n.isFile() && e.Size != int64(len(n.data))) {

@@ -161,8 +161,8 @@ func smallTar() string {
 	return b.String()
 }
 
-// through is the call made through an open file system of x.
-func (c apiCall) through(x *fixture) apiCall {
+// inOpenFilesystem is the call made through an open file system of x.
+func (c apiCall) inOpenFilesystem(x *fixture) apiCall {
 	c.header = http.Header{"Vole-Filesystem": {x.filesystem}}
 	return c
 }

@@ -43,7 +43,7 @@ func TestMatrix(t *testing.T) {
 				}
 				tries := []apiCall{make(x)}
 				if op.param("Vole-Filesystem") != nil {
-					tries = append(tries, make(x).through(x))
+					tries = append(tries, make(x).inOpenFilesystem(x))
 				}
 				for _, c := range tries {
 					w.checkRefused(t, who, op, c, x, &before)
@@ -129,7 +129,7 @@ func TestMatrixMixed(t *testing.T) {
 				{"attach", apiCall{path: at(mine), body: `{"session":"` + x.session + `"}`}, 410},
 				{"openFilesystem", apiCall{path: map[string]string{"session": own.ID}, query: pairs([]string{"volume", x.volume})}, 404},
 				{"openFilesystem", apiCall{path: map[string]string{"session": own.ID}, query: pairs([]string{"volume", x.name})}, 404},
-				{"stat", apiCall{path: at(mine), query: pairs([]string{"path", "/"})}.through(x), 410},
+				{"stat", apiCall{path: at(mine), query: pairs([]string{"path", "/"})}.inOpenFilesystem(x), 410},
 				{"listEntries", apiCall{path: at(mine), query: pairs([]string{"path", "/", "unsorted", "1", "cursor", x.cursor})}, 410},
 			} {
 				if a := w.callOperation(t, w.operation(t, c.id), c.call, key); a.status != c.status {

@@ -59,13 +59,13 @@ func newMSBFS(t *testing.T) *msbFS {
 
 func (f *msbFS) write(t *testing.T, path, body string) {
 	t.Helper()
-	f.want(t, f.key, "PUT", f.url+"/content", body, nil, at(path)...)
+	f.want(t, f.key, "PUT", f.url+"/content", body, nil, msbPathHeader(path)...)
 }
 
 func (f *msbFS) stat(t *testing.T, path string) msbFile {
 	t.Helper()
 	var out struct{ Metadata msbFile }
-	f.want(t, f.key, "GET", f.url+"/stat", "", &out, at(path)...)
+	f.want(t, f.key, "GET", f.url+"/stat", "", &out, msbPathHeader(path)...)
 	return out.Metadata
 }
 
@@ -73,7 +73,7 @@ func (f *msbFS) stat(t *testing.T, path string) msbFile {
 func (f *msbFS) list(t *testing.T, path string) (list []string) {
 	t.Helper()
 	var out struct{ Entries []msbFile }
-	f.want(t, f.key, "GET", f.url, "", &out, at(path)...)
+	f.want(t, f.key, "GET", f.url, "", &out, msbPathHeader(path)...)
 	if out.Entries == nil {
 		t.Errorf("no entries in the list of %s", path)
 	}
@@ -86,7 +86,7 @@ func (f *msbFS) list(t *testing.T, path string) (list []string) {
 func (f *msbFS) exists(t *testing.T, path string) bool {
 	t.Helper()
 	var out struct{ Exists *bool }
-	f.want(t, f.key, "GET", f.url+"/exists", "", &out, at(path)...)
+	f.want(t, f.key, "GET", f.url+"/exists", "", &out, msbPathHeader(path)...)
 	return *out.Exists
 }
 
@@ -125,14 +125,14 @@ func TestMSBFiles(t *testing.T) {
 		}
 	}
 	for rng, want := range map[string]string{"bytes=6-": "world", "bytes=0-4": "hello", "bytes=-1": "d"} {
-		status, head, body := f.call(t, f.key, "GET", f.url+"/content", "", append(at("a/b/c.txt"), "Range", rng)...)
+		status, head, body := f.call(t, f.key, "GET", f.url+"/content", "", append(msbPathHeader("a/b/c.txt"), "Range", rng)...)
 		if status != http.StatusPartialContent || body != want || head.Get("Content-Type") != "application/octet-stream" {
 			t.Errorf("%s: %d %q %v", rng, status, body, head)
 		}
 	}
-	f.want(t, f.key, "DELETE", f.url, "", nil, at("/d/c3")...)
-	f.want(t, f.key, "DELETE", f.url, "", nil, append(at("/d/e"), "x-msb-file-recursive", "false")...)
-	f.want(t, f.key, "DELETE", f.url, "", nil, append(at("/a"), "x-msb-file-recursive", "true")...)
+	f.want(t, f.key, "DELETE", f.url, "", nil, msbPathHeader("/d/c3")...)
+	f.want(t, f.key, "DELETE", f.url, "", nil, append(msbPathHeader("/d/e"), "x-msb-file-recursive", "false")...)
+	f.want(t, f.key, "DELETE", f.url, "", nil, append(msbPathHeader("/a"), "x-msb-file-recursive", "true")...)
 	if got, want := f.list(t, ""), []string{"/d directory 0", "/new directory 0"}; !slices.Equal(got, want) {
 		t.Errorf("list %q", got)
 	}
@@ -173,14 +173,14 @@ func TestMSBLinks(t *testing.T) {
 			t.Errorf("stat %+v", m)
 		}
 	}
-	if _, _, body := f.call(t, f.key, "GET", f.url+"/content", "", at("to-file")...); body != "12345" {
+	if _, _, body := f.call(t, f.key, "GET", f.url+"/content", "", msbPathHeader("to-file")...); body != "12345" {
 		t.Errorf("read %q", body)
 	}
-	f.refuse(t, f.key, "GET", f.url+"/content", "", 404, "volume_file_not_found", at("dangling")...)
-	f.refuse(t, f.key, "GET", f.url+"/content", "", 400, "invalid_volume_path", at("out")...)
-	f.refuse(t, f.key, "PUT", f.url+"/content", "x", 400, "invalid_volume_path", at("out/x")...)
+	f.refuse(t, f.key, "GET", f.url+"/content", "", 404, "volume_file_not_found", msbPathHeader("dangling")...)
+	f.refuse(t, f.key, "GET", f.url+"/content", "", 400, "invalid_volume_path", msbPathHeader("out")...)
+	f.refuse(t, f.key, "PUT", f.url+"/content", "x", 400, "invalid_volume_path", msbPathHeader("out/x")...)
 	for _, name := range []string{"to-dir", "to-file", "dangling", "out", "loop"} {
-		f.want(t, f.key, "DELETE", f.url, "", nil, append(at(name), "x-msb-file-recursive", fmt.Sprint(name < "m"))...)
+		f.want(t, f.key, "DELETE", f.url, "", nil, append(msbPathHeader(name), "x-msb-file-recursive", fmt.Sprint(name < "m"))...)
 	}
 	if got := f.list(t, "/dir"); !slices.Equal(got, []string{"/dir/file file 5"}) {
 		t.Errorf("removing a link removed more: %q", got)
@@ -202,11 +202,11 @@ func TestMSBFileErrors(t *testing.T) {
 		{remove, "/none", 404, "volume_file_not_found"}, {get, "d", 409, "is_a_directory"}, {put, "d", 409, "is_a_directory"}, {route{"GET", ""}, "d/f", 409, "not_a_directory"},
 		{put, "d/f/x", 409, "not_a_directory"}, {remove, "d", 409, "not_empty"}, {remove, "/", 400, "invalid_volume_path"},
 	} {
-		f.refuse(t, f.key, c.method, f.url+c.path, "x", c.status, c.code, at(c.at)...)
+		f.refuse(t, f.key, c.method, f.url+c.path, "x", c.status, c.code, msbPathHeader(c.at)...)
 	}
-	f.refuse(t, f.key, "DELETE", f.url, "", 404, "volume_file_not_found", append(at("/none"), "x-msb-file-recursive", "true")...)
-	f.refuse(t, f.key, "DELETE", f.url, "", 400, "invalid_volume_path", append(at("/"), "x-msb-file-recursive", "true")...)
-	f.refuse(t, f.key, "DELETE", f.url, "", 400, "invalid_request", append(at("/d"), "x-msb-file-recursive", "perhaps")...)
+	f.refuse(t, f.key, "DELETE", f.url, "", 404, "volume_file_not_found", append(msbPathHeader("/none"), "x-msb-file-recursive", "true")...)
+	f.refuse(t, f.key, "DELETE", f.url, "", 400, "invalid_volume_path", append(msbPathHeader("/"), "x-msb-file-recursive", "true")...)
+	f.refuse(t, f.key, "DELETE", f.url, "", 400, "invalid_request", append(msbPathHeader("/d"), "x-msb-file-recursive", "perhaps")...)
 	for body, want := range map[string]struct {
 		status int
 		code   string
@@ -246,7 +246,7 @@ func TestMSBHostilePaths(t *testing.T) {
 		}
 	}
 	// An absolute path is one from the volume's root.
-	f.refuse(t, f.key, "GET", f.url+"/content", "", 404, "volume_file_not_found", at("/etc/passwd")...)
+	f.refuse(t, f.key, "GET", f.url+"/content", "", 404, "volume_file_not_found", msbPathHeader("/etc/passwd")...)
 	if got := f.list(t, "//./"); !slices.Equal(got, []string{"/f file 1"}) {
 		t.Errorf("list %q", got)
 	}
@@ -277,7 +277,7 @@ func TestMSBBigFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	req.Header.Set("Authorization", "Bearer "+f.key)
-	req.Header.Set("x-msb-file-path", at("big")[1])
+	req.Header.Set("x-msb-file-path", msbPathHeader("big")[1])
 	res, err := http.DefaultClient.Do(req)
 	if err != nil {
 		t.Fatal(err)

@@ -77,8 +77,8 @@ func (s *msbServer) refuse(t *testing.T, key, method, path, body string, status 
 	}
 }
 
-// at is the header that names a path.
-func at(path string) []string {
+// msbPathHeader is the header that names a path.
+func msbPathHeader(path string) []string {
 	return []string{"x-msb-file-path", base64.RawURLEncoding.EncodeToString([]byte(path))}
 }
 
@@ -142,7 +142,7 @@ func TestMSBVolumes(t *testing.T) {
 	if len(list) != 3 || list[0].Name != nil || list[1].ID != b.ID || list[2].ID != v.ID {
 		t.Errorf("list %+v", list)
 	}
-	s.want(t, key, "PUT", path+"/files/content", strings.Repeat("x", 20<<10), nil, at("/f")...)
+	s.want(t, key, "PUT", path+"/files/content", strings.Repeat("x", 20<<10), nil, msbPathHeader("/f")...)
 	s.refuse(t, key, "PATCH", path, `{"capacity_gib":0.00001}`, 507, "quota_exceeded")
 	var gone struct{ Message string }
 	s.want(t, key, "DELETE", path, "", &gone)
@@ -174,7 +174,7 @@ func TestMSBVolumeErrors(t *testing.T) {
 	for _, id := range []string{"a", other, strings.Replace(v.ID, "-", "", 4), "..%2f" + v.ID, "%00", strings.Repeat("a", 5000)} {
 		s.refuse(t, key, "DELETE", "/v1/volumes/"+id, "", 404, "volume_not_found")
 		s.refuse(t, key, "PATCH", "/v1/volumes/"+id, "{}", 404, "volume_not_found")
-		s.refuse(t, key, "GET", "/v1/volumes/"+id+"/files", "", 404, "volume_not_found", at("/")...)
+		s.refuse(t, key, "GET", "/v1/volumes/"+id+"/files", "", 404, "volume_not_found", msbPathHeader("/")...)
 	}
 	s.want(t, key, "PATCH", "/v1/volumes/"+strings.ToUpper(v.ID), `{}`, &v)
 	for _, path := range []string{"/v1/volumes/" + v.ID, "/v1/sandboxes", "/v1/", "/v1/volumes/" + v.ID + "/files/other"} {
@@ -204,21 +204,21 @@ func TestMSBKeys(t *testing.T) {
 	key := s.key(t, accounts.Write)
 	v, w := s.create(t, key, `{"name":"a"}`), s.create(t, key, `{"name":"b"}`)
 	path := "/v1/volumes/" + v.ID
-	s.want(t, key, "PUT", path+"/files/content", "x", nil, at("/f")...)
+	s.want(t, key, "PUT", path+"/files/content", "x", nil, msbPathHeader("/f")...)
 	for _, bad := range []string{"", "x", "vole_" + strings.Repeat("A", 43), key + "x"} {
 		for _, route := range msbRoutes {
 			method, pattern, _ := strings.Cut(route, " ")
-			s.refuse(t, bad, method, strings.Replace(pattern, "{id}", v.ID, 1), "", 401, "invalid_api_key", at("/f")...)
+			s.refuse(t, bad, method, strings.Replace(pattern, "{id}", v.ID, 1), "", 401, "invalid_api_key", msbPathHeader("/f")...)
 		}
 	}
 	read := s.key(t, accounts.Read)
 	for _, route := range msbRoutes {
 		method, pattern, _ := strings.Cut(route, " ")
 		if method != "GET" {
-			s.refuse(t, read, method, strings.Replace(pattern, "{id}", v.ID, 1), "{}", 403, "forbidden", at("/f")...)
+			s.refuse(t, read, method, strings.Replace(pattern, "{id}", v.ID, 1), "{}", 403, "forbidden", msbPathHeader("/f")...)
 		}
 	}
-	if status, _, body := s.call(t, read, "GET", path+"/files/content", "", at("/f")...); status != 200 || body != "x" {
+	if status, _, body := s.call(t, read, "GET", path+"/files/content", "", msbPathHeader("/f")...); status != 200 || body != "x" {
 		t.Errorf("read: %d %s", status, body)
 	}
 	one := s.key(t, accounts.Write, v.ID)
@@ -230,7 +230,7 @@ func TestMSBKeys(t *testing.T) {
 	s.refuse(t, one, "POST", "/v1/volumes", `{"name":"c"}`, 403, "forbidden")
 	for _, id := range []string{w.ID, "default"} {
 		s.refuse(t, one, "DELETE", "/v1/volumes/"+id, "", 404, "volume_not_found")
-		s.refuse(t, one, "GET", "/v1/volumes/"+id+"/files", "", 404, "volume_not_found", at("/")...)
+		s.refuse(t, one, "GET", "/v1/volumes/"+id+"/files", "", 404, "volume_not_found", msbPathHeader("/")...)
 	}
 	s.refuse(t, one, "GET", "/v1/volumes/default", "", 404, "volume_not_found")
 
@@ -243,7 +243,7 @@ func TestMSBKeys(t *testing.T) {
 	}
 	for _, route := range msbRoutes[3:] {
 		method, pattern, _ := strings.Cut(route, " ")
-		s.refuse(t, foreign, method, strings.Replace(pattern, "{id}", v.ID, 1), bodyFor(pattern), 404, "volume_not_found", at("/f")...)
+		s.refuse(t, foreign, method, strings.Replace(pattern, "{id}", v.ID, 1), bodyFor(pattern), 404, "volume_not_found", msbPathHeader("/f")...)
 	}
 }
 
@@ -286,7 +286,7 @@ func TestMSBDefault(t *testing.T) {
 	}
 	for _, id := range []string{"default", ids[0]} {
 		s.refuse(t, key, "DELETE", "/v1/volumes/"+id, "", 409, "default_volume")
-		s.want(t, key, "PUT", "/v1/volumes/"+id+"/files/content", id, nil, at("/"+id)...)
+		s.want(t, key, "PUT", "/v1/volumes/"+id+"/files/content", id, nil, msbPathHeader("/"+id)...)
 		var v msbVolume
 		s.want(t, key, "PATCH", "/v1/volumes/"+id, `{"capacity_gib":1,"labels":{"a":"b"}}`, &v)
 		if v.Name != nil || v.Kind != "host" || *v.Cap != 1<<30 || !maps.Equal(v.Labels, map[string]string{"a": "b"}) {
@@ -340,7 +340,7 @@ func TestMSBBrokenUpload(t *testing.T) {
 	key := s.key(t, accounts.Write)
 	v := s.create(t, key, `{"name":"a"}`)
 	path := "/v1/volumes/" + v.ID + "/files/content"
-	s.want(t, key, "PUT", path, "old", nil, at("/f")...)
+	s.want(t, key, "PUT", path, "old", nil, msbPathHeader("/f")...)
 	u, err := url.Parse(s.url)
 	if err != nil {
 		t.Fatal(err)
@@ -351,11 +351,11 @@ func TestMSBBrokenUpload(t *testing.T) {
 			t.Fatal(err)
 		}
 		fmt.Fprintf(conn, "PUT %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nx-msb-file-path: %s\r\n%s%s",
-			path, key, at("/f")[1], head, strings.Repeat("n", 9_000_000))
+			path, key, msbPathHeader("/f")[1], head, strings.Repeat("n", 9_000_000))
 		_ = conn.(*net.TCPConn).CloseWrite()
 		_, _ = io.ReadAll(conn)
 		conn.Close()
-		if _, _, body := s.call(t, key, "GET", path, "", at("/f")...); body != "old" {
+		if _, _, body := s.call(t, key, "GET", path, "", msbPathHeader("/f")...); body != "old" {
 			t.Errorf("%q: the file is %.20q", head, body)
 		}
 	}

@@ -29,11 +29,11 @@ func newOutage(t *testing.T) *outage {
 	o := &outage{dir: t.TempDir()}
 	o.testServer = startTestServerWith(t, Options{Bucket: &bucket.Options{Dir: o.dir}})
 	o.mustCall(t, o.root, "createVolume", apiCall{body: `{"name":"v"}`}, &o.v)
-	o.mustCall(t, o.root, "writeFile", o.at(url.Values{"path": {"large"}}, strings.Repeat("0123456789abcdef", 9<<16)), nil)
+	o.mustCall(t, o.root, "writeFile", o.volumeCall(url.Values{"path": {"large"}}, strings.Repeat("0123456789abcdef", 9<<16)), nil)
 	return o
 }
 
-func (o *outage) at(q url.Values, body string) apiCall {
+func (o *outage) volumeCall(q url.Values, body string) apiCall {
 	return apiCall{path: map[string]string{"volume": o.v.ID}, query: q, body: body}
 }
 
@@ -111,7 +111,7 @@ func TestLostObjects(t *testing.T) {
 	if err := os.Remove(list[0]); err != nil {
 		t.Fatal(err)
 	}
-	o.fails(t, "at-the-beginning", "readFile", o.at(url.Values{"path": {"large"}}, ""), 500, "corrupt")
+	o.fails(t, "at-the-beginning", "readFile", o.volumeCall(url.Values{"path": {"large"}}, ""), 500, "corrupt")
 }
 
 // TestStorageAway shows what becomes of requests, and of what is kept of them for tenants,
@@ -123,14 +123,14 @@ func TestStorageAway(t *testing.T) {
 	}
 	large := strings.Repeat("x", 200<<10)
 	for i, key := range []string{"", "once"} {
-		c := o.at(url.Values{"path": {"new"}}, large)
+		c := o.volumeCall(url.Values{"path": {"new"}}, large)
 		c.header = http.Header{}
 		if key != "" {
 			c.header.Set(api.HeaderIdempotencyKey, key)
 		}
 		o.fails(t, fmt.Sprint("write-", i), "writeFile", c, 503, codeNoStorage)
 	}
-	o.fails(t, "read", "readFile", o.at(url.Values{"path": {"large"}}, ""), 503, codeNoStorage)
+	o.fails(t, "read", "readFile", o.volumeCall(url.Values{"path": {"large"}}, ""), 503, codeNoStorage)
 	var page api.AuditPage
 	o.mustCall(t, o.root, "listAudit", apiCall{}, &page)
 	for _, rec := range page.Records {
