@@ -21,10 +21,6 @@ type location struct {
 	dir  *os.File // the directory, owned; nil: by path
 }
 
-// suffixes of the files that make a database: itself, the write-ahead log, its index, and
-// the journal of a transaction that is not in the log.
-var suffixes = []string{"", "-wal", "-shm", "-journal"}
-
 // baseName is the name of the database in its directory.
 func (l location) baseName() string { return filepath.Base(l.path) }
 

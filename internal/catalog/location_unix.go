@@ -12,6 +12,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// suffixes of the files that make a database: itself, the write-ahead log, its index, and
+// the journal of a transaction that is not in the log.
+var suffixes = []string{"", "-wal", "-shm", "-journal"}
+
 // locateDatabase returns the location of the database at path, which is in dir if dir is not
 // nil. ErrCorrupt: one of its files is not a regular file, or has a second name.
 func locateDatabase(path string, dir *os.File) (location, error) {
