@@ -23,10 +23,10 @@ const (
 	maxWrite       = 1 << 20 // bytes of one write
 )
 
-// openLogForWriting prepares the journal for transactions: empty, and in the format in
+// prepareLog prepares the journal for transactions: empty, and in the format in
 // which this package writes. Without a journal it only limits the size of transactions, to
 // what the side log can hold.
-func (fs *FS) openLogForWriting() error {
+func (fs *FS) prepareLog() error {
 	fs.maxTxBlocks = maxTransaction
 	fs.needsRecovery = fs.sb.incompat&incompatRecover != 0
 	if err := fs.repairPrimarySuper(); err != nil {
@@ -112,20 +112,20 @@ func (fs *FS) recordWriteFailure(err error) error {
 // commitOpenTransaction commits the open transaction, if it holds anything. commitMu is
 // held; mu is not, so operations go on in the next transaction while this one is written.
 func (fs *FS) commitOpenTransaction() error {
-	t, err := fs.freezeTransaction()
+	t, err := fs.makeRoomAndFreeze()
 	if t == nil || err != nil {
 		return err
 	}
-	if err := fs.writeTransaction(t); err != nil {
+	if err := fs.makeTransactionDurable(t); err != nil {
 		return err
 	}
-	fs.finishCommit(t)
+	fs.recordCommitted(t)
 	return nil
 }
 
-// writeTransaction makes a frozen transaction durable: in the journal, in the side log and
+// makeTransactionDurable makes a frozen transaction durable: in the journal, in the side log and
 // then in place, or only in place, where a crash may leave a part of it.
-func (fs *FS) writeTransaction(t *transaction) error {
+func (fs *FS) makeTransactionDurable(t *transaction) error {
 	switch {
 	case fs.journal != nil && len(t.blocks) > 0:
 		return fs.writeTransactionToLog(t)
@@ -139,10 +139,10 @@ func (fs *FS) writeTransaction(t *transaction) error {
 	return fs.writeBlocksInPlace(t.blocks, t.hasData && fs.sideLog == nil)
 }
 
-// finishCommit records that a transaction is durable. With a journal its blocks stay pinned
+// recordCommitted records that a transaction is durable. With a journal its blocks stay pinned
 // in the cache until the next checkpoint; a version of a block that an earlier transaction
 // logged is not needed any more.
-func (fs *FS) finishCommit(t *transaction) {
+func (fs *FS) recordCommitted(t *transaction) {
 	fs.mu.Lock()
 	fs.committing = nil
 	fs.mu.Unlock()
@@ -165,13 +165,13 @@ func (fs *FS) finishCommit(t *transaction) {
 	}
 }
 
-// freezeTransaction closes the open transaction, so that it can be written, and opens the
+// makeRoomAndFreeze closes the open transaction, so that it can be written, and opens the
 // next one. It checkpoints first when the log has no room for it. It returns nil when
 // there is nothing to write. commitMu is held.
 //
 // While a checkpoint runs mu is released, so the open transaction may grow: its size is
 // checked again afterwards.
-func (fs *FS) freezeTransaction() (*transaction, error) {
+func (fs *FS) makeRoomAndFreeze() (*transaction, error) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	if fs.writeFailure != nil {

@@ -32,7 +32,7 @@ func (fsys *volumeFS) Chown(ctx context.Context, path string, uid, gid int) erro
 // Chtimes implements driver.FS.
 func (fsys *volumeFS) Chtimes(ctx context.Context, path string, atime, mtime time.Time) error {
 	// A flush later would set the time of the last write again.
-	if err := fsys.b.tryFlushVolume(ctx, fsys.vol); err != nil {
+	if err := fsys.b.flushVolumeBestEffort(ctx, fsys.vol); err != nil {
 		return err
 	}
 	return fsys.updateAttributes(ctx, path, resolveMode{}, func(n *inode) error {

@@ -67,7 +67,7 @@ func (o *openInode) appendBytes(ctx context.Context, fsys *volumeFS, p []byte) (
 			chunks[i].pos += at
 		}
 		if len(blobs) == 0 && len(p) > 0 {
-			last, err := tx.mergeIntoInlineTail(row, p)
+			last, err := tx.newInlineTail(row, p)
 			if err != nil {
 				return err
 			}
@@ -91,10 +91,10 @@ func (o *openInode) appendBytes(ctx context.Context, fsys *volumeFS, p []byte) (
 // maxAppend bounds one append, in bytes: they are put before the file's end is known.
 const maxAppend = 1 << 30
 
-// mergeIntoInlineTail returns a chunk that appends p to the file. If the file ends with a chunk
+// newInlineTail returns a chunk that appends p to the file. If the file ends with a chunk
 // whose blob is inline, and both fit into one, the new chunk replaces it: else a log of short
 // lines would be a blob per line.
-func (tx *volumeTx) mergeIntoInlineTail(row *inode, p []byte) (newChunk, error) {
+func (tx *volumeTx) newInlineTail(row *inode, p []byte) (newChunk, error) {
 	var r chunkRow
 	var data []byte
 	var found bool

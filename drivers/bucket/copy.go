@@ -15,7 +15,7 @@ func (fsys *volumeFS) Copy(ctx context.Context, from, to string, opts driver.Cop
 		return err
 	}
 	// The copy has only what is committed.
-	if err := fsys.b.syncVolume(ctx, fsys.vol); err != nil {
+	if err := fsys.b.flushVolume(ctx, fsys.vol); err != nil {
 		return err
 	}
 	return fsys.runVolumeTx(ctx, []string{from, to}, func(tx *volumeTx) error {

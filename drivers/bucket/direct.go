@@ -64,7 +64,7 @@ func (b *Backend) Locate(ctx context.Context, id, path string, off int64, ttl ti
 	}
 	defer file.Close()
 	h := file.(*handle)
-	if err := b.tryFlushVolume(ctx, parseID(id)); err != nil {
+	if err := b.flushVolumeBestEffort(ctx, parseID(id)); err != nil {
 		return nil, 0, err
 	}
 	window, err := h.inode.windowAt(ctx, off)

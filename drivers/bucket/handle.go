@@ -119,7 +119,7 @@ func (fsys *volumeFS) openHandle(ctx context.Context, ino int64, name string, op
 		if opts.Write {
 			o.addWriters(-1)
 		}
-		return nil, errors.Join(err, fsys.b.releaseInode(ctx, o))
+		return nil, errors.Join(err, fsys.b.releaseAndReapInode(ctx, o))
 	}
 	return h, nil
 }
@@ -263,7 +263,7 @@ func (h *handle) flushAndReport(ctx context.Context) error {
 	defer h.inode.mu.Unlock()
 	if h.reportedLosses < h.inode.lossCount {
 		h.reportedLosses = h.inode.lossCount
-		if err == nil && sameWriteRights(h.inode.failedWriter, h.fs) {
+		if err == nil && mayShareCommit(h.inode.failedWriter, h.fs) {
 			err = h.inode.lostErr
 		}
 	}
@@ -290,7 +290,7 @@ func (h *handle) flushAndClose(ctx context.Context) error {
 	h.ahead.stopPrefetching()
 	h.b.unregisterCloser(h)
 	if !h.opts.Write {
-		return h.b.releaseInode(ctx, h.inode)
+		return h.b.releaseAndReapInode(ctx, h.inode)
 	}
 	err := h.flushAndReport(ctx)
 	h.inode.mu.Lock()
@@ -298,7 +298,7 @@ func (h *handle) flushAndClose(ctx context.Context) error {
 		h.inode.resetDirty()
 	}
 	h.inode.mu.Unlock()
-	return errors.Join(err, h.b.releaseInode(ctx, h.inode))
+	return errors.Join(err, h.b.releaseAndReapInode(ctx, h.inode))
 }
 
 // closeWithBackend implements closer.

@@ -58,7 +58,7 @@ func (b *Backend) Measure(ctx context.Context, id string) (driver.Info, error) {
 		return driver.Info{}, err
 	}
 	vol := parseID(id)
-	if err := b.tryFlushVolume(ctx, vol); err != nil {
+	if err := b.flushVolumeBestEffort(ctx, vol); err != nil {
 		return driver.Info{}, err
 	}
 	var info driver.Info

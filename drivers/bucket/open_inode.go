@@ -126,8 +126,8 @@ func (b *Backend) acquireInode(ctx context.Context, fsys *volumeFS, ino int64) (
 	}
 }
 
-// releaseInode drops a reference. The last one deletes the inode of a file without a name.
-func (b *Backend) releaseInode(ctx context.Context, o *openInode) error {
+// releaseAndReapInode drops a reference. The last one deletes the inode of a file without a name.
+func (b *Backend) releaseAndReapInode(ctx context.Context, o *openInode) error {
 	b.mu.Lock()
 	o.refCount--
 	last := o.refCount == 0
@@ -145,7 +145,7 @@ func (b *Backend) releaseInode(ctx context.Context, o *openInode) error {
 	if !last || !orphan {
 		return nil
 	}
-	return b.reapOrphanFile(ctx, o.fs, o.key.ino)
+	return b.reapOrphanUnlessOpen(ctx, o.fs, o.key.ino)
 }
 
 // reapOrphansOnceClosed deletes the inodes of files that lost their last name while they were
@@ -154,7 +154,7 @@ func (b *Backend) reapOrphansOnceClosed(ctx context.Context, fsys *volumeFS, ino
 	var errs []error
 	for _, ino := range inos {
 		if !b.reapAtLastRelease(fsys.vol, ino) {
-			errs = append(errs, b.reapOrphanFile(ctx, fsys, ino))
+			errs = append(errs, b.reapOrphanUnlessOpen(ctx, fsys, ino))
 		}
 	}
 	return errors.Join(errs...)
@@ -172,9 +172,9 @@ func (b *Backend) reapAtLastRelease(vol []byte, ino int64) bool {
 	return o != nil
 }
 
-// reapOrphanFile deletes the inode of a file that has no name. If the file has been opened
+// reapOrphanUnlessOpen deletes the inode of a file that has no name. If the file has been opened
 // again, through a handle that was still closing, the last release does it.
-func (b *Backend) reapOrphanFile(ctx context.Context, fsys *volumeFS, ino int64) error {
+func (b *Backend) reapOrphanUnlessOpen(ctx context.Context, fsys *volumeFS, ino int64) error {
 	// Not under the rights of fsys, which may have ended: the removal itself was committed.
 	maintenance := b.maintenanceFS(fsys.vol)
 	for {

@@ -309,7 +309,7 @@ func (h *heldAttachment) Detach(ctx context.Context) error {
 		return nil // closing the Backend ends the session
 	}
 	// What was written under the attachment can only be committed before it ends.
-	if err := h.b.tryFlushVolume(ctx, parseID(h.info.VolumeID)); err != nil {
+	if err := h.b.flushVolumeBestEffort(ctx, parseID(h.info.VolumeID)); err != nil {
 		return err
 	}
 	return h.releaseAttachment(ctx)

@@ -324,7 +324,7 @@ func (fsys *volumeFS) Statfs(ctx context.Context) (driver.Statfs, error) {
 	if err := fsys.checkOpen(ctx); err != nil {
 		return driver.Statfs{}, err
 	}
-	if err := fsys.b.tryFlushVolume(ctx, fsys.vol); err != nil {
+	if err := fsys.b.flushVolumeBestEffort(ctx, fsys.vol); err != nil {
 		return driver.Statfs{}, err
 	}
 	row, err := fsys.b.getVolume(ctx, driver.ByID(formatID(fsys.vol)))
@@ -355,7 +355,7 @@ func (fsys *volumeFS) syncFiles(ctx context.Context) error {
 	if _, err := fsys.b.getVolume(ctx, driver.ByID(formatID(fsys.vol))); err != nil || fsys.opts.ReadOnly {
 		return err
 	}
-	if err := fsys.b.syncVolume(ctx, fsys.vol); err != nil || !fsys.opts.Batch {
+	if err := fsys.b.flushVolume(ctx, fsys.vol); err != nil || !fsys.opts.Batch {
 		return err
 	}
 	return fsys.b.flushLazyCommits(ctx, fsys.vol)

@@ -96,7 +96,7 @@ func (b *Backend) Create(ctx context.Context, name string, spec driver.Spec) (dr
 		if from = parseID(spec.From); from == nil {
 			return driver.Info{}, driver.ErrNotFound
 		}
-		if err := b.syncVolume(ctx, from); err != nil {
+		if err := b.flushVolume(ctx, from); err != nil {
 			return driver.Info{}, err
 		}
 	}
@@ -177,7 +177,7 @@ func (b *Backend) Get(ctx context.Context, ref driver.Ref) (driver.Info, error) 
 		return driver.Info{}, err
 	}
 	if ref.ID != "" {
-		if err := b.tryFlushVolume(ctx, parseID(ref.ID)); err != nil {
+		if err := b.flushVolumeBestEffort(ctx, parseID(ref.ID)); err != nil {
 			return driver.Info{}, err
 		}
 	}
@@ -185,7 +185,7 @@ func (b *Backend) Get(ctx context.Context, ref driver.Ref) (driver.Info, error) 
 	if err != nil {
 		return driver.Info{}, err
 	}
-	if ref.ID == "" && b.hasDirtyInodes(row.id) {
+	if ref.ID == "" && b.hasUncommittedInodes(row.id) {
 		return b.Get(ctx, driver.ByID(formatID(row.id)))
 	}
 	return row.toInfo()
@@ -223,7 +223,7 @@ func (b *Backend) List(ctx context.Context, filter driver.Filter) (driver.Page, 
 			return driver.Page{}, driver.Errorf(driver.ErrInvalid, "cursor %q does not come from a listing of these volumes", filter.Cursor)
 		}
 	}
-	if err := b.tryFlushVolume(ctx, nil); err != nil {
+	if err := b.flushVolumeBestEffort(ctx, nil); err != nil {
 		return driver.Page{}, err
 	}
 	limit := filter.Limit
@@ -272,7 +272,7 @@ func (b *Backend) Update(ctx context.Context, id string, change driver.Update) (
 		return driver.Info{}, driver.Errorf(driver.ErrInvalid, "a dir volume has no capacity; set its quota")
 	}
 	vol := parseID(id)
-	if err := b.tryFlushVolume(ctx, vol); err != nil {
+	if err := b.flushVolumeBestEffort(ctx, vol); err != nil {
 		return driver.Info{}, err
 	}
 	var info driver.Info
@@ -351,7 +351,7 @@ func (b *Backend) Remove(ctx context.Context, ref driver.Ref) (driver.Info, erro
 // RemoveUnused implements driver.Backend. Uses take the lock of the volume's row, as the
 // removal does, so a use is either seen or finds the volume gone.
 func (b *Backend) RemoveUnused(ctx context.Context, id string, since time.Time) (driver.Info, error) {
-	if err := b.tryFlushVolume(ctx, parseID(id)); err != nil {
+	if err := b.flushVolumeBestEffort(ctx, parseID(id)); err != nil {
 		return driver.Info{}, err
 	}
 	return b.removeVolume(ctx, driver.ByID(id), func(tx sqlTx, row *volumeRow) error {
@@ -411,7 +411,7 @@ func (b *Backend) removeVolume(ctx context.Context, ref driver.Ref, mayRemove fu
 	if err != nil {
 		return driver.Info{}, err
 	}
-	b.discardVolumeDirty(found.id)
+	b.discardVolumeDirtyAsLost(found.id)
 	b.ns.wakeMaintenance()
 	return info, nil
 }

@@ -31,7 +31,7 @@ func (o *openInode) bufferWrite(ctx context.Context, fsys *volumeFS, p []byte, o
 	for {
 		o.mu.Lock()
 		// Twice the limit: flushes have failed so far. The buffer must not grow without bounds.
-		mustFlush := o.dirtyBytes >= 2*maxDirtyPerFile || len(o.dirty) > 0 && !sameWriteRights(o.dirtyFS, fsys)
+		mustFlush := o.dirtyBytes >= 2*maxDirtyPerFile || len(o.dirty) > 0 && !mayShareCommit(o.dirtyFS, fsys)
 		if !mustFlush {
 			flushNow = o.addDirty(fsys, p, off)
 		}
@@ -84,9 +84,9 @@ func (o *openInode) releaseDirtyMemory(size int64) {
 // written to at once, the sooner each is flushed.
 const dirtyMemoryPart = 4
 
-// sameWriteRights reports whether the writes of two FSes may share a commit: they are made
+// mayShareCommit reports whether the writes of two FSes may share a commit: they are made
 // under the same attachment, and are equally durable.
-func sameWriteRights(a, b *volumeFS) bool {
+func mayShareCommit(a, b *volumeFS) bool {
 	return string(a.attachment) == string(b.attachment) && a.opts.Batch == b.opts.Batch
 }
 
@@ -95,7 +95,7 @@ func sameWriteRights(a, b *volumeFS) bool {
 // handles of that FS report it, and fsys goes on.
 func (o *openInode) flushBeforeWrite(ctx context.Context, fsys *volumeFS) error {
 	o.mu.Lock()
-	byAnother := o.dirtyFS != nil && !sameWriteRights(o.dirtyFS, fsys)
+	byAnother := o.dirtyFS != nil && !mayShareCommit(o.dirtyFS, fsys)
 	o.mu.Unlock()
 	err := o.flushDirty(ctx)
 	if byAnother && isPermanentCommitError(err) {
@@ -272,14 +272,14 @@ func (o *openInode) applyDirty(row *inode) {
 	row.ctime = max(row.ctime, o.dirtyMtime)
 }
 
-// acquireDirtyInodes acquires the open inodes of a volume (nil: of all volumes) that have
+// acquireUncommittedInodes acquires the open inodes of a volume (nil: of all volumes) that have
 // bytes which are not committed. The caller releases each.
-func (b *Backend) acquireDirtyInodes(vol []byte) []*openInode {
+func (b *Backend) acquireUncommittedInodes(vol []byte) []*openInode {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var list []*openInode
 	for key, o := range b.openInodes {
-		if (vol == nil || key.vol == string(vol)) && o.isDirty() {
+		if (vol == nil || key.vol == string(vol)) && o.hasUncommitted() {
 			o.refCount++
 			list = append(list, o)
 		}
@@ -287,52 +287,52 @@ func (b *Backend) acquireDirtyInodes(vol []byte) []*openInode {
 	return list
 }
 
-// isDirty reports whether the file has bytes that are not committed.
-func (o *openInode) isDirty() bool {
+// hasUncommitted reports whether the file has bytes that are not committed.
+func (o *openInode) hasUncommitted() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return len(o.dirty) > 0 || len(o.flushing) > 0
 }
 
-// hasDirtyInodes reports whether any file of a volume has bytes that are not committed.
-func (b *Backend) hasDirtyInodes(vol []byte) bool {
+// hasUncommittedInodes reports whether any file of a volume has bytes that are not committed.
+func (b *Backend) hasUncommittedInodes(vol []byte) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for key, o := range b.openInodes {
-		if key.vol == string(vol) && o.isDirty() {
+		if key.vol == string(vol) && o.hasUncommitted() {
 			return true
 		}
 	}
 	return false
 }
 
-// tryFlushVolume flushes the files of a volume (nil: of all volumes), so that the database
+// flushVolumeBestEffort flushes the files of a volume (nil: of all volumes), so that the database
 // shows what this process has written. A flush that fails is only logged: it is the error of
 // the Sync and Close of its own handles, not of the call that looks at the volume.
-func (b *Backend) tryFlushVolume(ctx context.Context, vol []byte) error {
-	if err := b.syncVolume(ctx, vol); err != nil {
+func (b *Backend) flushVolumeBestEffort(ctx context.Context, vol []byte) error {
+	if err := b.flushVolume(ctx, vol); err != nil {
 		b.ns.log.WarnContext(ctx, "cannot flush files of a volume yet", "volume", formatID(vol), "error", err)
 	}
 	return ctx.Err()
 }
 
-// syncVolume flushes the files of a volume, and fails unless all that was written to it is
+// flushVolume flushes the files of a volume, and fails unless all that was written to it is
 // committed. Files that were removed since do not count.
-func (b *Backend) syncVolume(ctx context.Context, vol []byte) error {
+func (b *Backend) flushVolume(ctx context.Context, vol []byte) error {
 	var errs []error
-	for _, o := range b.acquireDirtyInodes(vol) {
+	for _, o := range b.acquireUncommittedInodes(vol) {
 		if err := o.flushDirty(ctx); err != nil && !errors.Is(err, driver.ErrNotFound) && !errors.Is(err, driver.ErrNotExist) {
 			errs = append(errs, err)
 		}
-		errs = append(errs, b.releaseInode(ctx, o))
+		errs = append(errs, b.releaseAndReapInode(ctx, o))
 	}
 	return errors.Join(errs...)
 }
 
-// discardVolumeDirty drops the dirty bytes of a volume that has been removed.
-func (b *Backend) discardVolumeDirty(vol []byte) {
-	for _, o := range b.acquireDirtyInodes(vol) {
+// discardVolumeDirtyAsLost drops the dirty bytes of a volume that has been removed.
+func (b *Backend) discardVolumeDirtyAsLost(vol []byte) {
+	for _, o := range b.acquireUncommittedInodes(vol) {
 		o.discardDirtyAsLost(driver.ErrNotFound)
-		_ = b.releaseInode(context.Background(), o)
+		_ = b.releaseAndReapInode(context.Background(), o)
 	}
 }

@@ -114,15 +114,15 @@ func (f *volumeFS) Lstat(ctx context.Context, path string) (driver.Entry, error)
 }
 
 func (f *volumeFS) Readlink(ctx context.Context, path string) (string, error) {
-	b, err := f.getVolumeBytes(ctx, "readlink", url.Values{"path": {path}}, driver.MaxPathLen+1)
+	b, err := f.getVolumeBytesUpTo(ctx, "readlink", url.Values{"path": {path}}, driver.MaxPathLen+1)
 	if err == nil && (len(b) == 0 || len(b) > driver.MaxPathLen || bytes.IndexByte(b, 0) >= 0) {
 		return "", driver.Errorf(driver.ErrCorrupt, "the server's target of the link is empty, longer than %d bytes, or has a NUL byte", driver.MaxPathLen)
 	}
 	return string(b), err
 }
 
-// getVolumeBytes reads from a route of the volume whose response is at most most bytes.
-func (f *volumeFS) getVolumeBytes(ctx context.Context, route string, q url.Values, most int) (b []byte, err error) {
+// getVolumeBytesUpTo reads from a route of the volume whose response is at most most bytes.
+func (f *volumeFS) getVolumeBytesUpTo(ctx context.Context, route string, q url.Values, most int) (b []byte, err error) {
 	err = f.withRefIfNeeded(ctx, false, func(ref *remoteRef) error {
 		buf := make([]byte, most)
 		n, err := f.b.readResponseBytes(ctx, callThrough(ref, call{method: "GET", path: volumePath(f.volumeID, route), query: q, repeatable: true}), buf)
@@ -214,7 +214,7 @@ func (f *volumeFS) Truncate(ctx context.Context, path string, size int64) error 
 }
 
 func (f *volumeFS) Getxattr(ctx context.Context, path, name string) ([]byte, error) {
-	return f.getVolumeBytes(ctx, "xattr", url.Values{"path": {path}, "name": {name}}, driver.MaxXattrLen)
+	return f.getVolumeBytesUpTo(ctx, "xattr", url.Values{"path": {path}, "name": {name}}, driver.MaxXattrLen)
 }
 
 func (f *volumeFS) Setxattr(ctx context.Context, path, name string, value []byte) error {
@@ -246,7 +246,7 @@ func (f *volumeFS) Sync(ctx context.Context) error {
 		return nil
 	}
 	if f.stateless {
-		return f.syncHandles(ctx)
+		return f.syncDirtyHandles(ctx)
 	}
 	upTo := f.dirty.beginSync()
 	err := f.withRefIfNeeded(ctx, false, func(ref *remoteRef) error {
@@ -258,8 +258,8 @@ func (f *volumeFS) Sync(ctx context.Context) error {
 	return f.dirty.endSync(upTo)
 }
 
-// syncHandles syncs the dirty handles of the volume. Changes by path are durable already.
-func (f *volumeFS) syncHandles(ctx context.Context) error {
+// syncDirtyHandles syncs the dirty handles of the volume. Changes by path are durable already.
+func (f *volumeFS) syncDirtyHandles(ctx context.Context) error {
 	var list []*handle
 	f.b.mu.Lock()
 	for h := range f.b.handles {

@@ -109,10 +109,10 @@ func (c *Core) routeHandler(d *Dialect, rt *Route) http.Handler {
 			c.metrics.inFlight.Dec()
 			if p := recover(); p != nil && p != http.ErrAbortHandler {
 				c.log.ErrorContext(r.Context(), "panic", "route", rt.Name, "panic", p, "stack", string(debug.Stack()))
-				c.writeErrorOrAbort(d, a, r, errors.New("panic"))
+				c.failRequest(d, a, r, errors.New("panic"))
 			}
 			a.extendForFinalFlush()
-			c.recordOutcome(d, rt, a, r, start)
+			c.recordMetricsAndAudit(d, rt, a, r, start)
 			if r.release != nil {
 				defer r.release()
 			}
@@ -125,7 +125,7 @@ func (c *Core) routeHandler(d *Dialect, rt *Route) http.Handler {
 			if r.rights != nil && r.rights.Lost() != nil {
 				err = r.rights.Lost() // the cause; err is its consequence
 			}
-			c.writeErrorOrAbort(d, a, r, a.body.causeOf(err))
+			c.failRequest(d, a, r, a.body.causeOf(err))
 		}
 	})
 }
@@ -143,11 +143,11 @@ func requestIDOf(r *http.Request) string {
 	return id
 }
 
-// writeErrorOrAbort writes an error answer. If part of the answer is already sent it marks the
+// failRequest writes an error answer. If part of the answer is already sent it marks the
 // response as aborted instead, and routeHandler then closes the connection. If the client is
 // still sending its body, the error is written first and the rest of the body is read for a
 // moment: closing at once would reset the connection and lose the answer.
-func (c *Core) writeErrorOrAbort(dia *Dialect, a *pacedResponse, r *Request, err error) {
+func (c *Core) failRequest(dia *Dialect, a *pacedResponse, r *Request, err error) {
 	if e := (*budget.Error)(nil); errors.As(err, &e) {
 		err = budgetRefusal(e)
 	}
@@ -196,9 +196,9 @@ func (c *Core) logFailure(a *pacedResponse, r *Request, d *describedError) {
 		"begun", a.status != 0, "error", d.err)
 }
 
-// recordOutcome counts the request in the metrics, writes its audit record if it changed
+// recordMetricsAndAudit counts the request in the metrics, writes its audit record if it changed
 // something, and logs it at debug level.
-func (c *Core) recordOutcome(d *Dialect, rt *Route, a *pacedResponse, r *Request, start time.Time) {
+func (c *Core) recordMetricsAndAudit(d *Dialect, rt *Route, a *pacedResponse, r *Request, start time.Time) {
 	took := time.Since(start)
 	c.metrics.observeRequest(d.Name, rt.Name, a.status, took, a.pace.bytesMoved)
 	if (rt.Changes || r.Changes) && r.Caller != nil && !r.refusedForLoad(a.status) {
@@ -229,7 +229,7 @@ func (c *Core) admitAndHandle(a *pacedResponse, r *Request, rt *Route) error {
 	r.Request = r.WithContext(r.Context())
 	a.body = newPacedBody(a, r.Request)
 	r.Body = a.body
-	if err := c.authorizeCaller(a, r, rt); err != nil {
+	if err := c.admitCaller(a, r, rt); err != nil {
 		return err
 	}
 	if err := refuseContentEncoding(r, rt); err != nil {
@@ -286,7 +286,7 @@ func (c *Core) acquireSlotAndMemory(a *pacedResponse, r *Request, rt *Route) (re
 	if err != nil {
 		return nil, err
 	}
-	return c.acquireMemory(a, r, rt, releaseSlot)
+	return c.moveToOrgBudget(a, r, rt, releaseSlot)
 }
 
 // cheapToQueue reports whether the request holds little while it waits for a slot. HTTP/2
@@ -295,10 +295,10 @@ func (r *Request) cheapToQueue() bool {
 	return r.ProtoMajor == 1 || r.ContentLength >= 0 && r.ContentLength <= smallBodyAllowance
 }
 
-// acquireMemory takes the base memory of a request that has a slot, and moves its accounting
+// moveToOrgBudget takes the base memory of a request that has a slot, and moves its accounting
 // from the pre-authentication budget to that of its organisation. releaseSlot runs at once if
 // there is no memory, else as part of release.
-func (c *Core) acquireMemory(a *pacedResponse, r *Request, rt *Route, releaseSlot func()) (release func(), err error) {
+func (c *Core) moveToOrgBudget(a *pacedResponse, r *Request, rt *Route, releaseSlot func()) (release func(), err error) {
 	if r.memory, err = c.reserveBaseMemory(r, rt); err != nil {
 		releaseSlot()
 		return nil, err
@@ -311,10 +311,10 @@ func (c *Core) acquireMemory(a *pacedResponse, r *Request, rt *Route, releaseSlo
 	return func() { r.memory.releaseAll(); releaseSlot(); endOnConn() }, nil
 }
 
-// authorizeCaller authenticates the caller, applies the rate of its key and checks the scope of
+// admitCaller authenticates the caller, applies the rate of its key and checks the scope of
 // the route. It refuses with outcome_unknown a retry that was meant for another server
 // (If-Instance): only that server knows whether the first try had an effect.
-func (c *Core) authorizeCaller(a *pacedResponse, r *Request, rt *Route) error {
+func (c *Core) admitCaller(a *pacedResponse, r *Request, rt *Route) error {
 	if rt.Auth == NoAuth {
 		return nil
 	}
