@@ -209,7 +209,7 @@ func (cp *copier) copy(src, dst place, rel string) error {
 	case unix.S_IFDIR:
 		return cp.copyDir(src, dst, rel, &st)
 	case unix.S_IFLNK:
-		err = cp.copyLink(src, dst)
+		err = cp.copyLink(src, dst, &st)
 	default:
 		if cp.noDevices && isDevice(&st) {
 			return errNoDevices()
@@ -222,12 +222,15 @@ func (cp *copier) copy(src, dst place, rel string) error {
 	return cp.copyAttrs(linkXattrs(src), dst, &st)
 }
 
-func (cp *copier) copyLink(src, dst place) error {
+// copyLink copies a link that was charged by its state st. Another link may have replaced it
+// since: the charge follows.
+func (cp *copier) copyLink(src, dst place, st *unix.Stat_t) error {
 	buf := make([]byte, driver.MaxPathLen+1)
 	n, err := unix.Readlinkat(src.fd(), src.base, buf)
 	if err != nil {
 		return err
 	}
+	cp.held = cp.held.plus(tally{names: int64(n)}).minus(linkTally(st))
 	return at("symlink", dst.base, func() error { return unix.Symlinkat(string(buf[:n]), dst.fd(), dst.base) })
 }
 
@@ -257,13 +260,24 @@ func (cp *copier) copyDir(src, dst place, rel string, st *unix.Stat_t) error {
 			return err
 		}
 		for _, n := range names {
-			err := cp.copy(place{dir: from, base: n}, place{dir: to, base: n}, rel+"/"+n)
-			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			if err := cp.copyUnlessGone(place{dir: from, base: n}, place{dir: to, base: n}, rel+"/"+n); err != nil {
 				return err
 			}
 		}
 	}
 	return cp.copyAttrs(openXattrs(from), dst, st)
+}
+
+// copyUnlessGone copies an entry of a directory. One that is removed while it is copied is left
+// out: nothing of it stays in the copy, and nothing is charged for it.
+func (cp *copier) copyUnlessGone(src, dst place, rel string) error {
+	held, bytes := cp.held, cp.bytes
+	err := cp.copy(src, dst, rel)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	cp.held, cp.bytes = held, bytes
+	return removeTree(dst.dir, dst.base, plainRemoval)
 }
 
 func (cp *copier) copyFile(src, dst place, rel string, st *unix.Stat_t) error {
@@ -289,10 +303,13 @@ func (cp *copier) copyFile(src, dst place, rel string, st *unix.Stat_t) error {
 	if err := cp.copyData(in, dst, st.Size); err != nil {
 		return err
 	}
+	if err := cp.copyAttrs(openXattrs(in), dst, st); err != nil {
+		return err
+	}
 	if st.Nlink > 1 {
 		cp.links[uint64(st.Ino)] = rel
 	}
-	return cp.copyAttrs(openXattrs(in), dst, st)
+	return nil
 }
 
 // copyData copies size bytes of a file, leaving its holes.
