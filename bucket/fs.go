@@ -114,26 +114,37 @@ func (b *Backend) look(ctx context.Context, vol []byte, path string, h how) (pla
 	before := b.commits.Load()
 	w := walker{vol: vol, chain: db.chain, run: func(list ...query) error { return db.read(ctx, list...) }}
 	var list []inode
-	if ask, ok := db.chains(b.org, vol, path, &list); ok {
+	ask, atOnce := db.chains(b.org, vol, path, &list)
+	if atOnce {
 		if err := db.read(ctx, ask); err != nil {
 			return place{}, err
 		}
 		w.ready = map[string][]inode{path: list}
-	} else {
-		var there bool
-		err := db.read(ctx, isThere(&there, b.org, vol))
-		if err != nil {
-			return place{}, err
-		}
-		if !there {
-			return place{}, driver.ErrNotFound
-		}
+	} else if err := b.checkVolumeExists(ctx, vol); err != nil {
+		return place{}, err
 	}
 	p, err := w.resolve(path, h)
+	if !atOnce && (errors.Is(err, driver.ErrNotExist) || err == nil && p.node == nil) {
+		// The elements were looked up one by one. If the volume was removed in between, its
+		// rows are being deleted, and the name may only be missing for that.
+		if gone := b.checkVolumeExists(ctx, vol); gone != nil {
+			return place{}, gone
+		}
+	}
 	if err == nil && p.node != nil {
 		err = b.overlay(ctx, vol, p.node, before)
 	}
 	return p, err
+}
+
+// checkVolumeExists returns ErrNotFound if a volume does not exist or is being removed.
+func (b *Backend) checkVolumeExists(ctx context.Context, vol []byte) error {
+	var exists bool
+	err := b.ns.db.read(ctx, isThere(&exists, b.org, vol))
+	if err == nil && !exists {
+		err = driver.ErrNotFound
+	}
+	return err
 }
 
 // there is look where something must be.
