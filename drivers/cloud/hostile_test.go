@@ -236,6 +236,10 @@ func TestHostileFiles(t *testing.T) {
 			t.Errorf("link %s: %v", what, err)
 		}
 	}
+	_, long := openHostile(t, wellBehavedServer.with("/volumes/"+hostileID+"/xattr", respondJSON(strings.Repeat("x", driver.MaxXattrLen+1))))
+	if value, err := long.Getxattr(t.Context(), "f", "user.a"); !errors.Is(err, driver.ErrCorrupt) {
+		t.Errorf("a value that is too long: %d bytes, %v", len(value), err)
+	}
 	for what, body := range map[string]string{"empty": `{"names":[""]}`, "NUL": `{"names":["user.\u0000"]}`, "long": `{"names":["` + strings.Repeat("x", 300) + `"]}`} {
 		_, f := openHostile(t, wellBehavedServer.with("/volumes/"+hostileID+"/xattrs", respondJSON(body)))
 		if _, err := f.Listxattr(t.Context(), "f"); !errors.Is(err, driver.ErrCorrupt) {

@@ -121,7 +121,8 @@ func (f *volumeFS) Readlink(ctx context.Context, path string) (string, error) {
 	return string(b), err
 }
 
-// getVolumeBytesUpTo reads from a route of the volume whose response is at most most bytes.
+// getVolumeBytesUpTo returns at most the first most bytes of the response of a route of the
+// volume: callers ask for one more than is valid, to see what is too long.
 func (f *volumeFS) getVolumeBytesUpTo(ctx context.Context, route string, q url.Values, most int) (b []byte, err error) {
 	err = f.withRefIfNeeded(ctx, false, func(ref *remoteRef) error {
 		buf := make([]byte, most)
@@ -214,7 +215,11 @@ func (f *volumeFS) Truncate(ctx context.Context, path string, size int64) error 
 }
 
 func (f *volumeFS) Getxattr(ctx context.Context, path, name string) ([]byte, error) {
-	return f.getVolumeBytesUpTo(ctx, "xattr", url.Values{"path": {path}, "name": {name}}, driver.MaxXattrLen)
+	value, err := f.getVolumeBytesUpTo(ctx, "xattr", url.Values{"path": {path}, "name": {name}}, driver.MaxXattrLen+1)
+	if err == nil && len(value) > driver.MaxXattrLen {
+		return nil, driver.Errorf(driver.ErrCorrupt, "the server's value of the attribute is longer than %d bytes", driver.MaxXattrLen)
+	}
+	return value, err
 }
 
 func (f *volumeFS) Setxattr(ctx context.Context, path, name string, value []byte) error {

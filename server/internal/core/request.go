@@ -371,5 +371,8 @@ func (r *Request) ClientAddr() string {
 // Operation returns the name of the route.
 func (r *Request) Operation() string { return r.route.Name }
 
-// RetryAfterSeconds returns the value of a Retry-After header: whole seconds, rounded up.
-func RetryAfterSeconds(d time.Duration) string { return strconv.Itoa(int(d/time.Second) + 1) }
+// RetryAfterSeconds returns the value of a Retry-After header: whole seconds, rounded up, and
+// one at least.
+func RetryAfterSeconds(d time.Duration) string {
+	return strconv.Itoa(max(1, int((d+time.Second-1)/time.Second)))
+}
