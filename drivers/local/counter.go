@@ -293,13 +293,25 @@ func (c *counter) release() {
 	defer c.mu.Unlock()
 	c.refs--
 	if c.refs == 0 && !c.retired {
-		c.idleTimer = time.AfterFunc(idleCounter, func() {
-			ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
-			defer cancel()
-			// What cannot be settled now is settled by Close, or measured later.
-			_ = c.retireIfIdle(ctx)
-		})
+		c.idleTimer = time.AfterFunc(idleCounter, c.retireUnlessClosed)
 	}
+}
+
+// retireUnlessClosed retires a counter that was not used for a while. Close takes away what
+// that needs: it waits for the retirements that have begun, and does the others itself.
+func (c *counter) retireUnlessClosed() {
+	c.b.mu.Lock()
+	if c.b.closed {
+		c.b.mu.Unlock()
+		return
+	}
+	c.b.retirements.Add(1)
+	c.b.mu.Unlock()
+	defer c.b.retirements.Done()
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	// What cannot be settled now is settled by Close, or measured later.
+	_ = c.retireIfIdle(ctx)
 }
 
 // retireIfIdle writes the usage of an unused counter to the catalog and closes its page.
@@ -352,6 +364,7 @@ func (c *counter) settleUsage(ctx context.Context, proc string) error {
 
 // retireAllCounters retires all counters when the backend is closed.
 func (b *Backend) retireAllCounters(ctx context.Context) error {
+	b.retirements.Wait() // each is bounded by closeTimeout
 	b.mu.Lock()
 	var list []*counter
 	for _, c := range b.counters {

@@ -43,12 +43,13 @@ type Backend struct {
 	inodesMu sync.Mutex              // guards inodes; taken before the lock of a counter
 	inodes   map[inodeKey]*openInode // files that this process has open
 
-	mu       sync.Mutex // guards what follows
-	closed   bool
-	counters map[string]*counter // by volume, those in use or lately used
-	drafts   map[string]bool     // volumes that this process makes; true: not shared yet
-	disks    map[diskKey]*sharedDisk
-	removals map[string]chan struct{} // disk volumes that this process removes; closed when it has tried
+	mu          sync.Mutex // guards what follows
+	closed      bool
+	counters    map[string]*counter // by volume, those in use or lately used
+	retirements sync.WaitGroup      // of idle counters; added to under mu while not closed
+	drafts      map[string]bool     // volumes that this process makes; true: not shared yet
+	disks       map[diskKey]*sharedDisk
+	removals    map[string]chan struct{} // disk volumes that this process removes; closed when it has tried
 
 	open openset.Set // FSes, files and attachments
 }
