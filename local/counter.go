@@ -287,13 +287,25 @@ func (c *counter) release() {
 	defer c.mu.Unlock()
 	c.refs--
 	if c.refs == 0 && !c.retired {
-		c.idle = time.AfterFunc(idleCounter, func() {
-			ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
-			defer cancel()
-			// What cannot be settled now is settled by Close, or measured later.
-			_ = c.retire(ctx)
-		})
+		c.idle = time.AfterFunc(idleCounter, c.retireIdle)
 	}
+}
+
+// retireIdle retires a counter that was not used for a while. Close takes away what that
+// needs: it waits for those that have begun, and retires the others itself.
+func (c *counter) retireIdle() {
+	c.b.mu.Lock()
+	if c.b.closed {
+		c.b.mu.Unlock()
+		return
+	}
+	c.b.retiring.Add(1)
+	c.b.mu.Unlock()
+	defer c.b.retiring.Done()
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	// What cannot be settled now is settled by Close, or measured later.
+	_ = c.retire(ctx)
 }
 
 // retire settles a counter that nobody uses.
@@ -346,6 +358,7 @@ func (c *counter) settle(ctx context.Context, proc string) error {
 
 // settleAll retires all counters, at the end.
 func (b *Backend) settleAll(ctx context.Context) error {
+	b.retiring.Wait() // each is bounded by closeTimeout
 	b.mu.Lock()
 	var list []*counter
 	for _, c := range b.counters {

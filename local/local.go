@@ -94,6 +94,7 @@ type Backend struct {
 	mu       sync.Mutex // guards what follows
 	closed   bool
 	counters map[string]*counter // by volume, those in use or lately used
+	retiring sync.WaitGroup      // idle counters being retired; added to under mu while not closed
 	drafts   map[string]bool     // volumes that this process makes; true: and that nobody else uses
 	disks    map[diskKey]*sharedDisk
 	removals map[string]chan struct{} // disk volumes that this process removes; closed when it has tried
