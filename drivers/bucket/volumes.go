@@ -51,7 +51,7 @@ func (row *volumeRow) toInfo() (driver.Info, error) {
 
 // usedNow sets the time of a volume's last use, as a part of an UPDATE of its row that is made
 // anyway. Each use makes it larger, whatever the resolution of the clock.
-const usedNow = `last_used = CASE WHEN last_used < {now} THEN {now} ELSE last_used + 1 END`
+const usedNow = `last_used = CASE WHEN last_used < {now} AND updated < {now} THEN {now} WHEN last_used < updated THEN updated + 1 ELSE last_used + 1 END`
 
 // marshalLabels encodes labels for the row; none are "".
 func marshalLabels(l driver.Labels) string {

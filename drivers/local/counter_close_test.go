@@ -17,18 +17,7 @@ import (
 // home is closed: Close leaves it what it needs until it has ended.
 func TestCounterRetiresWhileHomeCloses(t *testing.T) {
 	ctx, home, faults := t.Context(), filepath.Join(t.TempDir(), "home"), &fault.Injector{}
-	b, err := Open(ctx, home, WithFaults(Options{}, faults))
-	if err != nil {
-		t.Fatal(err)
-	}
-	info, err := b.Create(ctx, "v", driver.Spec{Kind: driver.KindDir})
-	if err != nil {
-		t.Fatal(err)
-	}
-	f, err := b.OpenFS(ctx, info.ID, driver.FSOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	b, info, f := openFiles(t, home, faults)
 	if _, err := f.WriteFile(ctx, "file", strings.NewReader("content"), driver.WriteOptions{Mode: 0o644}); err != nil {
 		t.Fatal(err)
 	}
