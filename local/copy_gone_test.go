@@ -9,23 +9,30 @@ import (
 	"github.com/volehq/vole/internal/fault"
 )
 
+// openFiles makes a home, and a dir volume in it whose files it opens. The caller closes both.
+func openFiles(t *testing.T, home string) (*Backend, driver.Info, driver.FS) {
+	t.Helper()
+	b, err := Open(t.Context(), home, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	info, err := b.Create(t.Context(), "v", driver.Spec{Kind: driver.KindDir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := b.OpenFS(t.Context(), info.ID, driver.FSOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b, info, f
+}
+
 // A file that is removed between the look at it and its opening is left out of the copy of its
 // directory, and not charged.
 func TestCopyOfDirectoryLosingFile(t *testing.T) {
 	ctx := t.Context()
-	b, err := Open(ctx, filepath.Join(t.TempDir(), "home"), Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	b, _, f := openFiles(t, filepath.Join(t.TempDir(), "home"))
 	defer b.Close()
-	info, err := b.Create(ctx, "v", driver.Spec{Kind: driver.KindDir})
-	if err != nil {
-		t.Fatal(err)
-	}
-	f, err := b.OpenFS(ctx, info.ID, driver.FSOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
 	defer f.Close()
 	for _, name := range []string{"from/stays", "from/removed"} {
 		if _, err := f.WriteFile(ctx, name, strings.NewReader("content"), driver.WriteOptions{Mode: 0o644}); err != nil {
@@ -42,7 +49,7 @@ func TestCopyOfDirectoryLosingFile(t *testing.T) {
 		}
 		return do()
 	})
-	err = f.Copy(ctx, "from", "to", driver.CopyOptions{})
+	err := f.Copy(ctx, "from", "to", driver.CopyOptions{})
 	fault.Set(nil)
 	if err != nil || removals != 1 {
 		t.Fatalf("copy: %v, after %d removals", err, removals)

@@ -15,18 +15,7 @@ import (
 // home is closed: Close leaves it what it needs until it has ended.
 func TestCounterRetiresWhileHomeCloses(t *testing.T) {
 	ctx, home := t.Context(), filepath.Join(t.TempDir(), "home")
-	b, err := Open(ctx, home, Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	info, err := b.Create(ctx, "v", driver.Spec{Kind: driver.KindDir})
-	if err != nil {
-		t.Fatal(err)
-	}
-	f, err := b.OpenFS(ctx, info.ID, driver.FSOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	b, info, f := openFiles(t, home)
 	if _, err := f.WriteFile(ctx, "file", strings.NewReader("content"), driver.WriteOptions{Mode: 0o644}); err != nil {
 		t.Fatal(err)
 	}
