@@ -43,7 +43,7 @@ func (v *volume) info() (driver.Info, error) {
 
 // usedNow sets the time of a volume's last use, in an UPDATE of its row that a use makes in
 // any case. Every use makes it larger, whatever the resolution of the clock.
-const usedNow = `last_used = CASE WHEN last_used < {now} THEN {now} ELSE last_used + 1 END`
+const usedNow = `last_used = CASE WHEN last_used < {now} AND updated < {now} THEN {now} WHEN last_used < updated THEN updated + 1 ELSE last_used + 1 END`
 
 func labelText(l driver.Labels) string {
 	if len(l) == 0 {
