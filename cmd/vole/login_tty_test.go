@@ -22,7 +22,7 @@ func loginOnTerminal(t *testing.T, config, url, typed string) (shown string, err
 	t.Helper()
 	ours, tty := openPty(t)
 	cmd := voleCmd(t, filepath.Join(t.TempDir(), "home"), "login", url, "--profile", "p")
-	cmd.Env = append(cmd.Env, "VOLE_CONFIG="+config, "VOLE_HOME=")
+	cmd.Env = append(cmd.Env, "VOLE_CONFIG="+config) // and a local home without volumes
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = tty, tty, tty
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
 	if err := cmd.Start(); err != nil {
