@@ -19,7 +19,7 @@ for name in $(env | sed -n 's/^\(VOLE_[A-Z0-9_]*\)=.*/\1/p'); do [ "$name" = VOL
 unset JOURNAL_STREAM
 
 say() { printf '\n$ %s\n' "$*"; }
-# Each host has its own configuration and its own home.
+# Each host has its own configuration. --use, since this machine may have volumes of its own.
 on() { local host=$1; shift; VOLE_CONFIG=$dir/$host/config.json XDG_DATA_HOME=$dir/$host "$VOLE" "$@"; }
 
 say 'vole serve'
@@ -38,17 +38,17 @@ cat "$dir/out"
 mkdir "$dir/alice" "$dir/bob" "$dir/results"
 echo 42 >"$dir/results/answer"
 
-say "vole login $url --profile alice < key    # on one host"
-on alice login "$url" --profile alice <"$dir/key"
-say 'vole key create bob --scope write > bob.key'
+say "vole login $url --profile alice --use < key    # on one host"
+on alice login "$url" --profile alice --use <"$dir/key"
+say 'vole key create bob --scope write -q > bob.key'
 on alice key create bob --scope write -q >"$dir/bob.key"
 say 'vole create shared'
 on alice create shared
 say 'vole cp ./results shared:/results'
 on alice cp "$dir/results" shared:/results
 
-say "vole login $url --profile bob < bob.key    # on another host"
-on bob login "$url" --profile bob <"$dir/bob.key"
+say "vole login $url --profile bob --use < bob.key    # on another host"
+on bob login "$url" --profile bob --use <"$dir/bob.key"
 say 'vole fs cat shared:/results/answer'
 got=$(on bob fs cat shared:/results/answer)
 echo "$got"
