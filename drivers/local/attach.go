@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/drivers/local/internal/disk"
 	"github.com/volehq/vole/internal/catalog"
 	hostproc "github.com/volehq/vole/internal/proc"
 )
@@ -42,7 +43,7 @@ type attachment struct {
 	b    *Backend
 	info driver.AttachmentInfo
 	path string
-	hold *diskHold // on a disk's image, else nil
+	hold *disk.Hold // on a disk's image, else nil
 
 	mu    sync.Mutex // guards ended
 	ended bool
@@ -76,13 +77,13 @@ func (b *Backend) Attach(ctx context.Context, id string, opts driver.AttachOptio
 		return nil, err
 	}
 	if err := b.open.Add(a); err != nil {
-		a.releaseImage()
+		a.hold.Release()
 		return nil, err
 	}
 	err = b.db.Write(ctx, catalog.Durable, func(tx *catalog.Tx) error { return a.insertRow(tx, proc) })
 	if err != nil {
 		b.open.Remove(a)
-		a.releaseImage()
+		a.hold.Release()
 		return nil, err
 	}
 	return a, nil
@@ -97,19 +98,8 @@ func (a *attachment) prepareTarget(ctx context.Context) error {
 		return err
 	}
 	if r.Kind == driver.KindDisk {
-		a.path = b.homePath("volumes", id, diskName)
-		if err := b.replaySideLog(ctx, id); err != nil {
-			return err
-		}
-		image, err := b.openImage(ctx, id, true)
-		if err != nil {
-			return err
-		}
-		defer image.Close()
-		if err := a.verifyPath(ctx, image); err != nil {
-			return err
-		}
-		a.hold, err = b.acquireDiskHold(ctx, id, image, holdAttach, a.info.ReadOnly)
+		a.path = b.homePath("volumes", id, disk.ImageName)
+		a.hold, err = b.disks.Volume(id).Attach(ctx, a.info.ReadOnly, func(image *os.File) error { return a.verifyPath(ctx, image) })
 		return err
 	}
 	if err := b.ensureDataDir(ctx, id); err != nil {
@@ -149,95 +139,8 @@ func (a *attachment) verifyPath(ctx context.Context, f *os.File) error {
 	return nil
 }
 
-// releaseImage gives the hold on a disk's image back.
-func (a *attachment) releaseImage() {
-	if a.hold != nil {
-		a.hold.release()
-	}
-}
-
 // Hold implements driver.Attachment.
-func (a *attachment) Hold() *os.File {
-	if a.hold == nil {
-		return nil
-	}
-	return a.hold.f
-}
-
-// holdForRemoval locks the image of a disk volume for its removal, until release is called: a
-// consumer may still use the image although the process that attached it is dead. A dir volume
-// needs no hold.
-func (b *Backend) holdForRemoval(ctx context.Context, ref driver.Ref) (release func(), err error) {
-	r, err := b.getVolume(ctx, ref)
-	if err != nil || r.Kind != driver.KindDisk {
-		return func() {}, nil // Remove looks it up again
-	}
-	end, err := b.serializeRemoval(ctx, r.ID)
-	if err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			end()
-		}
-	}()
-	image, err := b.openImage(ctx, r.ID, true)
-	if err != nil {
-		return end, nil // a volume whose image is lost can still be removed
-	}
-	defer image.Close()
-	for deadline := time.Now().Add(holdPatience); ; {
-		f, err := b.tryFlockDisk(r.ID, holdAttach, false)
-		if err != nil {
-			return end, nil
-		}
-		if f != nil && loopDeviceOf(image, false) == "" {
-			return func() { f.Close(); end() }, nil
-		}
-		if f != nil {
-			f.Close()
-		}
-		// Another may be just removing it, and then Remove says so.
-		if _, err := b.getVolume(ctx, driver.ByID(r.ID)); err != nil {
-			return end, nil
-		}
-		if list, err := b.Attachments(ctx, r.ID); err == nil && len(list) > 0 || time.Now().After(deadline) {
-			return nil, b.errDiskInUse(r.ID, image)
-		}
-		select {
-		case <-ctx.Done():
-			return nil, errors.Join(ctx.Err(), b.errDiskInUse(r.ID, image))
-		case <-time.After(time.Millisecond):
-		}
-	}
-}
-
-// serializeRemoval blocks until no other call of this process removes the volume, and reserves
-// the removal until end is called. The hold of the other call must not be reported as ErrInUse,
-// however slow the disk is.
-func (b *Backend) serializeRemoval(ctx context.Context, id string) (end func(), err error) {
-	for {
-		b.mu.Lock()
-		other := b.removals[id]
-		if other == nil {
-			mine := make(chan struct{})
-			b.removals[id] = mine
-			b.mu.Unlock()
-			return func() {
-				b.mu.Lock()
-				delete(b.removals, id)
-				b.mu.Unlock()
-				close(mine)
-			}, nil
-		}
-		b.mu.Unlock()
-		select {
-		case <-other:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	}
-}
+func (a *attachment) Hold() *os.File { return a.hold.File() }
 
 // insertRow adds the attachment to the catalog. ErrUnsupported: it would write past the FS to a
 // volume with a quota.
@@ -308,7 +211,7 @@ func (a *attachment) Close(ctx context.Context) error {
 	}
 	a.ended = true
 	a.b.open.Remove(a)
-	a.releaseImage()
+	a.hold.Release()
 	if !last {
 		return nil
 	}
@@ -332,19 +235,14 @@ func (b *Backend) liveAttachments(tx *catalog.Tx, volume string) ([]attachmentRo
 	if err != nil {
 		return nil, err
 	}
-	defer rows.Close()
+	list, err := scanAll(rows, scanAttachment)
+	return b.dropDeadHolders(list), err
+}
+
+// dropDeadHolders returns the attachments of live processes.
+func (b *Backend) dropDeadHolders(list []attachmentRow) []attachmentRow {
 	live := b.newLiveness()
-	var list []attachmentRow
-	for rows.Next() {
-		r, err := scanAttachment(rows.Scan)
-		if err != nil {
-			return nil, err
-		}
-		if live.isAlive(r.process) {
-			list = append(list, r)
-		}
-	}
-	return list, rows.Err()
+	return slices.DeleteFunc(list, func(r attachmentRow) bool { return !live.isAlive(r.process) })
 }
 
 // liveBypassingWriters lists the attachments of live processes that may write past the FS.
@@ -362,6 +260,16 @@ func (b *Backend) refuseAttached(tx *catalog.Tx, volume string) error {
 	return errAttached(list[0].AttachmentInfo, len(list) > 1)
 }
 
+// errAttached returns ErrInUse for a volume that is attached.
+func errAttached(i driver.AttachmentInfo, more bool) error {
+	and := ""
+	if more {
+		and = " and others"
+	}
+	return driver.Errorf(driver.ErrInUse, "in use by %q (process %d on %s, since %s)%s; stop it first",
+		i.Holder, i.PID, i.Host, i.Since.Format(time.RFC3339), and)
+}
+
 // Attachments implements driver.Backend.
 func (b *Backend) Attachments(ctx context.Context, id string) ([]driver.AttachmentInfo, error) {
 	if err := b.checkOpen(); err != nil {
@@ -377,12 +285,9 @@ func (b *Backend) Attachments(ctx context.Context, id string) ([]driver.Attachme
 	if err != nil {
 		return nil, err
 	}
-	live := b.newLiveness()
 	list := []driver.AttachmentInfo{}
-	for _, r := range rows {
-		if live.isAlive(r.process) {
-			list = append(list, r.AttachmentInfo)
-		}
+	for _, r := range b.dropDeadHolders(rows) {
+		list = append(list, r.AttachmentInfo)
 	}
 	return list, nil
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path"
 	"strings"
 
@@ -127,12 +128,17 @@ func (c *checker) checkUnfinished() error {
 	return nil
 }
 
+// countVolumes returns how many rows of volumes, in any state, match a condition.
+func (c *checker) countVolumes(where string, args ...any) (n int64, err error) {
+	_, err = queryAll(c.ctx, c.b.db, func(scan func(...any) error) (struct{}, error) { return struct{}{}, scan(&n) },
+		`SELECT count(*) FROM volumes WHERE `+where, args...)
+	return n, err
+}
+
 // hasVolumeRow reports whether the catalog has a row of the volume, in any state.
 func (c *checker) hasVolumeRow(id string) (bool, error) {
-	list, err := queryAll(c.ctx, c.b.db, func(scan func(...any) error) (n int, err error) {
-		return n, scan(&n)
-	}, `SELECT count(*) FROM volumes WHERE id = ?`, id)
-	return len(list) == 1 && list[0] > 0, err
+	n, err := c.countVolumes(`id = ?`, id)
+	return n > 0, err
 }
 
 // checkOrphanDirectories reports directories without a volume. The row of a volume exists before
@@ -195,7 +201,7 @@ func (b *Backend) moveToLostFound(rel string) error {
 func (c *checker) checkVolumes() error {
 	done, total, err := int64(0), int64(0), error(nil)
 	if c.progress != nil {
-		if total, err = c.countVolumes(); err != nil {
+		if total, err = c.countVolumes(`true`); err != nil {
 			return err
 		}
 	}
@@ -217,17 +223,6 @@ func (c *checker) checkVolumes() error {
 			return nil
 		}
 	}
-}
-
-// countVolumes returns the number of volumes, for the progress.
-func (c *checker) countVolumes() (int64, error) {
-	list, err := queryAll(c.ctx, c.b.db, func(scan func(...any) error) (n int64, err error) {
-		return n, scan(&n)
-	}, `SELECT count(*) FROM volumes`)
-	if err != nil || len(list) != 1 {
-		return 0, err
-	}
-	return list[0], nil
 }
 
 // checkVolume checks the labels, the directory, stray and temporary files, and the usage of one
@@ -287,10 +282,7 @@ func (c *checker) checkLabels(id string) error {
 	}
 	return c.reportFinding("labels-corrupt", id, "catalog.db", fmt.Sprintf("the labels of volume %q cannot be read; they are dropped", r.Name),
 		func() error {
-			return c.b.db.Write(c.ctx, catalog.Durable, func(tx *catalog.Tx) error {
-				_, err := tx.Exec(`UPDATE volumes SET labels = '' WHERE id = ?`, id)
-				return err
-			})
+			return c.b.executeWrite(c.ctx, catalog.Durable, `UPDATE volumes SET labels = '' WHERE id = ?`, id)
 		})
 }
 
@@ -324,33 +316,19 @@ func (b *Backend) remakeVolumeDir(id string) error {
 
 // checkStrayTemps reports unfinished files of dead processes.
 func (c *checker) checkStrayTemps(id string) error {
-	names, err := beneath.Names(c.b.volumes, id+"/tmp")
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return translateError(err)
-	}
 	live := c.b.newLiveness()
-	for _, n := range names {
-		rel := path.Join("volumes", id, "tmp", n)
-		proc := processOfTemp(n)
+	err := forEachTemp(c.b.volumes, id+"/tmp", func(_ *os.File, name string) error {
+		rel, proc := path.Join("volumes", id, "tmp", name), processOfTemp(name)
 		if uuid.Validate(proc) != nil {
-			if err := c.reportStray(id, rel); err != nil {
-				return err
-			}
-			continue
+			return c.reportStray(id, rel)
 		}
 		if live.isAlive(proc) {
-			continue
+			return nil
 		}
-		err := c.reportFinding("leftover-file", id, rel, "a process died while it wrote it; it is deleted",
+		return c.reportFinding("leftover-file", id, rel, "a process died while it wrote it; it is deleted",
 			func() error { return c.b.removeTempsOf(id, proc) })
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	})
+	return translateError(err)
 }
 
 // ignoreNotFound turns ErrNotFound into nil: a volume that was removed during the check is no

@@ -24,7 +24,7 @@ func (b *Backend) countVolume(ctx context.Context, r volumeRow) (f usageFigures,
 		f.used, f.held, err = b.countVolumeFiles(ctx, r.ID)
 		return f, err
 	}
-	used, busy, err := b.sumDiskUsage(ctx, r.ID)
+	used, busy, err := b.disks.Volume(r.ID).SumFiles(ctx)
 	if busy {
 		used = int64(r.Used)
 	}

@@ -19,31 +19,21 @@ import (
 // Copy implements driver.FS. The copy is built in tmp and then renamed, so it appears whole or
 // not at all.
 func (f *volumeFS) Copy(ctx context.Context, from, to string, opts driver.CopyOptions) error {
-	c, err := f.enterChange(ctx)
-	if err != nil {
-		return err
-	}
-	defer f.life.Leave()
-	src, err := f.resolve(from)
-	if err != nil {
-		return f.explainError(err)
-	}
-	defer src.release()
-	st, err := src.lstat()
-	if err != nil {
-		return f.explainError(err)
-	}
-	dir := st.Mode&unix.S_IFMT == unix.S_IFDIR
-	if dir {
+	return f.changeResolved(ctx, from, func(c *counter, src resolved) error {
+		st, err := src.lstat()
+		if err != nil {
+			return err
+		}
+		dir := st.Mode&unix.S_IFMT == unix.S_IFDIR
 		// By inodes: a link in the path of the target may lead out of the directory.
-		if from == "." || to == from || f.isInsideDirectory(to, st.Ino) {
+		if dir && (from == "." || to == from || f.isInsideDirectory(to, st.Ino)) {
 			return driver.Errorf(driver.ErrInvalid, "a directory cannot be copied into itself")
 		}
-	}
-	if !dir && !opts.NoReplace && f.copiesOntoItself(from, src, to) {
-		return nil // onto itself, by whatever name
-	}
-	return f.explainError(f.copyThroughTemp(ctx, c, src, to, dir || opts.NoReplace))
+		if !dir && !opts.NoReplace && f.copiesOntoItself(from, src, to) {
+			return nil // onto itself, by whatever name
+		}
+		return f.copyThroughTemp(ctx, c, src, to, dir || opts.NoReplace)
+	})
 }
 
 // copiesOntoItself reports whether to names the file that from names, or leads to through a
@@ -302,7 +292,7 @@ func (cp *copier) copyFile(src, dst resolved, rel string, st *unix.Stat_t) error
 			})
 		}
 	}
-	in, err := cp.host.openResolved(src, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	in, err := cp.host.openResolved("open", src, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return err
 	}
@@ -331,7 +321,7 @@ func (cp *copier) copyData(in *os.File, dst resolved, size int64) error {
 	if err := cp.admitBytes(cp.bytes + size); err != nil {
 		return err
 	}
-	out, err := cp.host.openResolved(dst, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, 0o600)
+	out, err := cp.host.openResolved("open", dst, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return err
 	}

@@ -221,25 +221,24 @@ func (b *Backend) deleteDeadMarks(tx *catalog.Tx, id, proc string) (m countingMa
 	if err != nil {
 		return m, err
 	}
+	marked, err := scanAll(rows, func(scan func(...any) error) (p string, err error) {
+		err = scan(&p)
+		return p, errors.Join(err, validateIDs(p))
+	})
+	if err != nil {
+		return m, err
+	}
 	var dead []string
-	l := b.newLiveness()
-	for rows.Next() {
-		var p string
-		if err := errors.Join(rows.Scan(&p), validateIDs(p)); err != nil {
-			rows.Close()
-			return m, err
-		}
+	live := b.newLiveness()
+	for _, p := range marked {
 		switch {
 		case p == proc:
 			m.own = true
-		case l.isAlive(p):
+		case live.isAlive(p):
 			m.others++
 		default:
 			dead = append(dead, p)
 		}
-	}
-	if err := errors.Join(rows.Err(), rows.Close()); err != nil {
-		return m, err
 	}
 	m.died = len(dead) > 0
 	for _, p := range dead {
@@ -279,6 +278,9 @@ func (c *counter) touchLastUse() {
 	now := c.b.clock().UnixNano()
 	c.page.updateWord(offLastUse, func(last int64) int64 { return max(now, last+1) })
 }
+
+// markStale records that the usage may be wrong until the volume is measured.
+func (c *counter) markStale() { c.page.store(offStale, 1) }
 
 // acquire adds a reference to a counter that is in use.
 func (c *counter) acquire() {
@@ -357,7 +359,7 @@ func (c *counter) settleUsage(ctx context.Context, proc string) error {
 		if err := c.b.removeTempsOf(c.id, proc); err != nil {
 			return err
 		}
-		c.page.store(offStale, 1) // the deleted files were charged and not uncharged
+		c.markStale() // the deleted files were charged and not uncharged
 	}
 	return c.b.leaveCounting(ctx, c.page, c.id, proc)
 }

@@ -5,28 +5,20 @@ package local
 import (
 	"context"
 	"errors"
-	"io"
 	"io/fs"
 	"os"
-	"slices"
-	"strings"
-	"sync"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/drivers/local/internal/dirstream"
 	"github.com/volehq/vole/internal/beneath"
 	"golang.org/x/sys/unix"
 )
 
-// dirStream implements driver.Dir for a dir volume. It reads the open directory, so it does not
-// end when the directory is renamed.
-type dirStream struct {
-	f    *volumeFS
-	opts driver.DirOptions
-
-	mu     sync.Mutex // guards what follows; a stream has one position
-	d      *os.File   // nil once closed
-	sorted []dirName
-	filled bool // sorted holds what is left
+// dirSource is a dirstream.Source on a directory of the host. It reads the open directory, so it
+// does not end when the directory is renamed. A sorted stream keeps names alone in memory.
+type dirSource struct {
+	*os.File
+	namesOnly bool
 }
 
 // dirName is a name in a directory, and its type if only names were asked for.
@@ -52,105 +44,45 @@ func (f *volumeFS) OpenDir(ctx context.Context, name string, opts driver.DirOpti
 			return nil, errVolumeRemoved()
 		}
 	}
-	return &dirStream{f: f, opts: opts, d: d}, nil
+	return dirstream.New(dirSource{d, opts.NamesOnly}, opts.Sorted), nil
 }
 
-// Read implements driver.Dir.
-func (s *dirStream) Read(ctx context.Context, n int) ([]driver.Entry, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.d == nil {
-		return nil, driver.ErrClosed
-	}
-	for {
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
-		names, err := s.nextNames(n)
-		if errors.Is(err, io.EOF) {
-			return nil, io.EOF
-		}
-		if err != nil {
-			return nil, translateError(err)
-		}
-		list, err := s.statEntries(names)
-		if err != nil || len(list) > 0 {
-			return list, translateError(err)
-		}
-		// All of them have been removed since they were read: read on.
-	}
-}
-
-// nextNames returns up to n names: of a sorted stream from memory, otherwise from the directory.
-func (s *dirStream) nextNames(n int) ([]dirName, error) {
-	if !s.opts.Sorted {
-		return s.readNames(n)
-	}
-	if !s.filled {
-		all, err := s.readNames(-1)
-		if err != nil {
-			return nil, err
-		}
-		slices.SortFunc(all, func(a, b dirName) int { return strings.Compare(a.name, b.name) })
-		s.sorted, s.filled = all, true
-	}
-	if len(s.sorted) == 0 {
-		return nil, io.EOF
-	}
-	n = min(n, len(s.sorted))
-	list := s.sorted[:n]
-	s.sorted = s.sorted[n:]
-	return list, nil
-}
-
-// readNames reads up to n names of the open directory, or all for n < 0.
-func (s *dirStream) readNames(n int) ([]dirName, error) {
-	if s.opts.NamesOnly {
-		entries, err := s.d.ReadDir(n)
+// ReadBatch reads names, with types if nothing else is asked for.
+func (s dirSource) ReadBatch(n int) ([]dirName, error) {
+	if s.namesOnly {
+		entries, err := s.ReadDir(n)
 		list := make([]dirName, len(entries))
 		for i, e := range entries {
 			list[i] = dirName{e.Name(), e.Type()}
 		}
-		return list, err
+		return list, translateError(err)
 	}
-	names, err := s.d.Readdirnames(n)
+	names, err := s.Readdirnames(n)
 	list := make([]dirName, len(names))
 	for i, name := range names {
 		list[i].name = name
 	}
-	return list, err
+	return list, translateError(err)
 }
 
-// statEntries describes the named files. Names that no longer exist are left out.
-func (s *dirStream) statEntries(names []dirName) ([]driver.Entry, error) {
+func (s dirSource) NameOf(n dirName) string { return n.name }
+
+// Describe describes the named files. Names that no longer exist are left out.
+func (s dirSource) Describe(names []dirName) ([]driver.Entry, error) {
 	list := make([]driver.Entry, 0, len(names))
-	fd := int(s.d.Fd())
 	for _, n := range names {
-		if s.opts.NamesOnly {
+		if s.namesOnly {
 			list = append(list, driver.Entry{Name: n.name, Mode: n.kind})
 			continue
 		}
-		var st unix.Stat_t
-		err := unix.Fstatat(fd, n.name, &st, unix.AT_SYMLINK_NOFOLLOW)
+		st, err := resolved{parent: s.File, name: n.name}.lstat()
 		if errors.Is(err, unix.ENOENT) {
 			continue
 		}
 		if err != nil {
-			return nil, err
+			return nil, translateError(err)
 		}
 		list = append(list, entryOfStat(n.name, &st))
 	}
 	return list, nil
-}
-
-// Close implements driver.Dir.
-func (s *dirStream) Close() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.d == nil {
-		return nil
-	}
-	err := s.d.Close()
-	s.d = nil
-	return err
 }

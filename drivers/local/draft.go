@@ -170,7 +170,7 @@ func createAndWrite(c *counter, to resolved, data []byte, m *driver.FileMeta) er
 		err = cerr // a network file system reports a failed write here
 	}
 	if err != nil && c.b.host.unlink(to.parent, to.name, nil) != nil {
-		c.page.store(offStale, 1) // the file stays and is not charged
+		c.markStale() // the file stays and is not charged
 	}
 	return err
 }

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/filemode"
@@ -34,3 +35,6 @@ func entryOfStat(name string, st *unix.Stat_t) driver.Entry {
 func entryOfInfo(name string, info fs.FileInfo) driver.Entry {
 	return entryOfStat(name, toUnixStat(info.Sys().(*syscall.Stat_t)))
 }
+
+// toUnixStat converts between two declarations of the same structure.
+func toUnixStat(st *syscall.Stat_t) *unix.Stat_t { return (*unix.Stat_t)(unsafe.Pointer(st)) }

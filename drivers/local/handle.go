@@ -12,6 +12,7 @@ import (
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/openset"
+	"github.com/volehq/vole/internal/sparse"
 	"golang.org/x/sys/unix"
 )
 
@@ -229,7 +230,7 @@ func (h *handle) PunchHole(ctx context.Context, off, length int64) error {
 		if length <= 0 {
 			return nil
 		}
-		err := h.b.host.faults.Do("punch", h.name, func() error { return punchHole(h.file, off, length) })
+		err := h.b.host.faults.Do("punch", h.name, func() error { return sparse.PunchHole(h.file, off, length) })
 		if errors.Is(err, unix.ENOTSUP) {
 			err = writeZeros(h.file, off, length)
 		}
@@ -266,12 +267,12 @@ func (h *handle) NextData(ctx context.Context, off int64) (start, end int64, err
 // findNextData finds the next range with data by lseek(2), from off on. io.EOF: there is none.
 // No other operation uses the offset of the open file.
 func findNextData(fd int, off int64) (start, end int64, err error) {
-	start, err = unix.Seek(fd, off, seekData)
+	start, err = unix.Seek(fd, off, unix.SEEK_DATA)
 	if errors.Is(err, unix.ENXIO) {
 		return 0, 0, io.EOF
 	}
 	if err == nil {
-		end, err = unix.Seek(fd, start, seekHole)
+		end, err = unix.Seek(fd, start, unix.SEEK_HOLE)
 	}
 	if !errors.Is(err, unix.EINVAL) {
 		return start, end, err

@@ -121,6 +121,7 @@ func (b *Backend) openHomeParts() (err error) {
 	if b.locks, err = beneath.OpenDir(b.dir, "locks"); b.readOnly && errors.Is(err, fs.ErrNotExist) {
 		err = nil // as a user of a copy may have it
 	}
+	b.disks = b.newDisks()
 	return err
 }
 

@@ -38,10 +38,10 @@ func (h hostFS) grantOwnerRights(parent *os.File, name string) error {
 	return h.mutate("chmod", name, func() error { return nofollow.Chmod(int(parent.Fd()), name, 0o700) })
 }
 
-// openResolved opens what a resolved name leads to.
-func (h hostFS) openResolved(p resolved, flags int, mode uint32) (*os.File, error) {
+// openResolved opens what a resolved name leads to. op names the operation for tests.
+func (h hostFS) openResolved(op string, p resolved, flags int, mode uint32) (*os.File, error) {
 	var fd int
-	err := h.mutate("open", p.name, func() (err error) {
+	err := h.mutate(op, p.name, func() (err error) {
 		fd, err = unix.Openat(p.parentFD(), p.name, flags|unix.O_CLOEXEC, mode)
 		return err
 	})

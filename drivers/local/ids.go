@@ -45,9 +45,16 @@ type badRow struct{ table, id string }
 
 // checkRowIDs reports rows with an invalid id, name or kind. Nothing on disk can belong to them.
 func (c *checker) checkRowIDs() error {
-	var bad []badRow
-	for _, find := range []func() ([]badRow, error){c.findBadVolumes, c.findBadAttachments, c.findBadCounting, c.findBadSandboxes} {
-		list, err := find()
+	bad, err := c.findBadVolumes()
+	if err != nil {
+		return err
+	}
+	for _, ids := range []struct{ table, query string }{
+		{"attachments", `SELECT id FROM attachments UNION SELECT volume FROM attachments UNION SELECT process FROM attachments`},
+		{"counting", `SELECT volume FROM counting UNION SELECT process FROM counting`},
+		{"sandboxes", `SELECT id FROM sandboxes`}, // rows of package sandbox
+	} {
+		list, err := c.findBadIDs(ids.table, ids.query)
 		if err != nil {
 			return err
 		}
@@ -98,21 +105,6 @@ func (c *checker) findBadVolumes() ([]badRow, error) {
 		}
 	}
 	return bad, err
-}
-
-// findBadAttachments returns the invalid ids in attachments.
-func (c *checker) findBadAttachments() ([]badRow, error) {
-	return c.findBadIDs("attachments", `SELECT id FROM attachments UNION SELECT volume FROM attachments UNION SELECT process FROM attachments`)
-}
-
-// findBadCounting returns the invalid ids in counting.
-func (c *checker) findBadCounting() ([]badRow, error) {
-	return c.findBadIDs("counting", `SELECT volume FROM counting UNION SELECT process FROM counting`)
-}
-
-// findBadSandboxes returns the invalid ids of sandboxes, rows of package sandbox.
-func (c *checker) findBadSandboxes() ([]badRow, error) {
-	return c.findBadIDs("sandboxes", `SELECT id FROM sandboxes`)
 }
 
 // findBadIDs returns the ids that the query q selects and that are invalid, as rows of table.

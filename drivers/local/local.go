@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/drivers/local/internal/disk"
 	"github.com/volehq/vole/internal/ballast"
 	"github.com/volehq/vole/internal/catalog"
 	"github.com/volehq/vole/internal/openset"
@@ -48,10 +49,9 @@ type Backend struct {
 	counters    map[string]*counter // by volume, those in use or lately used
 	retirements sync.WaitGroup      // of idle counters; added to under mu while not closed
 	drafts      map[string]bool     // volumes that this process makes; true: not shared yet
-	disks       map[diskKey]*sharedDisk
-	removals    map[string]chan struct{} // disk volumes that this process removes; closed when it has tried
 
-	open openset.Set // FSes, files and attachments
+	disks *disk.Set   // the disk volumes
+	open  openset.Set // FSes, files and attachments
 }
 
 // Open opens the home at the absolute path home, making it when it is missing, and
@@ -80,9 +80,7 @@ func openBackend(ctx context.Context, home string, opts Options) (*Backend, erro
 		clock:    opts.Clock,
 		counters: map[string]*counter{},
 		drafts:   map[string]bool{},
-		removals: map[string]chan struct{}{},
 		inodes:   map[inodeKey]*openInode{},
-		disks:    map[diskKey]*sharedDisk{},
 	}
 	if b.clock == nil {
 		b.clock = time.Now

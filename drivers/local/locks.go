@@ -38,6 +38,14 @@ func (m ctxMutex) lock(ctx context.Context) error {
 // unlock gives the mutex to the next waiter.
 func (m ctxMutex) unlock() { <-m }
 
+// lockRange sets or clears an open file description lock (fcntl(2), F_OFD_SETLK): unlike other
+// POSIX locks it belongs to the open file, not to the process, and is dropped when that is closed
+// or its process dies.
+func lockRange(f *os.File, kind int16, start, length int64) error {
+	l := unix.Flock_t{Type: kind, Start: start, Len: length}
+	return unix.FcntlFlock(f.Fd(), ofdSetlk, &l)
+}
+
 // lockRange locks bytes of the page's file against other processes, and against other open pages
 // of this one. It polls, with growing random pauses, until ctx ends.
 func (p *page) lockRange(ctx context.Context, start, length int64) error {

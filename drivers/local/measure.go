@@ -77,7 +77,7 @@ func (b *Backend) measureLocked(ctx context.Context, id string, p *page) (driver
 	var held tally
 	if r.Kind == driver.KindDisk {
 		var busy bool
-		if used, busy, err = b.sumDiskUsage(ctx, id); busy {
+		if used, busy, err = b.disks.Volume(id).SumFiles(ctx); busy {
 			return b.currentInfo(r), nil // its user counts, or marks the usage as stale
 		}
 	} else {
@@ -140,28 +140,16 @@ func (b *Backend) countVolumeFiles(ctx context.Context, id string) (int64, tally
 // countTreesInRemoval adds the trees that live processes are removing: their files are charged
 // until they are deleted.
 func (b *Backend) countTreesInRemoval(w *usageWalker, id string) error {
-	tmp, err := openDirAt(b.volumes, id+"/tmp")
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer tmp.Close()
-	names, err := tmp.Readdirnames(-1)
-	if err != nil {
-		return err
-	}
 	live := b.newLiveness()
-	for _, n := range names {
-		if !strings.HasSuffix(n, removedSuffix) || !live.isAlive(processOfTemp(n)) {
-			continue
+	return forEachTemp(b.volumes, id+"/tmp", func(tmp *os.File, name string) error {
+		if !strings.HasSuffix(name, removedSuffix) || !live.isAlive(processOfTemp(name)) {
+			return nil
 		}
-		if err := w.countEntry(tmp, n); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := w.countEntry(tmp, name); !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-	}
-	return nil
+		return nil
+	})
 }
 
 // usageWalker adds up the charge of a tree.

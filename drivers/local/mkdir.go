@@ -18,28 +18,22 @@ import (
 
 // Mkdir implements driver.FS.
 func (f *volumeFS) Mkdir(ctx context.Context, name string, mode fs.FileMode) error {
-	c, err := f.enterChange(ctx)
-	if err != nil {
-		return err
-	}
-	defer f.life.Leave()
-	if name == "." {
-		return driver.ErrExists
-	}
-	return f.explainError(f.mkdir(ctx, c, name, mode))
+	return f.changeResolved(ctx, name, func(c *counter, p resolved) error {
+		if name == "." {
+			return driver.ErrExists
+		}
+		return f.mkdirAt(ctx, c, p, mode, f.batch)
+	})
 }
 
 // MkdirAll implements driver.FS.
 func (f *volumeFS) MkdirAll(ctx context.Context, name string, mode fs.FileMode) error {
-	c, err := f.enterChange(ctx)
-	if err != nil {
-		return err
-	}
-	defer f.life.Leave()
-	if err := f.admitNewEntries(c, name, tally{}); err != nil {
-		return err
-	}
-	return f.explainError(f.mkdirAll(ctx, c, name, mode))
+	return f.changeVolume(ctx, func(c *counter) error {
+		if err := f.admitNewEntries(c, name, tally{}); err != nil {
+			return err
+		}
+		return f.mkdirAll(ctx, c, name, mode)
+	})
 }
 
 // admitNewEntries returns ErrQuota early if there is no room for name, its missing parents and
@@ -159,16 +153,6 @@ func (f *volumeFS) openMadeDirectory(p resolved, name string) (*os.File, error) 
 		return d, nil
 	}
 	return f.root.OpenFile(name, unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-}
-
-// mkdir makes one directory, whose parent must exist.
-func (f *volumeFS) mkdir(ctx context.Context, c *counter, name string, mode fs.FileMode) error {
-	p, err := f.resolve(name)
-	if err != nil {
-		return err
-	}
-	defer p.release()
-	return f.mkdirAt(ctx, c, p, mode, f.batch)
 }
 
 // mkdirAt makes the directory p, charges it, and makes it durable unless unsynced is set.

@@ -17,17 +17,14 @@ import (
 
 // changeResolved runs a change of the named file.
 func (f *volumeFS) changeResolved(ctx context.Context, name string, fn func(c *counter, p resolved) error) error {
-	c, err := f.enterChange(ctx)
-	if err != nil {
-		return err
-	}
-	defer f.life.Leave()
-	p, err := f.resolve(name)
-	if err != nil {
-		return f.explainError(err)
-	}
-	defer p.release()
-	return f.explainError(fn(c, p))
+	return f.changeVolume(ctx, func(c *counter) error {
+		p, err := f.resolve(name)
+		if err != nil {
+			return err
+		}
+		defer p.release()
+		return fn(c, p)
+	})
 }
 
 // Remove implements driver.FS.
@@ -104,7 +101,7 @@ func (f *volumeFS) removeDirectory(ctx context.Context, name string) error {
 			err = f.b.host.removeTree(to.parent, to.name, c.chargedRemoval(withoutCancel(ctx)))
 		}
 		if err != nil {
-			c.page.store(offStale, 1) // recovery deletes the rest and does not uncharge it
+			c.markStale() // recovery deletes the rest and does not uncharge it
 			c.hasStrayTemps.Store(true)
 		}
 		return err
@@ -275,35 +272,27 @@ func (f *volumeFS) makeEntry(ctx context.Context, op, name string, target int64,
 
 // Chmod implements driver.FS.
 func (f *volumeFS) Chmod(ctx context.Context, name string, mode fs.FileMode) error {
-	c, err := f.enterChange(ctx)
-	if err != nil {
+	return f.changeResolved(ctx, name, func(c *counter, p resolved) error {
+		err := f.chmodLocked(ctx, c, p, name, mode)
+		if err != nil || f.batch {
+			return err
+		}
+		// Sync the file by itself if it can be opened, otherwise the whole file system.
+		n, err := f.root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+		if err != nil {
+			return f.syncVolume()
+		}
+		defer n.Close()
+		if err = f.b.host.syncFile(n); errors.Is(err, unix.EINVAL) {
+			err = f.syncVolume() // a fifo or device
+		}
 		return err
-	}
-	defer f.life.Leave()
-	err = f.chmodLocked(ctx, c, name, mode)
-	if err != nil || f.batch {
-		return f.explainError(err)
-	}
-	// Sync the file by itself if it can be opened, otherwise the whole file system.
-	n, err := f.root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
-	if err != nil {
-		return f.explainError(f.syncVolume())
-	}
-	defer n.Close()
-	if err = f.b.host.syncFile(n); errors.Is(err, unix.EINVAL) {
-		err = f.syncVolume() // a fifo or device
-	}
-	return f.explainError(err)
+	})
 }
 
-// chmodLocked changes the mode of the file that name leads to, under the names lock: it is the
+// chmodLocked changes the mode of the file that name, which was resolved to p, leads to, under the names lock: it is the
 // file that was checked.
-func (f *volumeFS) chmodLocked(ctx context.Context, c *counter, name string, mode fs.FileMode) error {
-	p, err := f.resolve(name)
-	if err != nil {
-		return err
-	}
-	defer p.release()
+func (f *volumeFS) chmodLocked(ctx context.Context, c *counter, p resolved, name string, mode fs.FileMode) error {
 	return c.withNamesLock(ctx, func() error {
 		st, err := p.lstat()
 		switch {
@@ -328,13 +317,20 @@ func (f *volumeFS) chmodLinkTarget(name string, mode fs.FileMode) error {
 	return f.b.host.mutate("chmod", name, func() error { return f.root.Chmod(name, mode) })
 }
 
-// changeAttribute changes an attribute of the named file, without following a link.
-func (f *volumeFS) changeAttribute(ctx context.Context, op, name string, change func(resolved) error) error {
+// changeAttribute changes an attribute of the named file, without following a link. charge, if not
+// nil, returns under the names lock by how much that changes the charge.
+func (f *volumeFS) changeAttribute(ctx context.Context, op, name string, charge func(resolved) tally, change func(resolved) error) error {
 	return f.changeResolved(ctx, name, func(c *counter, p resolved) error {
 		if err := f.refuseDevice(p); err != nil {
 			return err
 		}
-		err := c.withNamesLock(ctx, func() error { return f.b.host.mutate(op, p.name, func() error { return change(p) }) })
+		mutate := func() error { return f.b.host.mutate(op, p.name, func() error { return change(p) }) }
+		err := c.withNamesLock(ctx, func() error {
+			if charge == nil {
+				return mutate()
+			}
+			return c.page.withCharge(charge(p), mutate)
+		})
 		if err != nil {
 			return err
 		}
@@ -344,7 +340,7 @@ func (f *volumeFS) changeAttribute(ctx context.Context, op, name string, change 
 
 // Chown implements driver.FS.
 func (f *volumeFS) Chown(ctx context.Context, name string, uid, gid int) error {
-	return f.changeAttribute(ctx, "chown", name, func(p resolved) error {
+	return f.changeAttribute(ctx, "chown", name, nil, func(p resolved) error {
 		return unix.Fchownat(p.parentFD(), p.name, uid, gid, unix.AT_SYMLINK_NOFOLLOW)
 	})
 }
@@ -352,7 +348,7 @@ func (f *volumeFS) Chown(ctx context.Context, name string, uid, gid int) error {
 // Chtimes implements driver.FS.
 func (f *volumeFS) Chtimes(ctx context.Context, name string, atime, mtime time.Time) error {
 	ts := []unix.Timespec{toTimespec(atime), toTimespec(mtime)}
-	return f.changeAttribute(ctx, "utimes", name, func(p resolved) error {
+	return f.changeAttribute(ctx, "utimes", name, nil, func(p resolved) error {
 		return unix.UtimesNanoAt(p.parentFD(), p.name, ts, unix.AT_SYMLINK_NOFOLLOW)
 	})
 }

@@ -57,7 +57,7 @@ func (b *Backend) releaseInode(k inodeKey) {
 	} else {
 		// Another process has measured the volume since. It could not see this file, so
 		// part of its charge is gone. Only another measurement can tell how much.
-		w.counter.page.store(offStale, 1)
+		w.counter.markStale()
 	}
 	w.counter.release()
 }

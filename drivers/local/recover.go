@@ -8,6 +8,7 @@ package local
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"io/fs"
 
@@ -92,7 +93,7 @@ func (b *Backend) recoverVolume(ctx context.Context, u unsettledVolume) error {
 		return b.undoCreate(ctx, u.id)
 	}
 	if err == nil && u.kind == string(driver.KindDisk) {
-		whole, derr := b.imageExists(u.id)
+		whole, derr := b.disks.Volume(u.id).Exists()
 		if derr == nil && !whole {
 			return b.undoCreate(ctx, u.id)
 		}
@@ -104,10 +105,7 @@ func (b *Backend) recoverVolume(ctx context.Context, u unsettledVolume) error {
 	if err != nil {
 		return translateError(err)
 	}
-	return b.db.Write(ctx, catalog.Durable, func(tx *catalog.Tx) error {
-		_, err := tx.Exec(`UPDATE volumes SET state = 'ready', owner = '' WHERE id = ? AND state = 'creating'`, u.id)
-		return err
-	})
+	return b.executeWrite(ctx, catalog.Durable, `UPDATE volumes SET state = 'ready', owner = '' WHERE id = ? AND state = 'creating'`, u.id)
 }
 
 // VolumesInRemoval returns the ids of the volumes whose removal is committed and not finished.
@@ -187,14 +185,20 @@ func queryAll[T any](ctx context.Context, db *catalog.DB, scan func(func(...any)
 	if err != nil {
 		return nil, catalog.Translate(err)
 	}
+	list, err := scanAll(rows, scan)
+	return list, catalog.Translate(err)
+}
+
+// scanAll reads the rows of a query, and closes them.
+func scanAll[T any](rows *sql.Rows, scan func(func(...any) error) (T, error)) ([]T, error) {
 	defer rows.Close()
 	var list []T
 	for rows.Next() {
 		v, err := scan(rows.Scan)
 		if err != nil {
-			return nil, catalog.Translate(err)
+			return nil, err
 		}
 		list = append(list, v)
 	}
-	return list, catalog.Translate(rows.Err())
+	return list, rows.Err()
 }

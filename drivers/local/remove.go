@@ -4,11 +4,10 @@ package local
 
 import (
 	"context"
-	"errors"
-	"io/fs"
 	"time"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/drivers/local/internal/disk"
 	"github.com/volehq/vole/internal/catalog"
 )
 
@@ -49,11 +48,11 @@ func (b *Backend) RemoveUnused(ctx context.Context, id string, since time.Time) 
 			return err
 		}
 		defer unhold()
-		closed, err := b.lockFilesClosed(ctx, id)
+		closed, err := b.holdClosed(ctx, id)
 		if err != nil {
 			return err
 		}
-		defer closed()
+		defer closed.Release()
 		err = b.withVolumeAtRest(ctx, id, "removing what is unused", func(p *page) error {
 			info, err = b.commitRemoving(ctx, ref, func(now driver.Info) error {
 				if at := time.Unix(0, p.load(offLastUse)); at.After(now.LastUsed) {
@@ -82,34 +81,24 @@ func refuseUsedSince(info driver.Info, since time.Time) error {
 	return driver.Errorf(driver.ErrInUse, "the volume was used at %s", info.LastUsed.UTC().Format(time.RFC3339))
 }
 
-// lockFilesClosed keeps the files of a disk volume from being opened until release is called.
-// ErrInUse: a process has them open.
-func (b *Backend) lockFilesClosed(ctx context.Context, id string) (release func(), err error) {
+// holdForRemoval keeps consumers from using the image of a disk volume that is removed, until
+// release is called. A dir volume needs no hold.
+func (b *Backend) holdForRemoval(ctx context.Context, ref driver.Ref) (release func(), err error) {
+	r, err := b.getVolume(ctx, ref)
+	if err != nil || r.Kind != driver.KindDisk {
+		return func() {}, nil // Remove looks it up again
+	}
+	return b.disks.Volume(r.ID).HoldForRemoval(ctx)
+}
+
+// holdClosed keeps the files of a disk volume from being opened until the hold is released.
+// ErrInUse: a process has them open. A dir volume needs no hold.
+func (b *Backend) holdClosed(ctx context.Context, id string) (*disk.Hold, error) {
 	r, err := b.getVolume(ctx, driver.ByID(id))
-	if err != nil {
+	if err != nil || r.Kind != driver.KindDisk {
 		return nil, err
 	}
-	if r.Kind != driver.KindDisk {
-		return func() {}, nil
-	}
-	for deadline := time.Now().Add(holdPatience); ; {
-		f, err := b.tryFlockDisk(id, holdFiles, false)
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			return func() {}, nil // a volume whose directory is lost can still be removed
-		case err != nil:
-			return nil, err
-		case f != nil:
-			return func() { f.Close() }, nil
-		case time.Now().After(deadline):
-			return nil, driver.Errorf(driver.ErrInUse, "the files of the volume are open in another process; close them first")
-		}
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-time.After(time.Millisecond):
-		}
-	}
+	return b.disks.Volume(id).HoldClosed(ctx)
 }
 
 // commitRemoving commits the volume as being removed by this process. may can refuse it by the
@@ -155,8 +144,5 @@ func (b *Backend) finishRemoval(ctx context.Context, id string) error {
 	if err := b.removeVolumeDir(id); err != nil {
 		return translateError(err)
 	}
-	return b.db.Write(ctx, catalog.Lazy, func(tx *catalog.Tx) error {
-		_, err := tx.Exec(`DELETE FROM volumes WHERE id = ? AND state = 'removing'`, id)
-		return err
-	})
+	return b.executeWrite(ctx, catalog.Lazy, `DELETE FROM volumes WHERE id = ? AND state = 'removing'`, id)
 }

@@ -2,21 +2,21 @@ package local
 
 import (
 	"os"
-	"syscall"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
+// hasXattrs says that extended attributes are available.
+const hasXattrs = true
+
 const (
 	openPath  = unix.O_PATH
 	utimeOmit = unix.UTIME_OMIT
-	seekData  = unix.SEEK_DATA
-	seekHole  = unix.SEEK_HOLE
+	ofdSetlk  = unix.F_OFD_SETLK
 )
 
-// toUnixStat converts between two declarations of the same structure.
-func toUnixStat(st *syscall.Stat_t) *unix.Stat_t { return (*unix.Stat_t)(unsafe.Pointer(st)) }
+// syncHostFileSystem makes everything written to the file system of f durable.
+func syncHostFileSystem(f *os.File) error { return unix.Syncfs(int(f.Fd())) }
 
 // renameExclusive renames, unless something is at the new name.
 func renameExclusive(fromDir int, from string, toDir int, to string) error {
@@ -25,11 +25,6 @@ func renameExclusive(fromDir int, from string, toDir int, to string) error {
 
 // cloneFile makes dst share the storage of src, where the file system can.
 func cloneFile(dst, src *os.File) error { return unix.IoctlFileClone(int(dst.Fd()), int(src.Fd())) }
-
-// punchHole gives the space of a range back; it reads as zeros.
-func punchHole(f *os.File, off, length int64) error {
-	return unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, length)
-}
 
 func mknod(dir int, name string, mode uint32, rdev uint64) error {
 	return unix.Mknodat(dir, name, mode, int(rdev))

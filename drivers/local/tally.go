@@ -3,7 +3,9 @@
 package local
 
 import (
+	"fmt"
 	"os"
+	"path/filepath"
 	"sync/atomic"
 
 	"github.com/volehq/vole/driver"
@@ -115,4 +117,10 @@ func (c *counter) unchargeDirectory(p resolved, st *unix.Stat_t, remove func() e
 
 // nameOfOpenFile returns the name under which an open file was just made, "" if the system
 // cannot say.
-func nameOfOpenFile(f *os.File) string { return nameOfDescriptor(int(f.Fd())) }
+func nameOfOpenFile(f *os.File) string {
+	to, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
+	if err != nil {
+		return ""
+	}
+	return filepath.Base(to)
+}

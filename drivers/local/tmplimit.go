@@ -4,9 +4,9 @@ package local
 
 import (
 	"errors"
-	"io"
 	"io/fs"
 	"math"
+	"os"
 	"strings"
 
 	"github.com/volehq/vole/driver"
@@ -50,32 +50,19 @@ func (f *volumeFS) unnamedLimiter(c *counter) func(n int64) error {
 
 // sumUnnamedBytes is the storage of the files in tmp, without trees in removal, which are still
 // charged.
-func (f *volumeFS) sumUnnamedBytes() (int64, error) {
-	dir, err := openDirAt(f.volumeDir, "tmp")
-	if err != nil {
-		return 0, err
-	}
-	defer dir.Close()
-	var sum int64
-	for {
-		names, err := dir.Readdirnames(1024)
-		if errors.Is(err, io.EOF) {
-			return sum, nil
+func (f *volumeFS) sumUnnamedBytes() (sum int64, err error) {
+	err = forEachTemp(f.volumeDir, "tmp", func(tmp *os.File, name string) error {
+		if strings.HasSuffix(name, removedSuffix) {
+			return nil
 		}
-		if err != nil {
-			return 0, err
+		st, err := resolved{parent: tmp, name: name}.lstat()
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
 		}
-		for _, n := range names {
-			if strings.HasSuffix(n, removedSuffix) {
-				continue
-			}
-			st, err := resolved{parent: dir, name: n}.lstat()
-			if err == nil && st.Mode&unix.S_IFMT == unix.S_IFREG {
-				sum += int64(st.Blocks) * 512
-			}
-			if err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return 0, err
-			}
+		if st.Mode&unix.S_IFMT == unix.S_IFREG {
+			sum += int64(st.Blocks) * 512
 		}
-	}
+		return err
+	})
+	return sum, err
 }

@@ -144,28 +144,37 @@ func tempPrefix(process string) string { return process + "-" }
 // processOfTemp returns the id of the process that made a name in a tmp directory.
 func processOfTemp(name string) string { return name[:min(36, len(name))] } // the length of a UUID
 
-// removeTempsOf deletes the temporary files of a dead process in a volume.
-func (b *Backend) removeTempsOf(id, process string) error {
-	d, err := openDirAt(b.volumes, id+"/tmp")
+// forEachTemp calls fn for each name in the tmp directory of a volume, which is at path beneath
+// dir. A volume without one has none.
+func forEachTemp(dir *os.File, path string, fn func(tmp *os.File, name string) error) error {
+	tmp, err := openDirAt(dir, path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	defer d.Close()
-	names, err := d.Readdirnames(-1)
+	defer tmp.Close()
+	names, err := tmp.Readdirnames(-1)
 	if err != nil {
 		return err
 	}
-	for _, n := range names {
-		if strings.HasPrefix(n, tempPrefix(process)) {
-			if err := b.host.removeTree(d, n, b.host.plainRemoval()); err != nil {
-				return err
-			}
+	for _, name := range names {
+		if err := fn(tmp, name); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// removeTempsOf deletes the temporary files of a dead process in a volume.
+func (b *Backend) removeTempsOf(id, process string) error {
+	return forEachTemp(b.volumes, id+"/tmp", func(tmp *os.File, name string) error {
+		if !strings.HasPrefix(name, tempPrefix(process)) {
+			return nil
+		}
+		return b.host.removeTree(tmp, name, b.host.plainRemoval())
+	})
 }
 
 // errVolumeRemoved returns ErrNotFound for a volume that was removed while it was open.

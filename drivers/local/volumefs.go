@@ -35,10 +35,10 @@ type volumeFS struct {
 	dirty     atomic.Bool   // in batch mode: changed since the last sync
 	tempCount atomic.Uint64 // number of temporary names given out
 
-	life openset.Life
+	usage lazyCounter
+	life  openset.Life
 
 	mu        sync.Mutex // guards what follows
-	usage     *counter   // nil until the first change
 	tmpDir    *os.File   // tmp/, nil until needed
 	cachedDir *cachedDir // of a draft, the directory that was used last; nil: none
 }
@@ -53,9 +53,9 @@ func (b *Backend) OpenFS(ctx context.Context, id string, opts driver.FSOptions) 
 		return nil, err
 	}
 	if r.Kind == driver.KindDisk {
-		return b.openDiskFS(ctx, id, opts)
+		return b.disks.Volume(id).OpenFS(ctx, opts)
 	}
-	f := &volumeFS{b: b, id: id, readOnly: opts.ReadOnly || b.readOnly, batch: opts.Batch}
+	f := &volumeFS{b: b, id: id, usage: lazyCounter{b: b, id: id}, readOnly: opts.ReadOnly || b.readOnly, batch: opts.Batch}
 	if err := f.openDirectories(ctx, r.made); err != nil {
 		f.closeDescriptors()
 		if errors.Is(err, fs.ErrNotExist) {
@@ -146,9 +146,7 @@ func (f *volumeFS) Finish(context.Context) error {
 
 // Free implements openset.Member.
 func (f *volumeFS) Free() error {
-	if f.usage != nil {
-		f.usage.release()
-	}
+	f.usage.Release(false)
 	f.closeDescriptors()
 	return nil
 }
@@ -156,39 +154,17 @@ func (f *volumeFS) Free() error {
 // Close implements driver.FS.
 func (f *volumeFS) Close() error { return f.life.Close(context.Background()) }
 
-// useCounter returns the volume's usage counter, which it acquires at the first change.
-func (f *volumeFS) useCounter(ctx context.Context) (*counter, error) {
-	f.mu.Lock()
-	c := f.usage
-	f.mu.Unlock()
-	if c != nil {
-		return c, nil
-	}
-	c, err := f.b.acquireCounter(ctx, f.id)
-	if err != nil {
-		return nil, err
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.usage != nil {
-		c.release()
-		return f.usage, nil
-	}
-	f.usage = c
-	return c, nil
-}
-
-// enterChange begins an operation that changes something. It ends with life.Leave.
-func (f *volumeFS) enterChange(ctx context.Context) (*counter, error) {
+// changeVolume runs an operation that changes something, with the volume's counter.
+func (f *volumeFS) changeVolume(ctx context.Context, change func(c *counter) error) error {
 	if err := f.life.Enter(ctx); err != nil {
-		return nil, err
+		return err
 	}
+	defer f.life.Leave()
 	c, err := f.beginChange(ctx)
 	if err != nil {
-		f.life.Leave()
-		return nil, err
+		return err
 	}
-	return c, nil
+	return f.explainError(change(c))
 }
 
 // beginChange checks that the volume may be changed, and returns its counter.
@@ -196,7 +172,7 @@ func (f *volumeFS) beginChange(ctx context.Context) (*counter, error) {
 	if f.readOnly {
 		return nil, f.b.errReadOnly()
 	}
-	c, err := f.useCounter(ctx)
+	c, err := f.usage.acquire(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -263,10 +239,7 @@ func (f *volumeFS) resolve(name string) (resolved, error) {
 		return resolved{parent: f.dataDir, name: base}, nil
 	}
 	dir = dir[:len(dir)-1]
-	f.mu.Lock()
-	c := f.usage
-	f.mu.Unlock()
-	if c != nil && f.batch && c.draft.Load() {
+	if c := f.usage.acquired.Load(); c != nil && f.batch && c.draft.Load() {
 		return f.resolveInDraft(c, dir, base)
 	}
 	d, err := beneath.OpenWithin(f.root, f.dataDir, dir)
@@ -326,6 +299,20 @@ func (f *volumeFS) syncResolved(p resolved) error {
 	return f.b.host.syncFile(p.parent)
 }
 
+// readResolved runs an operation that reads the named file.
+func (f *volumeFS) readResolved(ctx context.Context, name string, read func(resolved) error) error {
+	if err := f.life.Enter(ctx); err != nil {
+		return err
+	}
+	defer f.life.Leave()
+	p, err := f.resolve(name)
+	if err != nil {
+		return f.explainError(err)
+	}
+	defer p.release()
+	return f.explainError(read(p))
+}
+
 // Stat implements driver.FS.
 func (f *volumeFS) Stat(ctx context.Context, name string) (driver.Entry, error) {
 	if err := f.life.Enter(ctx); err != nil {
@@ -344,24 +331,16 @@ func (f *volumeFS) Stat(ctx context.Context, name string) (driver.Entry, error) 
 }
 
 // Lstat implements driver.FS.
-func (f *volumeFS) Lstat(ctx context.Context, name string) (driver.Entry, error) {
-	if err := f.life.Enter(ctx); err != nil {
-		return driver.Entry{}, err
-	}
-	defer f.life.Leave()
-	p, err := f.resolve(name)
-	if err != nil {
-		return driver.Entry{}, f.explainError(err)
-	}
-	defer p.release()
-	st, err := p.lstat()
-	if err != nil {
-		return driver.Entry{}, f.explainError(err)
-	}
-	if name == "." && st.Nlink == 0 {
-		return driver.Entry{}, errVolumeRemoved()
-	}
-	return entryOfStat(path.Base(name), &st), nil
+func (f *volumeFS) Lstat(ctx context.Context, name string) (e driver.Entry, err error) {
+	err = f.readResolved(ctx, name, func(p resolved) error {
+		st, err := p.lstat()
+		if err == nil && name == "." && st.Nlink == 0 {
+			err = errVolumeRemoved()
+		}
+		e = entryOfStat(path.Base(name), &st)
+		return err
+	})
+	return e, err
 }
 
 // Readlink implements driver.FS.

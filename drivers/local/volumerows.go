@@ -14,12 +14,14 @@ package local
 // means that the usage in the row may be wrong until the volume is measured.
 
 import (
+	"context"
 	"database/sql"
 	"encoding/json"
 	"errors"
 
 	"github.com/google/uuid"
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/drivers/local/internal/disk"
 	"github.com/volehq/vole/internal/catalog"
 )
 
@@ -117,7 +119,7 @@ func (b *Backend) currentInfo(r volumeRow) driver.Info {
 func (b *Backend) withLocation(info driver.Info) driver.Info {
 	name := "data"
 	if info.Kind == driver.KindDisk {
-		name = diskName
+		name = disk.ImageName
 	}
 	return info.At("local", b.homePath("volumes", info.ID, name))
 }
@@ -138,6 +140,14 @@ func encodeLabels(l driver.Labels) string {
 	}
 	data, _ := json.Marshal(l) // a map of strings: cannot fail
 	return string(data)
+}
+
+// executeWrite runs one statement that writes to the catalog.
+func (b *Backend) executeWrite(ctx context.Context, how catalog.Durability, q string, args ...any) error {
+	return b.db.Write(ctx, how, func(tx *catalog.Tx) error {
+		_, err := tx.Exec(q, args...)
+		return err
+	})
 }
 
 // refuseVolumeID returns ErrExists for a name that is the id of a volume: an argument that means

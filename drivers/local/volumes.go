@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/drivers/local/internal/disk"
 	"github.com/volehq/vole/internal/catalog"
 )
 
@@ -22,7 +23,7 @@ func (b *Backend) Create(ctx context.Context, name string, spec driver.Spec) (dr
 		return driver.Info{}, err
 	}
 	if spec.Kind == driver.KindDisk {
-		size, err := roundDiskSize(spec.Capacity)
+		size, err := disk.RoundSize(spec.Capacity)
 		if err != nil {
 			return driver.Info{}, err
 		}
@@ -107,15 +108,12 @@ func (b *Backend) completeCreate(ctx context.Context, info driver.Info, draft bo
 	switch {
 	case err != nil:
 	case info.Kind == driver.KindDisk:
-		err = b.createImage(info)
+		err = b.disks.Volume(id).Create(info.Name, info.Capacity)
 	case draft:
 		err = b.makeDataDir(id)
 	}
 	if err == nil && !draft {
-		err = b.db.Write(withoutCancel(ctx), catalog.Lazy, func(tx *catalog.Tx) error {
-			_, err := tx.Exec(`UPDATE volumes SET state = 'ready', owner = '' WHERE id = ?`, id)
-			return err
-		})
+		err = b.executeWrite(withoutCancel(ctx), catalog.Lazy, `UPDATE volumes SET state = 'ready', owner = '' WHERE id = ?`, id)
 	}
 	if err == nil {
 		return nil
@@ -126,10 +124,7 @@ func (b *Backend) completeCreate(ctx context.Context, info driver.Info, draft bo
 
 // undoCreate removes a volume that cannot be created.
 func (b *Backend) undoCreate(ctx context.Context, id string) error {
-	err := b.db.Write(ctx, catalog.Durable, func(tx *catalog.Tx) error {
-		_, err := tx.Exec(`UPDATE volumes SET state = 'removing' WHERE id = ?`, id)
-		return err
-	})
+	err := b.executeWrite(ctx, catalog.Durable, `UPDATE volumes SET state = 'removing' WHERE id = ?`, id)
 	if err != nil {
 		return err
 	}
@@ -247,7 +242,7 @@ func (b *Backend) Update(ctx context.Context, id string, change driver.Update) (
 	}
 	if change.Capacity != 0 {
 		// Before the catalog says so: an image that is larger than that does no harm.
-		if change.Capacity, err = b.growDiskVolume(ctx, r, change.Capacity); err != nil {
+		if change.Capacity, err = b.disks.Volume(id).Grow(ctx, r.Capacity, change.Capacity); err != nil {
 			return driver.Info{}, err
 		}
 	}

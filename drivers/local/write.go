@@ -65,15 +65,8 @@ func (f *volumeFS) createTemp() (resolved, *os.File, error) {
 	if err != nil {
 		return resolved{}, nil, err
 	}
-	var fd int
-	err = f.b.host.mutate("create", p.name, func() (err error) {
-		fd, err = unix.Openat(p.parentFD(), p.name, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o600)
-		return err
-	})
-	if err != nil {
-		return resolved{}, nil, err
-	}
-	return p, os.NewFile(uintptr(fd), p.name), nil
+	tmp, err := f.b.host.openResolved("create", p, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL, 0o600)
+	return p, tmp, err
 }
 
 // discardTemp removes a temporary file or tree after a failure. If it cannot be removed it is
@@ -85,24 +78,19 @@ func (f *volumeFS) discardTemp(c *counter, p resolved) {
 }
 
 // WriteFile implements driver.FS.
-func (f *volumeFS) WriteFile(ctx context.Context, name string, r io.Reader, opts driver.WriteOptions) (int64, error) {
-	c, err := f.enterChange(ctx)
-	if err != nil {
-		return 0, err
-	}
-	defer f.life.Leave()
-	if name == "." {
-		return 0, driver.ErrIsDir
-	}
-	write := f.writeThroughTemp
-	if f.batch && c.draft.Load() && isSmallWrite(r, opts) {
-		write = f.writeDraftFile
-	}
-	n, err := write(ctx, c, name, r, opts)
-	if err != nil {
-		return 0, f.explainError(err)
-	}
-	return n, nil
+func (f *volumeFS) WriteFile(ctx context.Context, name string, r io.Reader, opts driver.WriteOptions) (n int64, err error) {
+	err = f.changeVolume(ctx, func(c *counter) error {
+		if name == "." {
+			return driver.ErrIsDir
+		}
+		write := f.writeThroughTemp
+		if f.batch && c.draft.Load() && isSmallWrite(r, opts) {
+			write = f.writeDraftFile
+		}
+		n, err = write(ctx, c, name, r, opts)
+		return err
+	})
+	return n, err
 }
 
 // writeThroughTemp writes the content of r to a temporary file and renames it to name: a reader

@@ -1,3 +1,5 @@
+//go:build unix
+
 package local
 
 import (
@@ -16,6 +18,14 @@ import (
 // procPath is a path for system calls that take no directory descriptor: the kernel's link to
 // the directory, then the name, which an l-call does not follow.
 func (p resolved) procPath() string { return fmt.Sprintf("/proc/self/fd/%d/%s", p.parentFD(), p.name) }
+
+// errNoXattrs returns ErrUnsupported where there are no attributes, else nil.
+func errNoXattrs() error {
+	if hasXattrs {
+		return nil
+	}
+	return driver.Errorf(driver.ErrUnsupported, "extended attributes are available on Linux")
+}
 
 // Getxattr implements driver.FS.
 func (f *volumeFS) Getxattr(ctx context.Context, name, attr string) (value []byte, err error) {
@@ -49,22 +59,16 @@ func (f *volumeFS) Removexattr(ctx context.Context, name, attr string) error {
 
 // changeXattr runs a change of an attribute, whose charge is charge afterwards.
 func (f *volumeFS) changeXattr(ctx context.Context, op, name, attr string, charge int64, change func(resolved) error) error {
-	return f.changeResolved(ctx, name, func(c *counter, p resolved) error {
-		if err := f.refuseDevice(p); err != nil {
-			return err
+	if err := errNoXattrs(); err != nil {
+		return err
+	}
+	more := func(p resolved) tally {
+		if size, err := unix.Lgetxattr(p.procPath(), attr, nil); err == nil {
+			return tally{xattrs: charge - xattrCharge(attr, int64(size))}
 		}
-		err := c.withNamesLock(ctx, func() error {
-			more := tally{xattrs: charge}
-			if size, err := unix.Lgetxattr(p.procPath(), attr, nil); err == nil {
-				more.xattrs -= xattrCharge(attr, int64(size))
-			}
-			return c.page.withCharge(more, func() error { return f.b.host.mutate(op, p.name, func() error { return change(p) }) })
-		})
-		if err != nil {
-			return err
-		}
-		return f.syncResolved(p)
-	})
+		return tally{xattrs: charge}
+	}
+	return f.changeAttribute(ctx, op, name, more, change)
 }
 
 // checkXattrNamespace refuses names outside the namespaces of xattr(7).
@@ -74,20 +78,6 @@ func checkXattrNamespace(attr string) error {
 		return driver.Errorf(driver.ErrUnsupported, "attribute %q: names begin with \"user.\"", attr)
 	}
 	return nil
-}
-
-// readResolved runs an operation that reads the named file.
-func (f *volumeFS) readResolved(ctx context.Context, name string, read func(resolved) error) error {
-	if err := f.life.Enter(ctx); err != nil {
-		return err
-	}
-	defer f.life.Leave()
-	p, err := f.resolve(name)
-	if err != nil {
-		return f.explainError(err)
-	}
-	defer p.release()
-	return f.explainError(read(p))
 }
 
 // xattrs reads the extended attributes of one file. list and get are the system calls.
@@ -117,16 +107,22 @@ func openXattrs(f *os.File) xattrs {
 func holdsNoXattrs(fd int) bool {
 	var buf [64]byte
 	n, err := unix.Flistxattr(fd, buf[:])
-	return err == nil && (n == 0 || string(buf[:n]) == "security.selinux\x00")
+	return hasXattrs && err == nil && (n == 0 || string(buf[:n]) == "security.selinux\x00")
 }
 
 // readValue reads the value of one attribute.
 func (x xattrs) readValue(name string) ([]byte, error) {
+	if err := errNoXattrs(); err != nil {
+		return nil, err
+	}
 	return readGrowing(func(buf []byte) (int, error) { return x.get(name, buf) })
 }
 
 // listNames lists the names of the attributes, sorted.
 func (x xattrs) listNames() ([]string, error) {
+	if err := errNoXattrs(); err != nil {
+		return nil, err
+	}
 	data, err := readGrowing(x.list)
 	if err != nil {
 		return nil, err
@@ -161,7 +157,7 @@ func readGrowing(read func([]byte) (int, error)) ([]byte, error) {
 // process may not set are left out.
 func copyXattrs(from xattrs, to resolved) error {
 	names, err := from.listNames()
-	if errors.Is(err, unix.ENOTSUP) {
+	if errors.Is(err, errors.ErrUnsupported) {
 		return nil
 	}
 	if err != nil {
@@ -180,4 +176,42 @@ func copyXattrs(from xattrs, to resolved) error {
 		}
 	}
 	return nil
+}
+
+// chargedXattrBytes is the charge of an inode's attributes: names and values. Labels that the
+// system gives to every file are free up to a size.
+func chargedXattrBytes(x xattrs) int64 {
+	names, err := x.listNames()
+	if err != nil {
+		return 0 // a file system, or a system, without attributes
+	}
+	var sum int64
+	for _, n := range names {
+		size, err := x.get(n, nil)
+		if err == nil {
+			sum += xattrCharge(n, int64(size))
+		}
+	}
+	return sum
+}
+
+// isACL reports whether the attribute is an access list, which files inherit from their
+// directory.
+func isACL(name string) bool { return strings.HasPrefix(name, "system.posix_acl_") }
+
+// maxLabel is the size of a security label below which it is taken for the system's own.
+const maxLabel = 256
+
+// xattrCharge is the charge of one attribute with a value of that size.
+func xattrCharge(name string, size int64) int64 {
+	switch name {
+	case "security.selinux", "security.SMACK64", "security.apparmor", "security.ima", "security.evm":
+		if size < maxLabel {
+			return 0
+		}
+	}
+	if isACL(name) {
+		return 0 // a directory gives it to what is made in it; Setxattr bounds it
+	}
+	return int64(len(name)) + size
 }
