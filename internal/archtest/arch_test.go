@@ -48,6 +48,9 @@ var rules = []rule{
 	{"internal/testing/bench", slices.Concat(sdk, []string{"drivers/bucket", "server", "transfer"})},
 	{"internal/testing/torture", sdk},
 	{"internal", slices.Concat(helpers, []string{"ext4"})},
+	{"drivers/local/internal/dirstream", helpers},
+	// Of the home they know what disk.Home says, so that something else can keep disk volumes.
+	{"drivers/local/internal/disk", slices.Concat(helpers, []string{"drivers/local/internal/dirstream", "ext4"})},
 	{"drivers/local", slices.Concat(helpers, []string{"drivers/local", "ext4"})},
 	{"drivers/bucket", slices.Concat(helpers, []string{"drivers/bucket"})},
 	{"drivers/cloud", slices.Concat(helpers, []string{"drivers/cloud"})},
