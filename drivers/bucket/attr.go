@@ -10,6 +10,7 @@ import (
 
 // Chmod implements driver.FS.
 func (fsys *volumeFS) Chmod(ctx context.Context, path string, mode fs.FileMode) error {
+	defer fsys.b.ns.metrics.observeSince("fs_chmod", time.Now())
 	return fsys.updateAttributes(ctx, path, resolveMode{followLast: true}, func(n *inode) error {
 		n.mode = n.mode&typeMask | permissionBits(mode)
 		return nil
@@ -18,6 +19,7 @@ func (fsys *volumeFS) Chmod(ctx context.Context, path string, mode fs.FileMode) 
 
 // Chown implements driver.FS.
 func (fsys *volumeFS) Chown(ctx context.Context, path string, uid, gid int) error {
+	defer fsys.b.ns.metrics.observeSince("fs_chown", time.Now())
 	return fsys.updateAttributes(ctx, path, resolveMode{}, func(n *inode) error {
 		if uid >= 0 {
 			n.uid = int64(uid)
@@ -31,6 +33,7 @@ func (fsys *volumeFS) Chown(ctx context.Context, path string, uid, gid int) erro
 
 // Chtimes implements driver.FS.
 func (fsys *volumeFS) Chtimes(ctx context.Context, path string, atime, mtime time.Time) error {
+	defer fsys.b.ns.metrics.observeSince("fs_chtimes", time.Now())
 	// A flush later would set the time of the last write again.
 	if err := fsys.b.flushVolumeBestEffort(ctx, fsys.vol); err != nil {
 		return err

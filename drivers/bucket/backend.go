@@ -9,6 +9,7 @@ import (
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/budget"
+	"github.com/volehq/vole/internal/openset"
 )
 
 // Backend is one organisation of a namespace. It implements driver.Backend.
@@ -21,13 +22,12 @@ type Backend struct {
 
 	session     session
 	commitCount atomic.Int64       // of flushes, see overlayDirty
-	lifetime    context.Context    // ends when the Backend is closed; of its goroutines
+	lifetime    context.Context    // ends when Close begins; of its goroutines
 	cancelLife  context.CancelFunc // ends lifetime
 	goroutines  sync.WaitGroup     // that end before the Backend has closed
+	open        openset.Set        // FSes and handles
 
-	mu         sync.Mutex // guards what follows
-	closed     bool
-	closers    map[closer]struct{}        // open FSes, handles and attachments
+	mu         sync.Mutex                 // guards what follows, and the end of lifetime
 	openInodes map[inodeKey]*openInode    // files that are open, by inode
 	deleting   map[inodeKey]chan struct{} // inodes that a transaction under way deletes; closed when it has ended
 }
@@ -37,7 +37,6 @@ type Backend struct {
 func newBackend(ns *Namespace, org []byte) *Backend {
 	b := &Backend{
 		ns: ns, org: org,
-		closers:    map[closer]struct{}{},
 		openInodes: map[inodeKey]*openInode{},
 		deleting:   map[inodeKey]chan struct{}{},
 	}
@@ -59,13 +58,14 @@ func (b *Backend) checkOpen(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.closed {
+	if b.isClosed() {
 		return driver.ErrClosed
 	}
 	return nil
 }
+
+// isClosed reports whether Close has begun.
+func (b *Backend) isClosed() bool { return b.lifetime.Err() != nil }
 
 // checkWritable is checkOpen for calls that change something.
 func (b *Backend) checkWritable(ctx context.Context) error {
@@ -78,29 +78,11 @@ func (b *Backend) checkWritable(ctx context.Context) error {
 	return nil
 }
 
-// registerCloser has Close close c. It fails if the Backend is closed.
-func (b *Backend) registerCloser(c closer) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.closed {
-		return driver.ErrClosed
-	}
-	b.closers[c] = struct{}{}
-	return nil
-}
-
-// unregisterCloser is called when c has been closed by itself.
-func (b *Backend) unregisterCloser(c closer) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	delete(b.closers, c)
-}
-
 // goBackground runs fn in a goroutine. fn must end when lifetime does; Close waits for it.
 func (b *Backend) goBackground(fn func()) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !b.closed {
+	if !b.isClosed() {
 		b.goroutines.Go(fn)
 	}
 }
@@ -109,29 +91,29 @@ func (b *Backend) goBackground(fn func()) {
 // and gives up drafts.
 func (b *Backend) Close() error {
 	b.mu.Lock()
-	if b.closed {
-		b.mu.Unlock()
+	closedBefore := b.isClosed()
+	b.cancelLife()
+	b.mu.Unlock()
+	if closedBefore {
 		return nil
 	}
-	b.closed = true
-	var list []closer
-	for c := range b.closers {
-		list = append(list, c)
-	}
-	b.mu.Unlock()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
-	var errs []error
-	for _, c := range list {
-		if err := c.closeWithBackend(ctx); err != nil && !errors.Is(err, driver.ErrNotFound) {
-			errs = append(errs, err)
-		}
-	}
-	b.cancelLife()
+	err := b.open.Close(ctx)
 	b.goroutines.Wait()
-	errs = append(errs, b.session.endSession(ctx))
+	err = errors.Join(err, b.session.endSession(ctx))
 	if b.ownedNamespace != nil {
-		errs = append(errs, b.ownedNamespace.Close())
+		err = errors.Join(err, b.ownedNamespace.Close())
 	}
-	return errors.Join(errs...)
+	return err
+}
+
+// closeTimeout bounds the Close of a Backend, an FS and a handle, which takes no context.
+const closeTimeout = time.Minute
+
+// closeInTime closes an FS or a handle.
+func closeInTime(life *openset.Life) error {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	return life.Close(ctx)
 }

@@ -424,9 +424,4 @@ func formatID(b []byte) string {
 	return id.String()
 }
 
-// closer is something that its Backend closes: an FS, a handle, an attachment.
-type closer interface {
-	closeWithBackend(ctx context.Context) error
-}
-
 var _ io.Closer = (*Namespace)(nil)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/drivers/bucket/internal/blob"
 )
 
 // Check implements driver.Backend. It examines the organisation's rows and objects while
@@ -31,7 +32,7 @@ func (b *Backend) Check(ctx context.Context, opts driver.CheckOptions, report fu
 	if err := c.checkOrganisation(b.org); err != nil {
 		return err
 	}
-	return c.checkObjects([][]byte{b.org}, orgPrefix(b.org)+"b/")
+	return c.checkObjects([][]byte{b.org}, blob.OrgPrefix(b.org)+"b/")
 }
 
 // Audit is Check of all organisations, and of rows and objects that belong to none.

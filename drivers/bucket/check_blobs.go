@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/drivers/bucket/internal/blob"
 )
 
 // repairAndReport reports a finding that belongs to no volume's rules, after running fix, if
@@ -54,7 +55,7 @@ const noChunkRefers = `NOT EXISTS (SELECT 1 FROM chunks c WHERE c.org = blobs.or
 // the sweeper clears the mark.
 func (c *checker) checkBlobRows(org []byte) error {
 	err := c.forEachID(org, `SELECT id FROM blobs WHERE org = $1 AND id > $2 AND freed IS NULL AND `+noChunkRefers+` ORDER BY id LIMIT $3`, func(id []byte) error {
-		return c.repairAndReport(driver.Finding{Code: "leaked-blob", Path: blobKey(org, id), Detail: "no file uses the blob, and it is not marked freed; it is left to the sweeper"},
+		return c.repairAndReport(driver.Finding{Code: "leaked-blob", Path: blob.Key(org, id), Detail: "no file uses the blob, and it is not marked freed; it is left to the sweeper"},
 			func(tx sqlTx) (int64, error) {
 				return execCounting(tx, `UPDATE blobs SET freed = {now} WHERE org = $1 AND id = $2 AND freed IS NULL AND `+noChunkRefers, org, id)
 			})
@@ -86,7 +87,7 @@ func (c *checker) checkUnreferencedBytes(org []byte) error {
 	if err != nil || counted == stored {
 		return err
 	}
-	return c.repairAndReport(driver.Finding{Code: "wrong-unreferenced", Path: orgPrefix(org),
+	return c.repairAndReport(driver.Finding{Code: "wrong-unreferenced", Path: blob.OrgPrefix(org),
 		Detail: fmt.Sprintf("%d bytes are counted as stored while no file refers to them, but there are %d", counted, stored)}, func(tx sqlTx) (int64, error) {
 		err := tx.runQueries(lockOrgQuery(org), statement(`INSERT INTO unreferenced (org, bytes) SELECT CAST($1 AS {bytes}), 0
 			WHERE NOT EXISTS (SELECT 1 FROM unreferenced WHERE org = $1)`, org))
@@ -126,7 +127,7 @@ func (c *checker) reportDamagedBlob(code, detail string, org, id []byte) error {
 	}
 	for i, u := range list {
 		if i == maxBlobUsers {
-			return c.report(driver.Finding{Code: code, Path: blobKey(org, id), Detail: detail + "; more files have it"})
+			return c.report(driver.Finding{Code: code, Path: blob.Key(org, id), Detail: detail + "; more files have it"})
 		}
 		err := c.report(driver.Finding{Code: code, Volume: formatID(u.vol), Path: c.pathOfInode(u.vol, u.ino),
 			Detail: fmt.Sprintf("blob %s, from byte %d of the file on: %s", formatID(id), u.pos, detail)})
@@ -221,7 +222,7 @@ func deleteVolumelessRows(tx sqlTx, vol []byte) (int64, error) {
 func (c *checker) checkOrglessBlobs() error {
 	return c.forEachID(nil, `SELECT DISTINCT org FROM blobs WHERE org NOT IN (SELECT id FROM orgs) AND org > $2 AND CAST($1 AS {bytes}) IS NULL AND freed IS NULL ORDER BY org LIMIT $3`,
 		func(org []byte) error {
-			return c.repairAndReport(driver.Finding{Code: "blobs-of-no-organisation", Path: orgPrefix(org),
+			return c.repairAndReport(driver.Finding{Code: "blobs-of-no-organisation", Path: blob.OrgPrefix(org),
 				Detail: "the organisation of these blobs is missing; what no file uses is left to the sweeper"},
 				func(tx sqlTx) (int64, error) {
 					return execCounting(tx, `UPDATE blobs SET freed = {now} WHERE org = $1 AND freed IS NULL AND `+noChunkRefers+`

@@ -72,7 +72,7 @@ func (m *objectCheck) compareObject(info blob.Info) error {
 		return nil // a manifest
 	}
 	id, err := hex.DecodeString(rest[strings.LastIndexByte(rest, '/')+1:])
-	if err != nil || len(id) != 16 || blobKey(m.orgs[0], id) != info.Key {
+	if err != nil || len(id) != 16 || blob.Key(m.orgs[0], id) != info.Key {
 		return m.c.report(driver.Finding{Code: "unknown-object", Path: info.Key, Detail: "its key is not that of a blob, and nothing uses it"})
 	}
 	if err := m.reportMissingBefore(id); err != nil {
@@ -124,7 +124,7 @@ func compareKeyOrder(a, b []byte) int {
 // has another size. An object is deleted after its row, so if the row still exists after that
 // look, it existed during it.
 func (c *checker) recheckMissingObject(org, id []byte) error {
-	info, err := c.ns.blobs.Stat(c.ctx, blobKey(org, id))
+	info, err := c.ns.blobs.Stat(c.ctx, blob.Key(org, id))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/drivers/bucket/internal/blob"
 )
 
 // TestBlobRows: however many groups it takes, rows come in the order of the listing.
@@ -27,7 +28,7 @@ func TestBlobRows(t *testing.T) {
 		for range 600 {
 			id := make([]byte, 16)
 			_, _ = rand.Read(id)
-			want = append(want, blobKey(org, id))
+			want = append(want, blob.Key(org, id))
 			tx.queueExec(`INSERT INTO blobs (org, id, size, created) VALUES ($1, $2, 1, 1)`, org, id)
 		}
 		return nil
@@ -47,7 +48,7 @@ func TestBlobRows(t *testing.T) {
 			if row == nil {
 				break
 			}
-			got = append(got, blobKey(org, row.id))
+			got = append(got, blob.Key(org, row.id))
 			r.next++
 		}
 		if !slices.Equal(got, want) {

@@ -1,10 +1,13 @@
 package bucket
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"strings"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/drivers/bucket/internal/manifest"
 )
 
 // checkVolumeRow checks a volume's own row, which begins its manifest.
@@ -35,7 +38,7 @@ func (c *checker) checkVolumeRow(volume volumeID) error {
 			}
 		}
 	}
-	if r.quota >= 0 && r.generation >= 0 && r.generation <= maxGeneration {
+	if r.quota >= 0 && r.generation >= 0 && r.generation <= manifest.MaxGeneration {
 		return nil
 	}
 	return c.repairAndReport(driver.Finding{Code: "bad-number", Volume: formatID(volume.vol),
@@ -44,6 +47,15 @@ func (c *checker) checkVolumeRow(volume volumeID) error {
 			generation = CASE WHEN generation < 0 THEN 0 ELSE generation END
 			WHERE org = $1 AND id = $2 AND (quota < 0 OR generation < 0)`, volume.org, volume.vol)
 	})
+}
+
+// sanitizeName returns a valid name for a file whose name is invalid: a similar one, made
+// unique by a hash.
+func sanitizeName(name string) string {
+	sum := sha256.Sum256([]byte(name))
+	tail := fmt.Sprintf("~%x", sum[:8])
+	name = strings.NewReplacer("/", "_", "\x00", "_").Replace(name)
+	return name[:min(len(name), driver.MaxElemLen-len(tail))] + tail
 }
 
 // renameBadEntry gives inode s.have, in directory s.ino, a valid name.

@@ -11,6 +11,7 @@ import (
 // Copy implements driver.FS. No bytes are moved: the chunks of the copy refer to the same
 // blobs.
 func (fsys *volumeFS) Copy(ctx context.Context, from, to string, opts driver.CopyOptions) error {
+	defer fsys.b.ns.metrics.observeSince("fs_copy", time.Now())
 	if err := fsys.checkWritable(ctx); err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"sync"
+	"time"
 
 	"github.com/volehq/vole/driver"
 )
@@ -27,6 +28,7 @@ const dirPage = 512
 
 // OpenDir implements driver.FS.
 func (fsys *volumeFS) OpenDir(ctx context.Context, path string, opts driver.DirOptions) (driver.Dir, error) {
+	defer fsys.b.ns.metrics.observeSince("fs_open_dir", time.Now())
 	target, err := fsys.mustResolve(ctx, path, resolveMode{followLast: true})
 	if err != nil {
 		return nil, err
@@ -39,6 +41,7 @@ func (fsys *volumeFS) OpenDir(ctx context.Context, path string, opts driver.DirO
 
 // Read implements driver.Dir.
 func (d *dirHandle) Read(ctx context.Context, n int) ([]driver.Entry, error) {
+	defer d.fs.b.ns.metrics.observeSince("dir_read", time.Now())
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed {
@@ -113,6 +116,7 @@ func (d *dirHandle) loadPage(ctx context.Context, limit int) error {
 
 // Close implements driver.Dir.
 func (d *dirHandle) Close() error {
+	defer d.fs.b.ns.metrics.observeSince("dir_close", time.Now())
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.closed = true

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/drivers/bucket/internal/blob"
 )
 
 // Request is an HTTP request that its holder may make without credentials, until it expires.
@@ -57,13 +58,12 @@ func (b *Backend) Locate(ctx context.Context, id, path string, off int64, ttl ti
 	if err != nil {
 		return nil, 0, err
 	}
-	defer fsys.Close()
-	file, err := fsys.Open(ctx, path, driver.OpenOptions{})
+	defer closeInTime(&fsys.life)
+	h, err := fsys.openPath(ctx, path, driver.OpenOptions{})
 	if err != nil {
 		return nil, 0, err
 	}
-	defer file.Close()
-	h := file.(*handle)
+	defer closeInTime(&h.life)
 	if err := b.flushVolumeBestEffort(ctx, parseID(id)); err != nil {
 		return nil, 0, err
 	}
@@ -107,7 +107,7 @@ func (b *Backend) locateExtent(ctx context.Context, ext *extent, whole bool, ttl
 	if !whole {
 		return r, nil
 	}
-	get, err := b.ns.blobs.PresignGet(ctx, blobKey(b.org, ext.blob), ttl)
+	get, err := b.ns.blobs.PresignGet(ctx, blob.Key(b.org, ext.blob), ttl)
 	r.Get, r.Offset, r.Size, r.Sums = (*Request)(&get), ext.blobPos, ext.blobSize, ext.sums
 	return r, err
 }
@@ -192,7 +192,7 @@ func (b *Backend) Reserve(ctx context.Context, parts []Part, ttl time.Duration) 
 		// The checksums are fixed now: the store checks the bytes against Sum, and Sums were
 		// found to agree with it.
 		rows[i] = reservation{id: newID(), size: max(p.Size, leastReserved), sums: p.Sums, life: ttl + lateRequest}
-		put, err := b.ns.blobs.PresignPut(ctx, blobKey(b.org, rows[i].id), p.Size, p.Sum, ttl)
+		put, err := b.ns.blobs.PresignPut(ctx, blob.Key(b.org, rows[i].id), p.Size, p.Sum, ttl)
 		if err != nil {
 			return nil, err
 		}
@@ -217,7 +217,7 @@ func (p *Part) validateSums() error {
 	if want := (p.Size + sumSize - 1) / sumSize * 4; int64(len(p.Sums)) != want {
 		return driver.Errorf(driver.ErrInvalid, "a part of %[2]d bytes has %[1]d bytes of checksums; it must have %[3]d", len(p.Sums), p.Size, want)
 	}
-	if got := combineChecksums(p.Sums, p.Size); got != p.Sum {
+	if got := blob.CombineChecksums(p.Sums, p.Size); got != p.Sum {
 		return driver.Errorf(driver.ErrInvalid, "the checksums of a part's 64 KiB blocks combine to %08x, but its own is %08x", got, p.Sum)
 	}
 	return nil
@@ -241,7 +241,7 @@ func (b *Backend) CommitFile(ctx context.Context, id, path string, size int64, p
 	if err != nil {
 		return err
 	}
-	defer fsys.Close()
+	defer closeInTime(&fsys.life)
 	return fsys.runVolumeTx(ctx, []string{path}, func(tx *volumeTx) error {
 		for _, p := range list {
 			if err := tx.checkBlobReserved(p.blob); err != nil {
@@ -265,13 +265,13 @@ func (b *Backend) checkPartsStored(ctx context.Context, size int64, parts []Part
 		if err := p.validateSums(); err != nil {
 			return nil, err
 		}
-		blob := parseID(blobs[i])
-		if blob == nil || twice[string(blob)] || p.Pos < end || p.Pos+p.Size > size {
+		id := parseID(blobs[i])
+		if id == nil || twice[string(id)] || p.Pos < end || p.Pos+p.Size > size {
 			return nil, driver.Errorf(driver.ErrInvalid, "part %d (%d bytes at %d, blob %q): parts ascend and end within the file, and each has a blob of its own that Reserve returned", i, p.Size, p.Pos, blobs[i])
 		}
 		end = p.Pos + p.Size
-		twice[string(blob)] = true
-		info, err := b.ns.blobs.Stat(ctx, blobKey(b.org, blob))
+		twice[string(id)] = true
+		info, err := b.ns.blobs.Stat(ctx, blob.Key(b.org, id))
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, driver.Errorf(driver.ErrNotExist, "part %d was not put", i)
 		}
@@ -281,7 +281,7 @@ func (b *Backend) checkPartsStored(ctx context.Context, size int64, parts []Part
 		if info.Size != p.Size {
 			return nil, driver.Errorf(driver.ErrInvalid, "part %d was put with %d bytes, not %d", i, info.Size, p.Size)
 		}
-		list[i] = newChunk{p.Pos, p.Size, &newBlob{id: blob, size: p.Size, sums: p.Sums}, 0}
+		list[i] = newChunk{p.Pos, p.Size, &newBlob{id: id, size: p.Size, sums: p.Sums}, 0}
 	}
 	return list, nil
 }

@@ -2,15 +2,14 @@ package bucket
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"io"
 	"slices"
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/drivers/bucket/internal/blob"
+	"github.com/volehq/vole/drivers/bucket/internal/manifest"
 )
 
 // ExportOptions says what to export.
@@ -94,7 +93,7 @@ func (ns *Namespace) orgsToExport(ctx context.Context, name string) (begin int64
 	return begin, list, err
 }
 
-// recoverOrgRow is one row of orgs.
+// orgRow is one row of orgs.
 type orgRow struct {
 	id      []byte
 	name    string
@@ -153,7 +152,7 @@ func (export *orgExport) exportVolumes(ctx context.Context) {
 func (export *orgExport) exportIfChanged(ctx context.Context, v exportRow, gens []int64, listed bool) error {
 	top := int64(-1)
 	for _, g := range gens {
-		if g <= maxGeneration {
+		if g <= manifest.MaxGeneration {
 			top = g
 		}
 	}
@@ -195,11 +194,11 @@ func (export *orgExport) listVolumePage(ctx context.Context, after []byte) ([]ex
 
 // putOrgObject puts the object that keeps the organisation's name.
 func (export *orgExport) putOrgObject(ctx context.Context) error {
-	data, err := json.Marshal(orgObject{Format: orgFormat, Version: manifestVersion, Org: export.org.id, Name: export.org.name, Created: export.org.created})
+	key, data, err := manifest.Org{Org: export.org.id, Name: export.org.name, Created: export.org.created}.Encode()
 	if err != nil {
 		return err
 	}
-	return export.ns.blobs.Put(ctx, orgObjectKey(export.org.id, data), data, crc32.Checksum(data, blob.Castagnoli))
+	return export.ns.blobs.Put(ctx, key, data, crc32.Checksum(data, blob.Castagnoli))
 }
 
 // raiseGeneration lifts the generation of a volume above that of a manifest. A manifest newer
@@ -230,7 +229,7 @@ func (export *orgExport) exportVolume(ctx context.Context, id []byte, top int64)
 		case serr == nil:
 			err = export.raiseGeneration(ctx, id, max(top, head.Generation))
 		case errors.Is(serr, driver.ErrCorrupt):
-			err = export.ns.blobs.Delete(ctx, manifestKey(export.org.id, id, head.Generation))
+			err = export.ns.blobs.Delete(ctx, manifest.Key(export.org.id, id, head.Generation))
 		default:
 			err = serr
 		}
@@ -265,7 +264,7 @@ func (export *orgExport) exportVolume(ctx context.Context, id []byte, top int64)
 
 // writeManifest writes the manifest of a volume as it is now, from one snapshot. head is nil
 // if there is no such volume. sum is that of the trailer.
-func (export *orgExport) writeManifest(ctx context.Context, id []byte) (head *manifestHead, sum string, size int64, err error) {
+func (export *orgExport) writeManifest(ctx context.Context, id []byte) (head *manifest.Head, sum string, size int64, err error) {
 	var upload *manifestUpload
 	err = export.ns.db.runOnSnapshot(ctx, func(run queryRunner) error {
 		var row volumeRow
@@ -273,20 +272,21 @@ func (export *orgExport) writeManifest(ctx context.Context, id []byte) (head *ma
 		if err := run(selectOne(&found, row.scanDest(), `SELECT `+volumeCols+` FROM volumes v WHERE v.org = $1 AND v.id = $2 AND v.state = 'ready'`, export.org.id, id)); err != nil || !found {
 			return err
 		}
-		head = &manifestHead{
-			Format: manifestFormat, Version: manifestVersion, Org: export.org.id, OrgName: export.org.name, Volume: id, Name: row.name,
+		head = &manifest.Head{
+			Org: export.org.id, OrgName: export.org.name, Volume: id, Name: row.name,
 			Quota: row.quota, Labels: row.labels, Created: row.created, Updated: row.updated, NextIno: row.nextIno, Generation: row.generation,
 		}
-		upload = export.ns.startManifestUpload(ctx, manifestKey(export.org.id, id, row.generation))
-		m, err := newManifestWriter(upload)
-		if err != nil {
-			return err
-		}
-		if err := writeManifestRecords(m, run, head); err != nil {
-			return err
-		}
-		sum = m.end.SHA256
-		return m.z.Close()
+		upload = export.ns.startManifestUpload(ctx, manifest.Key(export.org.id, id, row.generation))
+		var err error
+		sum, err = manifest.Write(upload, head, func(add func(*manifest.Record) error) error {
+			for _, ask := range manifestQueries(add, head) {
+				if err := run(ask); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		return err
 	})
 	if upload == nil {
 		return head, "", 0, err
@@ -295,102 +295,44 @@ func (export *orgExport) writeManifest(ctx context.Context, id []byte) (head *ma
 	return head, sum, size, err
 }
 
-// writeManifestRecords writes the records of a volume.
-func writeManifestRecords(m *manifestWriter, run queryRunner, head *manifestHead) error {
-	// Check each record as a rebuild does: find out now, and not when the manifest is needed.
-	var reader manifestReader
-	add := func(r *record) error {
-		if err := reader.checkRecord(r, r.recordKind()); err != nil {
-			return driver.Errorf(driver.ErrCorrupt, "a row is damaged (%v); run 'vole bucket check' for details", err)
-		}
-		return m.writeRecord(r)
-	}
-	if err := add(&record{Head: head}); err != nil {
-		return err
-	}
-	for _, ask := range manifestQueries(add, head) {
-		if err := run(ask); err != nil {
-			return err
-		}
-	}
-	return m.writeTrailer()
-}
-
 // manifestQueries select the rows of a volume, and hand them to add in the order of a
 // manifest.
-func manifestQueries(add func(*record) error, head *manifestHead) []query {
+func manifestQueries(add func(*manifest.Record) error, head *manifest.Head) []query {
 	vol := []byte(head.Volume)
 	return []query{
 		eachRow(func(scan scanner) error {
-			var b blobRecord
+			var b manifest.Blob
 			err := scan((*[]byte)(&b.ID), &b.Size, &b.Sums, &b.Data, &b.Created)
-			return errors.Join(err, add(&record{Blob: &b}))
+			return errors.Join(err, add(&manifest.Record{Blob: &b}))
 		}, `SELECT b.id, b.size, b.sums, b.data, b.created FROM blobs b
 			WHERE b.org = $1 AND b.id IN (SELECT c.blob FROM chunks c WHERE c.vol = $2) ORDER BY b.id`, []byte(head.Org), vol),
 		eachRow(func(scan scanner) error {
 			var n inode
 			err := scan(n.scanDest()...)
-			return errors.Join(err, add(&record{Inode: &inodeRecord{
+			return errors.Join(err, add(&manifest.Record{Inode: &manifest.Inode{
 				Ino: n.ino, Mode: n.mode, UID: n.uid, GID: n.gid, Nlink: n.nlink, Size: n.size, Alloc: n.alloc,
 				Atime: n.atime, Mtime: n.mtime, Ctime: n.ctime, Rdev: n.rdev, Target: n.target,
 			}}))
 		}, `SELECT `+inodeCols+` FROM inodes i WHERE i.vol = $1 ORDER BY i.ino`, vol),
 		eachRow(func(scan scanner) error {
-			var r entryRecord
+			var r manifest.Entry
 			err := scan(&r.Parent, &r.Name, &r.Ino)
-			return errors.Join(err, add(&record{Entry: &r}))
+			return errors.Join(err, add(&manifest.Record{Entry: &r}))
 		}, `SELECT parent, name, ino FROM dirents WHERE vol = $1 ORDER BY parent, name`, vol),
 		eachRow(func(scan scanner) error {
-			var r xattrRecord
+			var r manifest.Xattr
 			err := scan(&r.Ino, &r.Name, &r.Value)
-			return errors.Join(err, add(&record{Xattr: &r}))
+			return errors.Join(err, add(&manifest.Record{Xattr: &r}))
 		}, `SELECT ino, name, value FROM xattrs WHERE vol = $1 ORDER BY ino, name`, vol),
 		eachRow(func(scan scanner) error {
-			var r chunkRecord
+			var r manifest.Chunk
 			err := scan(&r.Ino, &r.Pos, &r.Len, (*[]byte)(&r.Blob), &r.BlobPos)
-			return errors.Join(err, add(&record{Chunk: &r}))
+			return errors.Join(err, add(&manifest.Record{Chunk: &r}))
 		}, `SELECT ino, pos, len, blob, blob_pos FROM chunks WHERE vol = $1 ORDER BY ino, pos`, vol),
 		eachRow(func(scan scanner) error {
-			var r orphanRecord
+			var r manifest.Orphan
 			err := scan(&r.Ino)
-			return errors.Join(err, add(&record{Orphan: &r}))
+			return errors.Join(err, add(&manifest.Record{Orphan: &r}))
 		}, `SELECT ino FROM orphans WHERE vol = $1 ORDER BY ino`, vol),
 	}
-}
-
-// manifestUpload is the upload of an object that is being written. It implements io.Writer.
-type manifestUpload struct {
-	w    *io.PipeWriter
-	done chan error
-	size int64
-}
-
-// startManifestUpload starts the upload of an object. The caller writes to it and calls
-// finishUpload.
-func (ns *Namespace) startManifestUpload(ctx context.Context, key string) *manifestUpload {
-	r, w := io.Pipe()
-	u := &manifestUpload{w: w, done: make(chan error, 1)}
-	go func() {
-		err := ns.blobs.Write(ctx, key, r)
-		// The writer must not block once the upload has ended.
-		r.CloseWithError(errors.Join(err, io.ErrClosedPipe))
-		u.done <- err
-	}()
-	return u
-}
-
-func (u *manifestUpload) Write(p []byte) (int, error) {
-	n, err := u.w.Write(p)
-	u.size += int64(n)
-	return n, err
-}
-
-// finishUpload ends the upload and returns the size. With an error nothing is stored.
-func (u *manifestUpload) finishUpload(err error) (int64, error) {
-	u.w.CloseWithError(err) // nil: the end
-	stored := <-u.done
-	if err == nil || errors.Is(err, io.ErrClosedPipe) && stored != nil {
-		err = stored // the cause
-	}
-	return u.size, err
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"database/sql"
 	"errors"
 	"fmt"
 	"io"
@@ -161,7 +162,7 @@ func faultSetup(ctx context.Context, s *vole.Store) error {
 }
 
 func faultOptions(dir string) bucket.Options {
-	return bucket.Options{Dir: dir, Maintain: -1, Lease: 200 * time.Millisecond}
+	return bucket.Options{Dir: dir, Maintain: -1}
 }
 
 // run opens the namespace, and runs the step while the hook is set.
@@ -186,11 +187,30 @@ func (st faultStep) run(ctx context.Context, dir string, hook hooks.Hook) error 
 	return errors.Join(st.op(ctx, s), s.Close())
 }
 
+// reopen opens the namespace without faults, for a sweep without a grace time.
+func reopen(t *testing.T, dir string) *bucket.Namespace {
+	t.Helper()
+	opts := faultOptions(dir)
+	opts.Grace = time.Nanosecond
+	ns, err := bucket.Open(t.Context(), opts)
+	if err != nil {
+		t.Fatalf("reopen: %v", err)
+	}
+	return ns
+}
+
+func mustClose(t *testing.T, ns *bucket.Namespace) {
+	t.Helper()
+	if err := ns.Close(); err != nil {
+		t.Errorf("close: %v", err)
+	}
+}
+
 // readState describes everything that users see of a namespace. checked: it must be sound.
-func readState(t *testing.T, dir, when string, checked bool) map[string]string {
+func readState(t *testing.T, ns *bucket.Namespace, when string, checked bool) map[string]string {
 	t.Helper()
 	ctx := t.Context()
-	b, err := bucket.OpenOrg(ctx, faultOptions(dir), "acme")
+	b, err := ns.Org(ctx, "acme")
 	if err != nil {
 		t.Fatalf("reopen: %v", err)
 	}
@@ -243,54 +263,67 @@ func formatState(m map[string]string) string {
 // TestEveryFault fails every operation of every step once. The result is the state before or
 // after the step, and the sweep leaves nothing that is not referred to.
 func TestEveryFault(t *testing.T) {
+	t.Parallel()
 	made := filepath.Join(memoryDir(t), "made")
 	if err := (faultStep{op: faultSetup}).run(t.Context(), made, nil); err != nil {
 		t.Fatal(err)
 	}
-	before := readState(t, made, "after the setup", true)
-	total := 0
+	ns := reopen(t, copyDir(t, made))
+	before := readState(t, ns, "after the setup", true)
+	mustClose(t, ns)
+	var total atomic.Int64
+	t.Cleanup(func() { t.Logf("%d faults", total.Load()) })
 	for _, st := range faultSteps {
 		t.Run(st.name, func(t *testing.T) {
+			t.Parallel()
 			var faults atomic.Int64
 			dir := copyDir(t, made)
 			err := st.run(t.Context(), dir, func(_, _ string, f func() error) error { faults.Add(1); return f() })
 			if err != nil {
 				t.Fatalf("without a fault: %v", err)
 			}
-			after := readState(t, dir, "without a fault", true)
-			for i := range faults.Load() {
-				var n atomic.Int64
-				where := ""
-				dir := copyDir(t, made)
-				err := st.run(t.Context(), dir, func(op, what string, f func() error) error {
-					if n.Add(1) == i+1 {
-						where = op + " " + what
-						return []syscall.Errno{syscall.EIO, syscall.ENOSPC}[i%2]
-					}
-					return f()
-				})
-				when := fmt.Sprintf("fault %d at %s, error %v", i, where, err)
-				got := readState(t, dir, when, i%4 == 0)
-				freeJob(t, dir)
-				sweepUntilEmpty(t, faultOptions(dir))
-				late := readState(t, dir, "swept after "+when, true)
-				if !maps.Equal(late, after) && (err == nil || !maps.Equal(late, before)) {
-					t.Errorf("%s: left\n%s\nit was\n%s\nand was to be\n%s", when, formatState(late), formatState(before), formatState(after))
-				}
-				// Only how much a volume holds may follow later, when a tree is removed.
-				withoutSizes(got)
-				if withoutSizes(late); !maps.Equal(got, late) {
-					t.Errorf("%s: left\n%s\nand after the sweep there is\n%s", when, formatState(got), formatState(late))
-				}
-				if t.Failed() {
-					return
-				}
-				_ = os.RemoveAll(dir)
+			ns := reopen(t, dir)
+			after := readState(t, ns, "without a fault", true)
+			mustClose(t, ns)
+			for i := int64(0); i < faults.Load() && !t.Failed(); i++ {
+				st.injectFault(t, copyDir(t, made), i, before, after)
 			}
-			total += int(faults.Load())
+			total.Add(faults.Load())
 		})
 	}
-	t.Logf("%d faults", total)
+}
+
+// injectFault runs the step in a namespace that is in the state before, with fault i, and checks
+// what it leaves.
+func (st faultStep) injectFault(t *testing.T, dir string, i int64, before, after map[string]string) {
+	t.Helper()
+	defer os.RemoveAll(dir) // not when the test ends: there are many
+	var n atomic.Int64
+	where := ""
+	err := st.run(t.Context(), dir, func(op, what string, f func() error) error {
+		if n.Add(1) == i+1 {
+			where = op + " " + what
+			return []syscall.Errno{syscall.EIO, syscall.ENOSPC}[i%2]
+		}
+		return f()
+	})
+	when := fmt.Sprintf("fault %d at %s, error %v", i, where, err)
+	ns := reopen(t, dir)
+	defer mustClose(t, ns)
+	got := readState(t, ns, when, i%4 == 0)
+	db := openDatabase(t, faultOptions(dir))
+	defer db.Close()
+	expireLeases(t, db)
+	sweepNamespace(t, ns, db, faultOptions(dir))
+	late := readState(t, ns, "swept after "+when, true)
+	if !maps.Equal(late, after) && (err == nil || !maps.Equal(late, before)) {
+		t.Errorf("%s: left\n%s\nit was\n%s\nand was to be\n%s", when, formatState(late), formatState(before), formatState(after))
+	}
+	// Only how much a volume holds may follow later, when a tree is removed.
+	withoutSizes(got)
+	if withoutSizes(late); !maps.Equal(got, late) {
+		t.Errorf("%s: left\n%s\nand after the sweep there is\n%s", when, formatState(got), formatState(late))
+	}
 }
 
 // writeStream writes a file whose size is not known before, and so in several blobs.
@@ -308,13 +341,13 @@ func withoutSizes(m map[string]string) {
 	}
 }
 
-// freeJob does not wait for the lease of a job that could not be given back.
-func freeJob(t *testing.T, dir string) {
+// expireLeases lets the leases run out of jobs and sessions that could not be ended.
+func expireLeases(t *testing.T, db *sql.DB) {
 	t.Helper()
-	db := openDatabase(t, faultOptions(dir))
-	defer db.Close()
-	if _, err := db.ExecContext(t.Context(), `UPDATE jobs SET expires = 0`); err != nil {
-		t.Fatal(err)
+	for _, table := range []string{"jobs", "sessions"} {
+		if _, err := db.ExecContext(t.Context(), `UPDATE `+table+` SET expires = 0`); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

@@ -138,9 +138,8 @@ func listFiles(t *testing.T, dir string) []string {
 	return list
 }
 
-// sweepUntilEmpty runs maintenance without a grace time until no session and no blob that
-// nothing refers to is left, and checks that the blob store has the objects of the rest.
-// Clients that were killed keep sessions until their leases run out.
+// sweepUntilEmpty is sweepNamespace of one that it opens. Clients that were killed keep sessions
+// until their leases run out.
 func sweepUntilEmpty(t *testing.T, opts bucket.Options) {
 	t.Helper()
 	opts.Grace, opts.Maintain = time.Nanosecond, -1
@@ -151,6 +150,13 @@ func sweepUntilEmpty(t *testing.T, opts bucket.Options) {
 	defer ns.Close()
 	db := openDatabase(t, opts)
 	defer db.Close()
+	sweepNamespace(t, ns, db, opts)
+}
+
+// sweepNamespace runs maintenance until no session and no blob that nothing refers to is left,
+// and checks that the blob store has the objects of the rest. The namespace has no grace time.
+func sweepNamespace(t *testing.T, ns *bucket.Namespace, db *sql.DB, opts bucket.Options) {
+	t.Helper()
 	const left = `SELECT (SELECT count(*) FROM sessions) + (SELECT count(*) FROM blobs WHERE freed IS NOT NULL)
 		+ (SELECT count(*) FROM doomed) + (SELECT count(*) FROM orphans) + (SELECT count(*) FROM attachments)`
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {

@@ -66,6 +66,7 @@ type hamVolume struct {
 func TestHammer(t *testing.T) {
 	for _, e := range engines {
 		t.Run(e.name, func(t *testing.T) {
+			t.Parallel()
 			opts := e.fresh(t)
 			opts.Grace, opts.Maintain = *hammerGrace, -1
 			h := newHammer(t, opts)

@@ -4,9 +4,10 @@ import (
 	"context"
 	"errors"
 	"io"
-	"sync"
+	"time"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/openset"
 )
 
 // handle implements driver.File. What it shares with other handles on the file is in its
@@ -14,18 +15,29 @@ import (
 type handle struct {
 	b     *Backend
 	fs    *volumeFS
-	inode *openInode // released by flushAndClose
+	inode *openInode // released by Free
 	name  string     // last element of the path that was opened
 	opts  driver.OpenOptions
 	ahead readAhead // its prefetches
+	life  openset.Life
 
-	mu             sync.Mutex // guards what follows
-	closed         bool
-	reportedLosses int64 // of inode.lossCount: those that this handle has reported, or that came before it
+	// reportedLosses are those of inode.lossCount that this handle has reported, or that came
+	// before it. Guarded by inode.mu.
+	reportedLosses int64
 }
 
 // Open implements driver.FS.
 func (fsys *volumeFS) Open(ctx context.Context, path string, opts driver.OpenOptions) (driver.File, error) {
+	defer fsys.b.ns.metrics.observeSince("fs_open", time.Now())
+	h, err := fsys.openPath(ctx, path, opts)
+	if err != nil {
+		return nil, err
+	}
+	return h, nil
+}
+
+// openPath is Open for the package's own use, which is not counted as a call.
+func (fsys *volumeFS) openPath(ctx context.Context, path string, opts driver.OpenOptions) (*handle, error) {
 	writes := opts.Write || opts.Create || opts.Append || opts.Truncate
 	if writes {
 		if err := fsys.checkWritable(ctx); err != nil {
@@ -48,7 +60,16 @@ func (fsys *volumeFS) Open(ctx context.Context, path string, opts driver.OpenOpt
 
 // OpenEntry implements driver.FS.
 func (fsys *volumeFS) OpenEntry(ctx context.Context, path string) (driver.File, driver.Entry, error) {
-	return driver.OpenThenStat(ctx, fsys, path)
+	defer fsys.b.ns.metrics.observeSince("fs_open", time.Now())
+	h, err := fsys.openPath(ctx, path, driver.OpenOptions{NoFollow: true})
+	if err != nil {
+		return nil, driver.Entry{}, err
+	}
+	row, err := h.inode.readInode(ctx)
+	if err != nil {
+		return nil, driver.Entry{}, errors.Join(err, closeInTime(&h.life))
+	}
+	return h, row.toEntry(h.name), nil
 }
 
 // resolveOrCreate returns the inode number of the regular file at path. With opts.Create it
@@ -96,7 +117,7 @@ func (fsys *volumeFS) resolveOrCreate(ctx context.Context, path string, opts dri
 
 // openHandle opens a handle on an inode. ErrNotExist: it was deleted since its name was
 // resolved.
-func (fsys *volumeFS) openHandle(ctx context.Context, ino int64, name string, opts driver.OpenOptions) (driver.File, error) {
+func (fsys *volumeFS) openHandle(ctx context.Context, ino int64, name string, opts driver.OpenOptions) (*handle, error) {
 	o, err := fsys.b.acquireInode(ctx, fsys, ino)
 	if err != nil {
 		return nil, err
@@ -113,7 +134,7 @@ func (fsys *volumeFS) openHandle(ctx context.Context, ino int64, name string, op
 		err = o.flushAndTruncate(ctx, fsys, 0)
 	}
 	if err == nil {
-		err = fsys.b.registerCloser(h)
+		err = h.life.Begin(&fsys.b.open, h)
 	}
 	if err != nil {
 		if opts.Write {
@@ -133,22 +154,21 @@ func (o *openInode) addWriters(writers int) (losses int64) {
 	return o.lossCount
 }
 
-// checkOpen begins each call of a handle.
-func (h *handle) checkOpen(ctx context.Context) error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.closed {
-		return driver.ErrClosed
+// enter begins each call of a handle, which ends with life.Leave.
+func (h *handle) enter(ctx context.Context) error {
+	if err := h.b.checkOpen(ctx); err != nil {
+		return err
 	}
-	return h.b.checkOpen(ctx)
+	return h.life.Enter(ctx)
 }
 
-// checkWritable begins each call of a handle that writes.
-func (h *handle) checkWritable(ctx context.Context) error {
-	if err := h.checkOpen(ctx); err != nil {
+// enterWriting is enter for each call that writes.
+func (h *handle) enterWriting(ctx context.Context) error {
+	if err := h.enter(ctx); err != nil {
 		return err
 	}
 	if !h.opts.Write {
+		h.life.Leave()
 		return driver.Errorf(driver.ErrReadOnly, "the file is open for reading only")
 	}
 	return nil
@@ -156,9 +176,11 @@ func (h *handle) checkWritable(ctx context.Context) error {
 
 // WriteAt implements driver.File.
 func (h *handle) WriteAt(ctx context.Context, p []byte, off int64) (int, error) {
-	if err := h.checkWritable(ctx); err != nil {
+	defer h.b.ns.metrics.observeSince("file_write_at", time.Now())
+	if err := h.enterWriting(ctx); err != nil {
 		return 0, err
 	}
+	defer h.life.Leave()
 	if h.opts.Append {
 		return 0, driver.Errorf(driver.ErrInvalid, "the file is open for appending; write at its end, or open it without Append")
 	}
@@ -196,9 +218,11 @@ func (h *handle) WriteAt(ctx context.Context, p []byte, off int64) (int, error) 
 
 // Append implements driver.File.
 func (h *handle) Append(ctx context.Context, p []byte) (int64, error) {
-	if err := h.checkWritable(ctx); err != nil {
+	defer h.b.ns.metrics.observeSince("file_append", time.Now())
+	if err := h.enterWriting(ctx); err != nil {
 		return 0, err
 	}
+	defer h.life.Leave()
 	if err := h.inode.flushBeforeWrite(ctx, h.fs); err != nil {
 		return 0, err
 	}
@@ -207,17 +231,21 @@ func (h *handle) Append(ctx context.Context, p []byte) (int64, error) {
 
 // Truncate implements driver.File.
 func (h *handle) Truncate(ctx context.Context, size int64) error {
-	if err := h.checkWritable(ctx); err != nil {
+	defer h.b.ns.metrics.observeSince("file_truncate", time.Now())
+	if err := h.enterWriting(ctx); err != nil {
 		return err
 	}
+	defer h.life.Leave()
 	return h.inode.flushAndTruncate(ctx, h.fs, size)
 }
 
 // PunchHole implements driver.File.
 func (h *handle) PunchHole(ctx context.Context, off, length int64) error {
-	if err := h.checkWritable(ctx); err != nil {
+	defer h.b.ns.metrics.observeSince("file_punch_hole", time.Now())
+	if err := h.enterWriting(ctx); err != nil {
 		return err
 	}
+	defer h.life.Leave()
 	if off < 0 || length < 0 {
 		return negativeError(min(off, length))
 	}
@@ -229,9 +257,11 @@ func (h *handle) PunchHole(ctx context.Context, off, length int64) error {
 
 // Stat implements driver.File.
 func (h *handle) Stat(ctx context.Context) (driver.Entry, error) {
-	if err := h.checkOpen(ctx); err != nil {
+	defer h.b.ns.metrics.observeSince("file_stat", time.Now())
+	if err := h.enter(ctx); err != nil {
 		return driver.Entry{}, err
 	}
+	defer h.life.Leave()
 	row, err := h.inode.readInode(ctx)
 	if err != nil {
 		return driver.Entry{}, err
@@ -241,9 +271,11 @@ func (h *handle) Stat(ctx context.Context) (driver.Entry, error) {
 
 // Sync implements driver.File.
 func (h *handle) Sync(ctx context.Context) error {
-	if err := h.checkOpen(ctx); err != nil {
+	defer h.b.ns.metrics.observeSince("file_sync", time.Now())
+	if err := h.enter(ctx); err != nil {
 		return err
 	}
+	defer h.life.Leave()
 	if !h.opts.Write {
 		return nil
 	}
@@ -257,8 +289,6 @@ func (h *handle) Sync(ctx context.Context) error {
 // since the last report, if they may have been this handle's.
 func (h *handle) flushAndReport(ctx context.Context) error {
 	err := h.inode.flushDirty(ctx)
-	h.mu.Lock()
-	defer h.mu.Unlock()
 	h.inode.mu.Lock()
 	defer h.inode.mu.Unlock()
 	if h.reportedLosses < h.inode.lossCount {
@@ -272,37 +302,38 @@ func (h *handle) flushAndReport(ctx context.Context) error {
 
 // Close implements driver.File.
 func (h *handle) Close() error {
-	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
-	defer cancel()
-	return h.flushAndClose(ctx)
+	defer h.b.ns.metrics.observeSince("file_close", time.Now())
+	return closeInTime(&h.life)
 }
 
-// flushAndClose is Close with a context. What its last writer could not flush is dropped: the
-// error was returned, and no handle is left that could retry.
-func (h *handle) flushAndClose(ctx context.Context) error {
-	h.mu.Lock()
-	closedBefore := h.closed
-	h.closed = true
-	h.mu.Unlock()
-	if closedBefore {
+// Finish implements openset.Member. With its Backend, a file is also closed in a volume that
+// has been removed.
+func (h *handle) Finish(ctx context.Context) error {
+	h.ahead.stopPrefetching()
+	if !h.opts.Write {
 		return nil
 	}
-	h.ahead.stopPrefetching()
-	h.b.unregisterCloser(h)
-	if !h.opts.Write {
-		return h.b.releaseAndReapInode(ctx, h.inode)
-	}
 	err := h.flushAndReport(ctx)
-	h.inode.mu.Lock()
-	if h.inode.writerCount--; h.inode.writerCount == 0 {
-		h.inode.resetDirty()
+	if errors.Is(err, driver.ErrNotFound) && h.b.isClosed() {
+		return nil
 	}
-	h.inode.mu.Unlock()
-	return errors.Join(err, h.b.releaseAndReapInode(ctx, h.inode))
+	return err
 }
 
-// closeWithBackend implements closer.
-func (h *handle) closeWithBackend(ctx context.Context) error { return h.flushAndClose(ctx) }
+// Free implements openset.Member. What the last writer could not flush is dropped: the error
+// was returned, and no handle is left that could retry.
+func (h *handle) Free() error {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	if h.opts.Write {
+		h.inode.mu.Lock()
+		if h.inode.writerCount--; h.inode.writerCount == 0 {
+			h.inode.resetDirty()
+		}
+		h.inode.mu.Unlock()
+	}
+	return h.b.releaseAndReapInode(ctx, h.inode)
+}
 
 // negativeError is the error for a negative offset or size.
 func negativeError(n int64) error {
@@ -311,9 +342,11 @@ func negativeError(n int64) error {
 
 // NextData implements driver.File.
 func (h *handle) NextData(ctx context.Context, off int64) (start, end int64, err error) {
-	if err := h.checkOpen(ctx); err != nil {
+	defer h.b.ns.metrics.observeSince("file_next_data", time.Now())
+	if err := h.enter(ctx); err != nil {
 		return 0, 0, err
 	}
+	defer h.life.Leave()
 	if off < 0 {
 		return 0, 0, negativeError(off)
 	}
@@ -356,9 +389,10 @@ func (h *handle) NextData(ctx context.Context, off int64) (start, end int64, err
 
 // Truncate implements driver.FS.
 func (fsys *volumeFS) Truncate(ctx context.Context, path string, size int64) error {
-	h, err := fsys.Open(ctx, path, driver.OpenOptions{Write: true})
+	defer fsys.b.ns.metrics.observeSince("fs_truncate", time.Now())
+	h, err := fsys.openPath(ctx, path, driver.OpenOptions{Write: true})
 	if err != nil {
 		return err
 	}
-	return errors.Join(h.Truncate(ctx, size), h.Close())
+	return errors.Join(h.inode.flushAndTruncate(ctx, fsys, size), closeInTime(&h.life))
 }

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/drivers/bucket/internal/manifest"
 	"github.com/volehq/vole/internal/filemode"
 )
 
@@ -21,7 +22,7 @@ const (
 )
 
 // rootIno is the inode number of a volume's root directory.
-const rootIno = 1
+const rootIno = manifest.RootIno
 
 // inode is one row of inodes.
 type inode struct {

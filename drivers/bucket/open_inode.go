@@ -18,7 +18,7 @@ type inodeKey struct {
 // and not committed yet, and the known extents of the committed ones. So each handle sees at
 // once what another has written. Other processes see it after Sync or Close.
 //
-// Lock order: handle.mu or commitMu, then Backend.mu, then mu.
+// Lock order: commitMu, then Backend.mu, then mu.
 type openInode struct {
 	fs       *volumeFS // of the first open; for its Backend, not for rights
 	key      inodeKey
@@ -44,7 +44,7 @@ type openInode struct {
 	flushing     dirtyRanges // being committed; reads lay dirty over them
 	lostErr      error       // of the last loss
 	failedWriter *volumeFS   // whose bytes the last loss was
-	lossCount    int64       // how often bytes were lost; a handle reports each loss once
+	lossCount    int64       // how often bytes were lost; each handle reports a loss once, see handle.reportedLosses
 
 	// Reading, see read.go.
 	epoch        int64        // raised by each commit of this process to the file
@@ -102,7 +102,7 @@ func (b *Backend) acquireInode(ctx context.Context, fsys *volumeFS, ino int64) (
 	key := inodeKey{string(fsys.vol), ino}
 	for {
 		b.mu.Lock()
-		if b.closed {
+		if b.isClosed() {
 			b.mu.Unlock()
 			return nil, driver.ErrClosed
 		}

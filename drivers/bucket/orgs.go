@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/drivers/bucket/internal/manifest"
 )
 
 // The name of a removed organisation is free at once: its row gets a name that no organisation
@@ -120,7 +121,7 @@ func (ns *Namespace) reapRemovedOrg(ctx context.Context, org []byte) error {
 		return err
 	}
 	// Without manifests a rebuild does not bring the organisation back.
-	for info, err := range ns.blobs.List(ctx, manifestPrefix(org)) {
+	for info, err := range ns.blobs.List(ctx, manifest.Prefix(org)) {
 		if err == nil {
 			err = ns.blobs.Delete(ctx, info.Key)
 		}

@@ -7,8 +7,10 @@ import (
 	"io"
 	"io/fs"
 	"slices"
+	"time"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/drivers/bucket/internal/blob"
 	"github.com/volehq/vole/internal/budget"
 )
 
@@ -18,7 +20,7 @@ type extent struct {
 	blob     []byte
 	blobPos  int64
 	blobSize int64
-	sums     []byte // of the whole blob, see partChecksums
+	sums     []byte // of the whole blob, see blob.Checksums
 	data     []byte // the extent's bytes, if the blob is inline
 }
 
@@ -170,9 +172,11 @@ func (o *openInode) windowAt(ctx context.Context, off int64) (extentWindow, erro
 
 // ReadAt implements driver.File.
 func (h *handle) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
-	if err := h.checkOpen(ctx); err != nil {
+	defer h.b.ns.metrics.observeSince("file_read_at", time.Now())
+	if err := h.enter(ctx); err != nil {
 		return 0, err
 	}
+	defer h.life.Leave()
 	if off < 0 {
 		return 0, negativeError(off)
 	}
@@ -288,8 +292,8 @@ func (b *Backend) readVerified(ctx context.Context, ext *extent, p []byte, pos i
 	}
 	var err error
 	for range 3 {
-		if err = b.ns.blobs.ReadAt(ctx, blobKey(b.org, ext.blob), buf, lo); err == nil {
-			err = verifyChecksums(buf, lo, ext.sums)
+		if err = b.ns.blobs.ReadAt(ctx, blob.Key(b.org, ext.blob), buf, lo); err == nil {
+			err = blob.VerifyChecksums(buf, lo, ext.sums)
 		}
 		if !errors.Is(err, driver.ErrCorrupt) {
 			break

@@ -14,6 +14,7 @@ import (
 func TestReplacedElsewhere(t *testing.T) {
 	for _, e := range engines {
 		t.Run(e.name, func(t *testing.T) {
+			t.Parallel()
 			opts := e.fresh(t)
 			opts.Maintain = -1
 			_, here := openS3Org(t, opts, "acme")

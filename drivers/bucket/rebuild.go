@@ -12,6 +12,7 @@ import (
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/drivers/bucket/internal/blob"
+	"github.com/volehq/vole/drivers/bucket/internal/manifest"
 )
 
 // RebuildResult says what a rebuild restored.
@@ -222,22 +223,22 @@ func (r *rebuild) scanBlobStore(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		key, ok := parseObjectKey(info.Key)
+		key, ok := manifest.ParseKey(info.Key)
 		if !ok {
 			if err := r.report(driver.Finding{Code: foundUnknown, Path: info.Key, Detail: "its key is not one of a namespace; it is left alone"}); err != nil {
 				return err
 			}
 			continue
 		}
-		org := r.orgs[string(key.org)]
+		org := r.orgs[string(key.Org)]
 		if org == nil {
-			org = &rebuiltOrg{id: key.org, vols: map[string][]int64{}}
-			r.orgs[string(key.org)] = org
+			org = &rebuiltOrg{id: key.Org, vols: map[string][]int64{}}
+			r.orgs[string(key.Org)] = org
 		}
 		switch {
-		case key.manifest:
-			org.vols[string(key.id)] = append(org.vols[string(key.id)], key.generation)
-		case key.id == nil:
+		case key.IsManifest:
+			org.vols[string(key.ID)] = append(org.vols[string(key.ID)], key.Generation)
+		case key.ID == nil:
 			org.objects = append(org.objects, info)
 		default:
 			found = append(found, info)
@@ -256,9 +257,9 @@ func (r *rebuild) scanBlobStore(ctx context.Context) error {
 func (r *rebuild) insertFoundBlobs(ctx context.Context, list []blob.Info) error {
 	return r.ns.db.runTx(ctx, nil, true, func(tx sqlTx) error {
 		for _, info := range list {
-			key, _ := parseObjectKey(info.Key)
+			key, _ := manifest.ParseKey(info.Key)
 			tx.queueExec(`INSERT INTO blobs (org, id, size, created, freed) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING`,
-				key.org, key.id, info.Size, info.Modified.UnixNano(), int64(freedUnclaimed))
+				key.Org, key.ID, info.Size, info.Modified.UnixNano(), int64(freedUnclaimed))
 		}
 		return nil
 	})
@@ -325,28 +326,21 @@ func (r *rebuild) recoverOrgRow(ctx context.Context, org *rebuiltOrg) (orgRow, e
 }
 
 // readOrgObject reads and checks an organisation's own object.
-func (r *rebuild) readOrgObject(ctx context.Context, org []byte, info blob.Info) (orgObject, error) {
-	if info.Size > maxOrgObject {
-		return orgObject{}, driver.Errorf(driver.ErrCorrupt, "%d bytes are too many", info.Size)
+func (r *rebuild) readOrgObject(ctx context.Context, org []byte, info blob.Info) (manifest.Org, error) {
+	if info.Size > manifest.MaxOrg {
+		return manifest.Org{}, driver.Errorf(driver.ErrCorrupt, "%d bytes are too many", info.Size)
 	}
 	data := make([]byte, info.Size)
 	if err := r.ns.blobs.ReadAt(ctx, info.Key, data, 0); err != nil {
-		return orgObject{}, err
+		return manifest.Org{}, err
 	}
-	obj, err := parseOrgObject(org, data)
-	if err == nil && orgObjectKey(org, data) != info.Key {
-		err = errors.New("its bytes do not have the hash in its key")
-	}
-	if err != nil {
-		err = driver.Errorf(driver.ErrCorrupt, "%v", err)
-	}
-	return obj, err
+	return manifest.ParseOrg(org, info.Key, data)
 }
 
 // orgNameFromManifests returns the name in a manifest, or the id if no manifest has it.
 func (r *rebuild) orgNameFromManifests(ctx context.Context, org *rebuiltOrg) string {
 	for v, list := range org.vols {
-		head, _ := r.ns.readManifest(ctx, org.id, []byte(v), slices.Max(list), func(*record) error { return io.EOF })
+		head, _ := r.ns.readManifest(ctx, org.id, []byte(v), slices.Max(list), func(*manifest.Record) error { return io.EOF })
 		if bytes.Equal(head.Org, org.id) && driver.ValidateName(head.OrgName) == nil {
 			return head.OrgName
 		}

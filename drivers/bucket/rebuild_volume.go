@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/drivers/bucket/internal/manifest"
 )
 
 // rebuildVolume restores a volume from the newest of its manifests that is valid.
@@ -18,7 +19,7 @@ func (r *rebuild) rebuildVolume(ctx context.Context, volume volumeID, generation
 	// The new generation is above all in the store. Impossible ones are ignored: reading
 	// their manifests fails.
 	next := int64(1)
-	if i := slices.IndexFunc(generations, func(g int64) bool { return g <= maxGeneration }); i >= 0 {
+	if i := slices.IndexFunc(generations, func(g int64) bool { return g <= manifest.MaxGeneration }); i >= 0 {
 		next = generations[i] + 1
 	}
 	for i, g := range generations {
@@ -48,7 +49,7 @@ func (r *rebuild) rebuildVolume(ctx context.Context, volume volumeID, generation
 // loadManifest inserts the rows of one manifest, after reading it to its end once. The volume
 // is still invisible.
 func (r *rebuild) loadManifest(ctx context.Context, volume volumeID, generation, next int64) error {
-	head, err := r.ns.readManifest(ctx, volume.org, volume.vol, generation, nil)
+	head, err := r.ns.readManifest(ctx, volume.org, volume.vol, generation, func(*manifest.Record) error { return nil })
 	if err != nil {
 		return err
 	}
@@ -63,7 +64,7 @@ func (r *rebuild) loadManifest(ctx context.Context, volume volumeID, generation,
 		return err
 	}
 	if err := r.checkConsistency(ctx, volume); err != nil {
-		return fmt.Errorf("manifest %s: %w", manifestKey(volume.org, volume.vol, generation), err)
+		return fmt.Errorf("manifest %s: %w", manifest.Key(volume.org, volume.vol, generation), err)
 	}
 	var used, entries, bytes int64
 	var sum bool
@@ -100,7 +101,7 @@ func (r *rebuild) repairVolume(ctx context.Context, volume volumeID) error {
 // insertVolume inserts the row of a volume, as a draft. Two manifests may have the same name,
 // if one volume took over the name of another between their exports: the volume that was
 // updated later keeps it.
-func (r *rebuild) insertVolume(ctx context.Context, volume volumeID, head *manifestHead, next int64) error {
+func (r *rebuild) insertVolume(ctx context.Context, volume volumeID, head *manifest.Head, next int64) error {
 	labels := driver.Labels{}
 	if head.Labels != "" {
 		if err := json.Unmarshal([]byte(head.Labels), &labels); err != nil {
@@ -184,7 +185,7 @@ type manifestLoader struct {
 	r        *rebuild
 	ctx      context.Context // of the one call that loads
 	org, vol []byte
-	queued   []*record
+	queued   []*manifest.Record
 	bytes    int
 	files    int64
 }
@@ -194,9 +195,9 @@ const loadBytes = 4 << 20
 
 // addRecord queues a record, and flushes the queue when it is full. Invalid names are replaced
 // and reported.
-func (loader *manifestLoader) addRecord(rec *record) error {
+func (loader *manifestLoader) addRecord(rec *manifest.Record) error {
 	switch {
-	case rec.Head != nil:
+	case rec.Head != nil, rec.End != nil:
 		return nil
 	case rec.Blob != nil:
 		loader.bytes += len(rec.Blob.Data)
@@ -204,12 +205,11 @@ func (loader *manifestLoader) addRecord(rec *record) error {
 		loader.bytes += len(rec.Xattr.Value)
 	case rec.Inode != nil && rec.Inode.Mode&typeMask == typeFile:
 		loader.files++
-	case rec.Entry != nil && isInvalidName(string(rec.Entry.Name)):
+	case rec.Entry != nil && driver.ValidateEntryName(string(rec.Entry.Name)) != nil:
 		old := string(rec.Entry.Name)
 		rec.Entry.Name = []byte(sanitizeName(old))
 		err := loader.r.report(driver.Finding{Code: foundBadName, Volume: formatID(loader.vol),
-			Detail: fmt.Sprintf("%q, a name of inode %d in directory %d, is invalid; it is now called %q",
-				shortenForMessage(old), rec.Entry.Ino, rec.Entry.Parent, shortenForMessage(string(rec.Entry.Name)))})
+			Detail: fmt.Sprintf("%.64q, a name of inode %d in directory %d, is invalid; it is now called %.64q", old, rec.Entry.Ino, rec.Entry.Parent, rec.Entry.Name)})
 		if err != nil {
 			return err
 		}
@@ -238,7 +238,7 @@ func (loader *manifestLoader) flushRecords() error {
 
 // insertRecord queues the insertion of a record. It is idempotent, as the transaction may run
 // twice.
-func (loader *manifestLoader) insertRecord(tx sqlTx, rec *record) {
+func (loader *manifestLoader) insertRecord(tx sqlTx, rec *manifest.Record) {
 	const once = ` ON CONFLICT DO NOTHING`
 	switch {
 	case rec.Blob != nil:
@@ -265,7 +265,7 @@ func (loader *manifestLoader) insertRecord(tx sqlTx, rec *record) {
 
 // claimBlob marks a blob as used by a volume if its object was found with the right size, or
 // as missing. Several volumes may claim the same blob.
-func (loader *manifestLoader) claimBlob(tx sqlTx, b *blobRecord) {
+func (loader *manifestLoader) claimBlob(tx sqlTx, b *manifest.Blob) {
 	freed := any(int64(freedMissing))
 	if b.Data != nil {
 		freed = nil

@@ -20,6 +20,7 @@ func (fsys *volumeFS) runFreeingTx(ctx context.Context, path string, fn func(tx 
 
 // Remove implements driver.FS.
 func (fsys *volumeFS) Remove(ctx context.Context, path string) error {
+	defer fsys.b.ns.metrics.observeSince("fs_remove", time.Now())
 	return fsys.runFreeingTx(ctx, path, func(tx *volumeTx) error {
 		target, err := tx.mustResolve(path, resolveMode{})
 		if err != nil {
@@ -39,6 +40,7 @@ func (fsys *volumeFS) Remove(ctx context.Context, path string) error {
 // becomes an orphan. The tree beneath it is then removed in as many transactions as it takes,
 // in the background if ctx ends before, and by maintenance if this process dies.
 func (fsys *volumeFS) RemoveAll(ctx context.Context, path string) error {
+	defer fsys.b.ns.metrics.observeSince("fs_remove_all", time.Now())
 	tree := false
 	err := fsys.runFreeingTx(ctx, path, func(tx *volumeTx) error {
 		tree = false

@@ -373,7 +373,7 @@ func (b *Backend) abandonBlobs(ctx context.Context, parts []newChunk) {
 
 // putObject puts data as the object of a registered blob. If that fails, the blob is given up.
 func (b *Backend) putObject(ctx context.Context, id, data []byte, sum uint32) error {
-	err := b.ns.blobs.Put(ctx, blobKey(b.org, id), data, sum)
+	err := b.ns.blobs.Put(ctx, blob.Key(b.org, id), data, sum)
 	if err != nil {
 		b.ns.reserves.abandonBlobs(ctx, b.org, abandonedBlob{id, errors.Is(err, blob.ErrUncertain)})
 	}

@@ -232,11 +232,10 @@ func (b *Backend) Attach(ctx context.Context, id string, opts driver.AttachOptio
 	if err != nil {
 		return nil, err
 	}
-	held := &heldAttachment{b: b, info: a.toInfo(), id: a.id}
-	if err := b.registerCloser(held); err != nil {
-		return nil, err
+	if b.isClosed() {
+		return nil, driver.ErrClosed
 	}
-	return held, nil
+	return &heldAttachment{b: b, info: a.toInfo(), id: a.id}, nil
 }
 
 func boolToInt(b bool) int64 {
@@ -280,7 +279,8 @@ func (b *Backend) insertAttachment(tx sqlTx, a *attachment) error {
 	return nil
 }
 
-// heldAttachment is an attachment of this process. It implements driver.Attachment.
+// heldAttachment is an attachment of this process. It implements driver.Attachment. Its Backend
+// need not close it: the end of the session ends the attachment.
 type heldAttachment struct {
 	b    *Backend
 	info driver.AttachmentInfo
@@ -302,10 +302,7 @@ func (h *heldAttachment) Detach(ctx context.Context) error {
 	if h.detached {
 		return nil
 	}
-	h.b.mu.Lock()
-	closed := h.b.closed
-	h.b.mu.Unlock()
-	if closed {
+	if h.b.isClosed() {
 		return nil // closing the Backend ends the session
 	}
 	// What was written under the attachment can only be committed before it ends.
@@ -325,13 +322,9 @@ func (h *heldAttachment) releaseAttachment(ctx context.Context) error {
 	})
 	if err == nil {
 		h.detached = true
-		h.b.unregisterCloser(h)
 	}
 	return err
 }
-
-// closeWithBackend has nothing to do: the end of the session ends the attachment.
-func (h *heldAttachment) closeWithBackend(context.Context) error { return nil }
 
 // Attachments implements driver.Backend.
 func (b *Backend) Attachments(ctx context.Context, id string) ([]driver.AttachmentInfo, error) {

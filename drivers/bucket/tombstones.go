@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/volehq/vole/drivers/bucket/internal/blob"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -75,7 +76,7 @@ func (s *tombstoneSweep) deleteBatch(ctx context.Context, list []tombstone) erro
 	for i, ts := range list {
 		g.Go(func() error {
 			if tried[i] = s.belowFailureLimit(); tried[i] {
-				s.recordResult(ts, s.ns.blobs.Delete(ctx, blobKey(ts.org, ts.blob)))
+				s.recordResult(ts, s.ns.blobs.Delete(ctx, blob.Key(ts.org, ts.blob)))
 			}
 			return nil
 		})

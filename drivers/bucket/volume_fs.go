@@ -7,11 +7,11 @@ import (
 	"math"
 	"path"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/openset"
 )
 
 // volumeFS implements driver.FS.
@@ -22,9 +22,7 @@ type volumeFS struct {
 	attachment  []byte       // id of the attachment under which files are changed; nil: none
 	maintenance bool         // an exclusive writer does not exclude it
 	quotaHint   atomic.Int64 // the quota as this process last saw it, in bytes; transactions read it themselves
-
-	mu     sync.Mutex // guards closed
-	closed bool
+	life        openset.Life
 }
 
 // maintenanceFS returns an FS for background work: no rights apply to it, and it is not
@@ -33,7 +31,17 @@ func (b *Backend) maintenanceFS(vol []byte) *volumeFS {
 	return &volumeFS{b: b, vol: vol, maintenance: true}
 }
 
-// openVolumeFS is OpenFS without timing.
+// OpenFS implements driver.Backend.
+func (b *Backend) OpenFS(ctx context.Context, id string, opts driver.FSOptions) (driver.FS, error) {
+	defer b.ns.metrics.observeSince("volume_open", time.Now())
+	fsys, err := b.openVolumeFS(ctx, id, opts)
+	if err != nil {
+		return nil, err
+	}
+	return fsys, nil
+}
+
+// openVolumeFS is OpenFS for the Backend's own use, which is not counted as a call.
 func (b *Backend) openVolumeFS(ctx context.Context, id string, opts driver.FSOptions) (*volumeFS, error) {
 	if err := b.checkOpen(ctx); err != nil {
 		return nil, err
@@ -50,7 +58,7 @@ func (b *Backend) openVolumeFS(ctx context.Context, id string, opts driver.FSOpt
 		}
 	}
 	fsys.opts.ReadOnly = opts.ReadOnly || b.ns.opts.ReadOnly
-	if err := b.registerCloser(fsys); err != nil {
+	if err := fsys.life.Begin(&b.open, fsys); err != nil {
 		return nil, err
 	}
 	return fsys, nil
@@ -77,14 +85,13 @@ func (b *Backend) findWriterAttachment(ctx context.Context, vol []byte, id strin
 
 var errAttachmentEnded = driver.Errorf(driver.ErrClosed, "the attachment has ended; attach again")
 
-// checkOpen begins each call of an FS.
+// checkOpen begins each call of an FS. Calls under way do not keep it open: it holds nothing
+// that they could lose.
 func (fsys *volumeFS) checkOpen(ctx context.Context) error {
-	fsys.mu.Lock()
-	closed := fsys.closed
-	fsys.mu.Unlock()
-	if closed {
-		return driver.ErrClosed
+	if err := fsys.life.Enter(ctx); err != nil {
+		return err
 	}
+	fsys.life.Leave()
 	return fsys.b.checkOpen(ctx)
 }
 
@@ -124,13 +131,11 @@ func (b *Backend) resolvePath(ctx context.Context, vol []byte, path string, mode
 			return resolved{}, err
 		}
 		w.prefetched = map[string][]inode{path: list}
-	} else if err := b.checkVolumeExists(ctx, vol); err != nil {
-		return resolved{}, err
 	}
 	target, err := w.resolve(path, mode)
-	if !atOnce && (errors.Is(err, driver.ErrNotExist) || err == nil && target.node == nil) {
-		// The elements were looked up one by one. If the volume was removed in between, its
-		// rows are being deleted, and the name may only be missing for that.
+	if !atOnce {
+		// The elements were looked up one by one, and a removal may have been deleting rows of
+		// the volume: what was found, or not, counts if the volume exists afterwards.
 		if gone := b.checkVolumeExists(ctx, vol); gone != nil {
 			return resolved{}, gone
 		}
@@ -165,11 +170,13 @@ func baseName(p string) string { return path.Base(p) }
 
 // Stat implements driver.FS.
 func (fsys *volumeFS) Stat(ctx context.Context, path string) (driver.Entry, error) {
+	defer fsys.b.ns.metrics.observeSince("fs_stat", time.Now())
 	return fsys.statPath(ctx, path, resolveMode{followLast: true})
 }
 
 // Lstat implements driver.FS.
 func (fsys *volumeFS) Lstat(ctx context.Context, path string) (driver.Entry, error) {
+	defer fsys.b.ns.metrics.observeSince("fs_lstat", time.Now())
 	return fsys.statPath(ctx, path, resolveMode{})
 }
 
@@ -184,6 +191,7 @@ func (fsys *volumeFS) statPath(ctx context.Context, path string, mode resolveMod
 
 // Readlink implements driver.FS.
 func (fsys *volumeFS) Readlink(ctx context.Context, path string) (string, error) {
+	defer fsys.b.ns.metrics.observeSince("fs_readlink", time.Now())
 	target, err := fsys.mustResolve(ctx, path, resolveMode{})
 	if err != nil {
 		return "", err
@@ -196,16 +204,19 @@ func (fsys *volumeFS) Readlink(ctx context.Context, path string) (string, error)
 
 // Mkdir implements driver.FS.
 func (fsys *volumeFS) Mkdir(ctx context.Context, path string, mode fs.FileMode) error {
+	defer fsys.b.ns.metrics.observeSince("fs_mkdir", time.Now())
 	return fsys.createUnlessExists(ctx, path, inode{mode: typeDir | permissionBits(mode), nlink: 2})
 }
 
 // Symlink implements driver.FS.
 func (fsys *volumeFS) Symlink(ctx context.Context, target, path string) error {
+	defer fsys.b.ns.metrics.observeSince("fs_symlink", time.Now())
 	return fsys.createUnlessExists(ctx, path, inode{mode: typeLink | 0o777, nlink: 1, size: int64(len(target)), target: []byte(target)})
 }
 
 // Mknod implements driver.FS.
 func (fsys *volumeFS) Mknod(ctx context.Context, path string, mode fs.FileMode, rdev uint64) error {
+	defer fsys.b.ns.metrics.observeSince("fs_mknod", time.Now())
 	typ := specialFileType(mode)
 	if typ == 0 {
 		return driver.Errorf(driver.ErrInvalid, "a node is a fifo, a socket or a device, not %v", mode.Type())
@@ -236,6 +247,7 @@ func (fsys *volumeFS) createUnlessExists(ctx context.Context, path string, n ino
 
 // MkdirAll implements driver.FS.
 func (fsys *volumeFS) MkdirAll(ctx context.Context, path string, mode fs.FileMode) error {
+	defer fsys.b.ns.metrics.observeSince("fs_mkdir_all", time.Now())
 	return fsys.runVolumeTx(ctx, []string{path}, func(tx *volumeTx) error {
 		target, err := tx.walker.resolve(path, resolveMode{allowMissingParents: true})
 		if err == nil && target.node != nil && target.node.isSymlink() {
@@ -260,6 +272,7 @@ func (fsys *volumeFS) MkdirAll(ctx context.Context, path string, mode fs.FileMod
 
 // Link implements driver.FS.
 func (fsys *volumeFS) Link(ctx context.Context, target, path string) error {
+	defer fsys.b.ns.metrics.observeSince("fs_link", time.Now())
 	return fsys.runVolumeTx(ctx, []string{target, path}, func(tx *volumeTx) error {
 		from, err := tx.mustResolve(target, resolveMode{})
 		if err != nil {
@@ -283,6 +296,7 @@ func (fsys *volumeFS) Link(ctx context.Context, target, path string) error {
 
 // Rename implements driver.FS.
 func (fsys *volumeFS) Rename(ctx context.Context, from, to string, opts driver.RenameOptions) error {
+	defer fsys.b.ns.metrics.observeSince("fs_rename", time.Now())
 	return fsys.runVolumeTx(ctx, []string{from, to}, func(tx *volumeTx) error {
 		src, err := tx.mustResolve(from, resolveMode{})
 		if err != nil {
@@ -321,6 +335,7 @@ func (fsys *volumeFS) Rename(ctx context.Context, from, to string, opts driver.R
 
 // Statfs implements driver.FS.
 func (fsys *volumeFS) Statfs(ctx context.Context) (driver.Statfs, error) {
+	defer fsys.b.ns.metrics.observeSince("fs_statfs", time.Now())
 	if err := fsys.checkOpen(ctx); err != nil {
 		return driver.Statfs{}, err
 	}
@@ -344,6 +359,7 @@ const unlimitedSize = 1 << 60
 
 // Sync implements driver.FS.
 func (fsys *volumeFS) Sync(ctx context.Context) error {
+	defer fsys.b.ns.metrics.observeSince("fs_sync", time.Now())
 	if err := fsys.checkOpen(ctx); err != nil {
 		return err
 	}
@@ -372,15 +388,12 @@ func (b *Backend) flushLazyCommits(ctx context.Context, vol []byte) error {
 
 // Close implements driver.FS.
 func (fsys *volumeFS) Close() error {
-	if fsys.markClosed() {
-		return nil
-	}
-	fsys.b.unregisterCloser(fsys)
-	if fsys.b.checkOpen(context.Background()) != nil {
-		return nil // closing the Backend has flushed the files
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
-	defer cancel()
+	defer fsys.b.ns.metrics.observeSince("fs_close", time.Now())
+	return closeInTime(&fsys.life)
+}
+
+// Finish implements openset.Member.
+func (fsys *volumeFS) Finish(ctx context.Context) error {
 	err := fsys.syncFiles(ctx)
 	if errors.Is(err, driver.ErrNotFound) {
 		return nil // the volume was removed
@@ -388,21 +401,5 @@ func (fsys *volumeFS) Close() error {
 	return err
 }
 
-// markClosed closes the FS to further calls, and reports whether it was closed before.
-func (fsys *volumeFS) markClosed() (closedBefore bool) {
-	fsys.mu.Lock()
-	defer fsys.mu.Unlock()
-	closedBefore, fsys.closed = fsys.closed, true
-	return closedBefore
-}
-
-// closeTimeout bounds Close, which takes no context.
-const closeTimeout = time.Minute
-
-// closeWithBackend implements closer.
-func (fsys *volumeFS) closeWithBackend(ctx context.Context) error {
-	if fsys.markClosed() {
-		return nil
-	}
-	return fsys.syncFiles(ctx)
-}
+// Free implements openset.Member. An FS holds nothing.
+func (fsys *volumeFS) Free() error { return nil }

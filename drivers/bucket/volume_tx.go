@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"math"
-	"strings"
 	"time"
 
 	"github.com/volehq/vole/driver"
@@ -214,7 +213,7 @@ func (tx *volumeTx) createInode(dir *inode, name string, n *inode) {
 
 // addDirent adds a directory entry for an inode; subdirs is 1 if that is a directory, else 0.
 func (tx *volumeTx) addDirent(dir *inode, name string, ino, subdirs int64) {
-	if name == "" || name == "." || name == ".." || len(name) > driver.MaxElemLen || strings.ContainsAny(name, "/\x00") {
+	if driver.ValidateEntryName(name) != nil {
 		tx.abortErr = driver.Errorf(driver.ErrInvalid, "%q is not a valid file name", name)
 	}
 	tx.queueExec(`INSERT INTO dirents (vol, parent, name, ino) VALUES ($1, $2, $3, $4)`, tx.vol, dir.ino, []byte(name), ino)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"slices"
+	"time"
 
 	"github.com/volehq/vole/driver"
 	"golang.org/x/sync/errgroup"
@@ -13,6 +14,7 @@ import (
 // WriteFile implements driver.FS. Blobs are put while the source is read; the file appears
 // with the commit.
 func (fsys *volumeFS) WriteFile(ctx context.Context, path string, r io.Reader, opts driver.WriteOptions) (int64, error) {
+	defer fsys.b.ns.metrics.observeSince("fs_write_file", time.Now())
 	if err := fsys.checkWritable(ctx); err != nil {
 		return 0, err
 	}

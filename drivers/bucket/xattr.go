@@ -3,14 +3,10 @@ package bucket
 import (
 	"context"
 	"strings"
+	"time"
 
 	"github.com/volehq/vole/driver"
-)
-
-const (
-	// maxXattrs bounds the bytes of names and values of one inode's attributes, which are kept
-	// in the database.
-	maxXattrs = 1 << 20
+	"github.com/volehq/vole/drivers/bucket/internal/manifest"
 )
 
 // checkXattrName returns ErrUnsupported unless the name is one of a user's attribute.
@@ -23,6 +19,7 @@ func checkXattrName(name string) error {
 
 // Getxattr implements driver.FS.
 func (fsys *volumeFS) Getxattr(ctx context.Context, path, name string) ([]byte, error) {
+	defer fsys.b.ns.metrics.observeSince("fs_getxattr", time.Now())
 	target, err := fsys.mustResolve(ctx, path, resolveMode{})
 	if err != nil {
 		return nil, err
@@ -39,6 +36,7 @@ func (fsys *volumeFS) Getxattr(ctx context.Context, path, name string) ([]byte, 
 
 // Listxattr implements driver.FS.
 func (fsys *volumeFS) Listxattr(ctx context.Context, path string) ([]string, error) {
+	defer fsys.b.ns.metrics.observeSince("fs_listxattr", time.Now())
 	target, err := fsys.mustResolve(ctx, path, resolveMode{})
 	if err != nil {
 		return nil, err
@@ -55,13 +53,14 @@ func (fsys *volumeFS) Listxattr(ctx context.Context, path string) ([]string, err
 
 // Setxattr implements driver.FS.
 func (fsys *volumeFS) Setxattr(ctx context.Context, path, name string, value []byte) error {
+	defer fsys.b.ns.metrics.observeSince("fs_setxattr", time.Now())
 	if value == nil {
 		value = []byte{}
 	}
 	return fsys.updateXattr(ctx, path, name, func(tx *volumeTx, ino int64, _ bool, others int64) error {
 		tx.metaDelta = tx.metaDelta.Plus(driver.XattrMetadata(name, len(value)))
-		if others+int64(len(name)+len(value)) > maxXattrs {
-			return driver.Errorf(driver.ErrNoSpace, "the attributes of one file can hold at most %d bytes", maxXattrs)
+		if others+int64(len(name)+len(value)) > manifest.MaxXattrs {
+			return driver.Errorf(driver.ErrNoSpace, "the attributes of one file can hold at most %d bytes", manifest.MaxXattrs)
 		}
 		tx.queueExec(`DELETE FROM xattrs WHERE vol = $1 AND ino = $2 AND name = $3`, tx.vol, ino, []byte(name))
 		tx.queueExec(`INSERT INTO xattrs (vol, ino, name, value) VALUES ($1, $2, $3, $4)`, tx.vol, ino, []byte(name), value)
@@ -72,6 +71,7 @@ func (fsys *volumeFS) Setxattr(ctx context.Context, path, name string, value []b
 
 // Removexattr implements driver.FS.
 func (fsys *volumeFS) Removexattr(ctx context.Context, path, name string) error {
+	defer fsys.b.ns.metrics.observeSince("fs_removexattr", time.Now())
 	return fsys.updateXattr(ctx, path, name, func(tx *volumeTx, ino int64, exists bool, others int64) error {
 		if !exists {
 			return driver.ErrNoXattr

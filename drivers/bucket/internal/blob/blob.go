@@ -25,7 +25,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
 	"io/fs"
 	"iter"
@@ -102,9 +101,6 @@ type Request struct {
 // ErrUncertain marks the error of a failed call whose object may have been stored all the
 // same, or may still be.
 var ErrUncertain = errors.New("it may have been stored all the same")
-
-// Castagnoli is the table of CRC-32C, the checksum of all objects.
-var Castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // maxKey is the longest key that S3 accepts, in bytes.
 const maxKey = 1024
