@@ -13,6 +13,7 @@ import (
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/drivers/bucket"
+	"github.com/volehq/vole/internal/sqldb"
 )
 
 func newBucketCmd(a *app) *cobra.Command {
@@ -86,7 +87,7 @@ func hasPassword(db string) bool {
 	if strings.Contains(strings.ToLower(db), "password=") { // also of sslpassword, and libpq's "host=... password=..."
 		return true
 	}
-	if !strings.Contains(db, "://") {
+	if !sqldb.IsURL(db) {
 		return false
 	}
 	u, err := url.Parse(db)
@@ -140,7 +141,7 @@ func parseS3(text string) (*bucket.S3, error) {
 func checkNamespaceExists(o bucket.Options, rebuild bool) error {
 	type place struct{ path, missing string }
 	var places []place
-	if !strings.Contains(o.Database, "://") && !rebuild {
+	if !sqldb.IsURL(o.Database) && !rebuild {
 		places = append(places, place{o.Database, "there is no database; 'vole bucket rebuild' makes a lost one again"})
 	}
 	if o.S3 == nil {

@@ -66,7 +66,7 @@ func (fsys *volumeFS) updateAttributes(ctx context.Context, path string, mode re
 		if err := fn(&n); err != nil {
 			return err
 		}
-		tx.queueExec(`UPDATE inodes SET mode = $3, uid = $4, gid = $5, atime = $6, mtime = $7, ctime = $8 WHERE vol = $1 AND ino = $2`,
+		tx.QueueExec(`UPDATE inodes SET mode = $3, uid = $4, gid = $5, atime = $6, mtime = $7, ctime = $8 WHERE vol = $1 AND ino = $2`,
 			tx.vol, n.ino, n.mode, n.uid, n.gid, n.atime, n.mtime, tx.now)
 		return nil
 	})

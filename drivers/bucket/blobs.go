@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/volehq/vole/drivers/bucket/internal/blob"
+	"github.com/volehq/vole/internal/sqldb"
 )
 
 const (
@@ -42,10 +43,10 @@ func (b *Backend) putBlob(ctx context.Context, data []byte) (*newBlob, error) {
 // referenceBlob queues what lets chunks refer to a blob: the row of an inline blob is
 // inserted, that of another loses its freed mark. If the sweeper has taken the row, the
 // foreign key of the chunks fails the transaction.
-func (b *Backend) referenceBlob(tx sqlTx, n *newBlob) {
+func (b *Backend) referenceBlob(tx sqldb.Tx, n *newBlob) {
 	if n.data != nil {
-		tx.queueExec(`INSERT INTO blobs (org, id, size, data, created) VALUES ($1, $2, $3, $4, {now})`, b.org, n.id, n.size, n.data)
+		tx.QueueExec(`INSERT INTO blobs (org, id, size, data, created) VALUES ($1, $2, $3, $4, {now})`, b.org, n.id, n.size, n.data)
 		return
 	}
-	tx.queueExec(`UPDATE blobs SET freed = NULL, owner = NULL, expires = NULL, size = $3, sums = $4 WHERE org = $1 AND id = $2`, b.org, n.id, n.size, n.sums)
+	tx.QueueExec(`UPDATE blobs SET freed = NULL, owner = NULL, expires = NULL, size = $3, sums = $4 WHERE org = $1 AND id = $2`, b.org, n.id, n.size, n.sums)
 }

@@ -63,9 +63,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/drivers/bucket/internal/blob"
-	"github.com/volehq/vole/internal/ballast"
 	"github.com/volehq/vole/internal/budget"
 	"github.com/volehq/vole/internal/fault"
+	"github.com/volehq/vole/internal/sqldb"
 )
 
 // S3 says where and how the objects of an S3 bucket are reached.
@@ -125,9 +125,7 @@ type Options struct {
 // Namespace is an open database with its blob store.
 type Namespace struct {
 	opts            Options
-	db              database
-	ballast         *ballast.Ballast // space reserved on the disk of a SQLite database
-	closeBallast    func() error     // releases the reserved space
+	db              sqldb.DB
 	blobs           blob.Store
 	log             *slog.Logger
 	metrics         *metrics
@@ -156,13 +154,13 @@ func Open(ctx context.Context, opts Options) (*Namespace, error) {
 	ns.reserves.ns = ns
 	var err error
 	if ns.db, err = ns.openDatabase(ctx); err != nil {
-		return nil, errors.Join(err, ns.closeBallast())
+		return nil, err
 	}
 	if ns.blobs, err = ns.openBlobStore(ctx); err != nil {
-		return nil, errors.Join(err, ns.db.close(), ns.closeBallast())
+		return nil, errors.Join(err, ns.db.Close())
 	}
 	if err := ns.metrics.registerWith(opts.Metrics); err != nil {
-		return nil, errors.Join(err, ns.db.close(), ns.blobs.Close(), ns.closeBallast())
+		return nil, errors.Join(err, ns.db.Close(), ns.blobs.Close())
 	}
 	ns.lifetime, ns.cancelLife = context.WithCancel(context.Background())
 	// A directory is no faster with more, and each takes a buffer of chunkSize.
@@ -186,7 +184,7 @@ func (o *Options) completeAndValidate() error {
 	if o.Database == "" || (o.Blobs == "") == (o.S3 == nil) {
 		return driver.Errorf(driver.ErrInvalid, "set Dir, or Database and one of Blobs and S3")
 	}
-	if !isPostgresURL(o.Database) && strings.Contains(strings.ToLower(o.Database), "password=") {
+	if !sqldb.IsURL(o.Database) && strings.Contains(strings.ToLower(o.Database), "password=") {
 		return driver.Errorf(driver.ErrInvalid, "Database contains a password, but is not a URL; use postgres://USER:PASSWORD@HOST/NAME")
 	}
 	setDefault(&o.Inline, 16<<10)
@@ -218,40 +216,11 @@ const (
 	minConns = 1
 )
 
-// isPostgresURL tells the URL of a PostgreSQL database from the path of a SQLite file.
-func isPostgresURL(db string) bool {
-	return strings.HasPrefix(db, "postgres://") || strings.HasPrefix(db, "postgresql://")
-}
-
 // setDefault sets a zero value to def.
 func setDefault[T comparable](v *T, def T) {
 	if *v == *new(T) {
 		*v = def
 	}
-}
-
-// openDatabase opens the engine that Options.Database names, with its queries timed. With
-// SQLite it reserves ballast beside the file, unless read-only.
-func (ns *Namespace) openDatabase(ctx context.Context) (database, error) {
-	o := &ns.opts
-	var db database
-	var err error
-	ns.ballast, ns.closeBallast = &ballast.Ballast{}, func() error { return nil }
-	if isPostgresURL(o.Database) {
-		db, err = openPostgres(ctx, o.Database, int32(o.Conns), o.ReadOnly, ns.logRetry)
-	} else {
-		if !o.ReadOnly {
-			ns.ballast, ns.closeBallast = ballast.OpenDir(filepath.Dir(o.Database))
-		}
-		err = ns.ballast.Opening(func() (err error) {
-			db, err = openSQLite(ctx, o.Database, o.ReadOnly, o.faults)
-			return err
-		})
-	}
-	if err != nil {
-		return nil, err
-	}
-	return &measuredDB{database: db, metrics: ns.metrics}, nil
 }
 
 // openBlobStore opens the bucket or the directory of blobs, with its operations timed and
@@ -284,15 +253,13 @@ func (ns *Namespace) Close() error {
 	ns.goroutines.Wait()
 	ns.reserves.releaseAll()
 	ns.metrics.unregisterFrom(ns.opts.Metrics)
-	err := errors.Join(ns.db.close(), ns.blobs.Close())
-	ns.ballast.Keep() // refills it, now that SQLite's log is gone
-	return errors.Join(err, ns.closeBallast())
+	return errors.Join(ns.db.Close(), ns.blobs.Close())
 }
 
 // Ping reports whether the database and the blob store answer. The blob store is asked at most
 // once a second; calls in between get the last result.
 func (ns *Namespace) Ping(ctx context.Context) error {
-	if err := ns.db.runQueries(ctx, eachRow(func(scan scanner) error { return scan(new(int)) }, `SELECT count(*) FROM orgs`)); err != nil {
+	if err := ns.db.RunQueries(ctx, sqldb.EachRow(func(scan sqldb.Scanner) error { return scan(new(int)) }, `SELECT count(*) FROM orgs`)); err != nil {
 		if !errors.As(err, new(*driver.Fault)) {
 			err = &driver.Fault{Part: driver.Database, Err: err}
 		}
@@ -323,7 +290,7 @@ type pingResult struct {
 // Orgs returns the names of the organisations, sorted.
 func (ns *Namespace) Orgs(ctx context.Context) ([]string, error) {
 	var list []string
-	err := ns.db.runQueries(ctx, selectAll(&list, func(s *string) []any { return []any{s} }, `SELECT name FROM orgs WHERE name NOT LIKE '`+removedOrg+`%' ORDER BY name`))
+	err := ns.db.RunQueries(ctx, sqldb.SelectAll(&list, func(s *string) []any { return []any{s} }, `SELECT name FROM orgs WHERE name NOT LIKE '`+removedOrg+`%' ORDER BY name`))
 	return list, err
 }
 
@@ -337,19 +304,19 @@ func (ns *Namespace) CreateOrg(ctx context.Context, name string) error {
 		return errReadOnly
 	}
 	id := newID()
-	err := ns.db.runTx(ctx, nil, false, func(tx sqlTx) error {
+	err := ns.db.RunTx(ctx, sqldb.TxOptions{}, func(tx sqldb.Tx) error {
 		var found bool
 		var have []byte
-		if err := tx.runQueries(selectOne(&found, []any{&have}, `SELECT id FROM orgs WHERE name = $1`, name)); err != nil || found {
+		if err := tx.RunQueries(sqldb.SelectOne(&found, []any{&have}, `SELECT id FROM orgs WHERE name = $1`, name)); err != nil || found {
 			if found && string(have) != string(id) {
 				return errOrgExists
 			}
 			return err
 		}
-		tx.queueExec(`INSERT INTO orgs (id, name, created) VALUES ($1, $2, {now})`, id, name)
+		tx.QueueExec(`INSERT INTO orgs (id, name, created) VALUES ($1, $2, {now})`, id, name)
 		return nil
 	})
-	if ns.db.isUniqueViolation(err) {
+	if ns.db.IsUniqueViolation(err) {
 		return errOrgExists
 	}
 	return err
@@ -364,7 +331,7 @@ func (ns *Namespace) Org(ctx context.Context, name string) (*Backend, error) {
 	if strings.HasPrefix(name, removedOrg) {
 		return nil, driver.Errorf(driver.ErrNoSuch, "there is no organisation %q", name)
 	}
-	if err := ns.db.runQueries(ctx, selectOne(&found, []any{&id}, `SELECT id FROM orgs WHERE name = $1`, name)); err != nil {
+	if err := ns.db.RunQueries(ctx, sqldb.SelectOne(&found, []any{&id}, `SELECT id FROM orgs WHERE name = $1`, name)); err != nil {
 		return nil, err
 	}
 	if !found {

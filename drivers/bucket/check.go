@@ -10,6 +10,7 @@ import (
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/drivers/bucket/internal/blob"
+	"github.com/volehq/vole/internal/sqldb"
 )
 
 // Check implements driver.Backend. It examines the organisation's rows and objects while
@@ -47,7 +48,7 @@ func (ns *Namespace) Audit(ctx context.Context, opts driver.CheckOptions, report
 		}
 	}
 	var orgs [][]byte
-	if err := ns.db.runQueries(ctx, selectAll(&orgs, idDest, `SELECT id FROM orgs ORDER BY id`)); err != nil {
+	if err := ns.db.RunQueries(ctx, sqldb.SelectAll(&orgs, idDest, `SELECT id FROM orgs ORDER BY id`)); err != nil {
 		return err
 	}
 	for _, org := range orgs {
@@ -90,7 +91,7 @@ func idDest(id *[]byte) []any { return []any{id} }
 func (c *checker) forEachID(org []byte, sql string, fn func(id []byte) error) error {
 	for after := []byte{}; ; {
 		var list [][]byte
-		if err := c.ns.db.runQueries(c.ctx, selectAll(&list, idDest, sql, org, after, checkPage)); err != nil {
+		if err := c.ns.db.RunQueries(c.ctx, sqldb.SelectAll(&list, idDest, sql, org, after, checkPage)); err != nil {
 			return err
 		}
 		for _, id := range list {
@@ -151,13 +152,13 @@ func (c *checker) applyRule(volume volumeID, r *rule) (open bool, err error) {
 	after := suspect{ino: math.MinInt64, name: []byte{}}
 	for {
 		var list []suspect
-		err := c.ns.db.runQueries(c.ctx, r.pageQuery(&list, volume, after, suspect{ino: math.MaxInt64, name: []byte{}}))
+		err := c.ns.db.RunQueries(c.ctx, r.pageQuery(&list, volume, after, suspect{ino: math.MaxInt64, name: []byte{}}))
 		if err != nil || len(list) == 0 {
 			return open, err
 		}
 		emptyNamesForNil(list)
 		last := list[len(list)-1]
-		found, fixed, err := c.confirmAndReport(volume, r, func(list *[]suspect) query { return r.pageQuery(list, volume, after, last) })
+		found, fixed, err := c.confirmAndReport(volume, r, func(list *[]suspect) sqldb.Query { return r.pageQuery(list, volume, after, last) })
 		if err != nil {
 			return open, err
 		}
@@ -171,7 +172,7 @@ func (c *checker) applyRule(volume volumeID, r *rule) (open bool, err error) {
 
 // confirmAndReport runs a query again under the lock of the volume's row, repairs what it
 // finds there, and reports it. ask must be one query for each call, with the same result.
-func (c *checker) confirmAndReport(volume volumeID, r *rule, ask func(*[]suspect) query) (found []suspect, fixed bool, err error) {
+func (c *checker) confirmAndReport(volume volumeID, r *rule, ask func(*[]suspect) sqldb.Query) (found []suspect, fixed bool, err error) {
 	var notes []string
 	fixed = c.fix && r.fix != nil
 	// Look paths up first: a repair may change them.
@@ -211,10 +212,10 @@ func (c *checker) confirmAndReport(volume volumeID, r *rule, ask func(*[]suspect
 
 // confirmUnderLock returns what a query finds under the lock of the volume's row, and with fix
 // repairs it. It finds nothing if the volume has been removed since.
-func (c *checker) confirmUnderLock(volume volumeID, r *rule, ask func(*[]suspect) query, fix bool) ([]suspect, error) {
+func (c *checker) confirmUnderLock(volume volumeID, r *rule, ask func(*[]suspect) sqldb.Query, fix bool) ([]suspect, error) {
 	var list []suspect
 	if c.ns.opts.ReadOnly { // without locks; one statement still sees one state
-		err := c.ns.db.runQueries(c.ctx, ask(&list))
+		err := c.ns.db.RunQueries(c.ctx, ask(&list))
 		return list, err
 	}
 	b := newBackend(c.ns, volume.org)
@@ -222,24 +223,24 @@ func (c *checker) confirmUnderLock(volume volumeID, r *rule, ask func(*[]suspect
 	if !fix {
 		onceFor = nil
 	}
-	err := c.ns.db.runTx(c.ctx, onceFor, !fix, func(tx sqlTx) error {
+	err := c.ns.db.RunTx(c.ctx, sqldb.TxOptions{Key: onceFor, Lazy: !fix}, func(tx sqldb.Tx) error {
 		list = nil
 		var found bool
-		f := &fixer{sqlTx: tx, vol: volume.vol, org: volume.org}
-		if err := tx.runQueries(b.lockVolumeQuery(&found, &f.row, volume.vol)); err != nil {
+		f := &fixer{Tx: tx, vol: volume.vol, org: volume.org}
+		if err := tx.RunQueries(b.lockVolumeQuery(&found, &f.row, volume.vol)); err != nil {
 			return err
 		}
 		if !found {
 			return driver.ErrNotFound
 		}
-		if err := tx.runQueries(ask(&list)); err != nil || !fix || len(list) == 0 {
+		if err := tx.RunQueries(ask(&list)); err != nil || !fix || len(list) == 0 {
 			return err
 		}
 		emptyNamesForNil(list)
 		if err := f.repairSuspects(r, list); err != nil {
 			return err
 		}
-		tx.queueExec(`UPDATE volumes SET generation = generation + 1 WHERE org = $1 AND id = $2`, volume.org, volume.vol)
+		tx.QueueExec(`UPDATE volumes SET generation = generation + 1 WHERE org = $1 AND id = $2`, volume.org, volume.vol)
 		return nil
 	})
 	if errors.Is(err, driver.ErrNotFound) {
@@ -272,7 +273,7 @@ func (c *checker) pathOfInode(vol []byte, ino int64) string {
 		var name []byte
 		var found bool
 		if c.pathBudget > 0 && !seen[ino] && len(seen) < maxPaths {
-			err := c.ns.db.runQueries(c.ctx, selectOne(&found, []any{&parent, &name},
+			err := c.ns.db.RunQueries(c.ctx, sqldb.SelectOne(&found, []any{&parent, &name},
 				`SELECT parent, name FROM dirents WHERE vol = $1 AND ino = $2 LIMIT 1`, vol, ino))
 			found = found && err == nil
 		}
@@ -302,14 +303,14 @@ func (c *checker) checkCycles(volume volumeID, r *rule) error {
 	var cut []int64
 	for len(cut) < maxCycles {
 		var lost []suspect
-		if err := c.ns.db.runQueries(c.ctx, unreachableDirQuery(&lost, volume, cut)); err != nil || len(lost) == 0 {
+		if err := c.ns.db.RunQueries(c.ctx, unreachableDirQuery(&lost, volume, cut)); err != nil || len(lost) == 0 {
 			return err
 		}
 		low, err := c.lowestInCycle(volume.vol, lost[0].ino)
 		if err != nil {
 			return err
 		}
-		found, _, err := c.confirmAndReport(volume, r, func(list *[]suspect) query { return unreachableInodeQuery(list, volume, cut, low) })
+		found, _, err := c.confirmAndReport(volume, r, func(list *[]suspect) sqldb.Query { return unreachableInodeQuery(list, volume, cut, low) })
 		if err != nil {
 			return err
 		}
@@ -334,7 +335,7 @@ func (c *checker) lowestInCycle(vol []byte, ino int64) (int64, error) {
 		walk = append(walk, ino)
 		var found bool
 		var parent int64
-		err := c.ns.db.runQueries(c.ctx, selectOne(&found, []any{&parent},
+		err := c.ns.db.RunQueries(c.ctx, sqldb.SelectOne(&found, []any{&parent},
 			`SELECT e.parent FROM dirents e JOIN inodes p ON p.vol = e.vol AND p.ino = e.parent WHERE e.vol = $1 AND e.ino = $2 ORDER BY e.parent LIMIT 1`, vol, ino))
 		if err != nil || !found {
 			return ino, err // no cycle after all: the next query shows that

@@ -5,15 +5,16 @@ import (
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/drivers/bucket/internal/blob"
+	"github.com/volehq/vole/internal/sqldb"
 )
 
 // repairAndReport reports a finding that belongs to no volume's rules, after running fix, if
 // repairs are wanted. fix returns how many rows it changed. None: the finding has gone by
 // itself, and is not reported.
-func (c *checker) repairAndReport(f driver.Finding, fix func(tx sqlTx) (int64, error)) error {
+func (c *checker) repairAndReport(f driver.Finding, fix func(tx sqldb.Tx) (int64, error)) error {
 	if c.fix && fix != nil {
 		var n int64
-		err := c.ns.db.runTx(c.ctx, nil, false, func(tx sqlTx) (err error) {
+		err := c.ns.db.RunTx(c.ctx, sqldb.TxOptions{}, func(tx sqldb.Tx) (err error) {
 			n, err = fix(tx)
 			return err
 		})
@@ -32,10 +33,10 @@ func (c *checker) repairAndReport(f driver.Finding, fix func(tx sqlTx) (int64, e
 }
 
 // execCounting runs a statement and returns how many rows it changed.
-func execCounting(tx sqlTx, sql string, args ...any) (n int64, err error) {
-	ask := statement(sql, args...)
-	ask.affected = &n
-	err = tx.runQueries(ask)
+func execCounting(tx sqldb.Tx, sql string, args ...any) (n int64, err error) {
+	ask := sqldb.Statement(sql, args...)
+	ask.Affected = &n
+	err = tx.RunQueries(ask)
 	return n, err
 }
 
@@ -44,7 +45,7 @@ func (c *checker) checkAttachments(org []byte) error {
 	const stray = ` FROM attachments WHERE org = $1 AND NOT EXISTS (SELECT 1 FROM volumes v WHERE v.org = attachments.org AND v.id = attachments.vol)`
 	return c.forEachID(org, `SELECT id`+stray+` AND id > $2 ORDER BY id LIMIT $3`, func(id []byte) error {
 		return c.repairAndReport(driver.Finding{Code: "stray-attachment", Detail: fmt.Sprintf("attachment %s belongs to a volume that does not exist; it is removed", formatID(id))},
-			func(tx sqlTx) (int64, error) { return execCounting(tx, `DELETE`+stray+` AND id = $2`, org, id) })
+			func(tx sqldb.Tx) (int64, error) { return execCounting(tx, `DELETE`+stray+` AND id = $2`, org, id) })
 	})
 }
 
@@ -56,7 +57,7 @@ const noChunkRefers = `NOT EXISTS (SELECT 1 FROM chunks c WHERE c.org = blobs.or
 func (c *checker) checkBlobRows(org []byte) error {
 	err := c.forEachID(org, `SELECT id FROM blobs WHERE org = $1 AND id > $2 AND freed IS NULL AND `+noChunkRefers+` ORDER BY id LIMIT $3`, func(id []byte) error {
 		return c.repairAndReport(driver.Finding{Code: "leaked-blob", Path: blob.Key(org, id), Detail: "no file uses the blob, and it is not marked freed; it is left to the sweeper"},
-			func(tx sqlTx) (int64, error) {
+			func(tx sqldb.Tx) (int64, error) {
 				return execCounting(tx, `UPDATE blobs SET freed = {now} WHERE org = $1 AND id = $2 AND freed IS NULL AND `+noChunkRefers, org, id)
 			})
 	})
@@ -83,13 +84,13 @@ func (c *checker) checkBlobRows(org []byte) error {
 func (c *checker) checkUnreferencedBytes(org []byte) error {
 	var found bool
 	var counted, stored int64
-	err := c.ns.db.runQueries(c.ctx, selectOne(&found, []any{&counted, &stored}, `SELECT CAST(`+countedBytes+` AS BIGINT), CAST(`+freedBytes+` AS BIGINT)`, org))
+	err := c.ns.db.RunQueries(c.ctx, sqldb.SelectOne(&found, []any{&counted, &stored}, `SELECT CAST(`+countedBytes+` AS BIGINT), CAST(`+freedBytes+` AS BIGINT)`, org))
 	if err != nil || counted == stored {
 		return err
 	}
 	return c.repairAndReport(driver.Finding{Code: "wrong-unreferenced", Path: blob.OrgPrefix(org),
-		Detail: fmt.Sprintf("%d bytes are counted as stored while no file refers to them, but there are %d", counted, stored)}, func(tx sqlTx) (int64, error) {
-		err := tx.runQueries(lockOrgQuery(org), statement(`INSERT INTO unreferenced (org, bytes) SELECT CAST($1 AS {bytes}), 0
+		Detail: fmt.Sprintf("%d bytes are counted as stored while no file refers to them, but there are %d", counted, stored)}, func(tx sqldb.Tx) (int64, error) {
+		err := tx.RunQueries(lockOrgQuery(org), sqldb.Statement(`INSERT INTO unreferenced (org, bytes) SELECT CAST($1 AS {bytes}), 0
 			WHERE NOT EXISTS (SELECT 1 FROM unreferenced WHERE org = $1)`, org))
 		if err != nil {
 			return 0, err
@@ -119,7 +120,7 @@ type blobUser struct {
 // reportDamagedBlob reports a blob whose bytes are lost, for each file that uses it.
 func (c *checker) reportDamagedBlob(code, detail string, org, id []byte) error {
 	var list []blobUser
-	err := c.ns.db.runQueries(c.ctx, selectAll(&list, func(u *blobUser) []any { return []any{&u.vol, &u.ino, &u.pos} },
+	err := c.ns.db.RunQueries(c.ctx, sqldb.SelectAll(&list, func(u *blobUser) []any { return []any{&u.vol, &u.ino, &u.pos} },
 		`SELECT k.vol, k.ino, min(k.pos) FROM chunks k JOIN volumes v ON v.org = k.org AND v.id = k.vol AND v.state <> 'removing'
 		WHERE k.org = $1 AND k.blob = $2 GROUP BY k.vol, k.ino ORDER BY k.vol, k.ino LIMIT $3`, org, id, maxBlobUsers+1))
 	if err != nil {
@@ -168,13 +169,13 @@ func (c *checker) repairVolumelessRows(table string, vol []byte) error {
 		return err
 	case !files:
 		f.Detail += "; they are removed"
-		return c.repairAndReport(f, func(tx sqlTx) (int64, error) { return deleteVolumelessRows(tx, vol) })
+		return c.repairAndReport(f, func(tx sqldb.Tx) (int64, error) { return deleteVolumelessRows(tx, vol) })
 	case org == nil:
 		f.Detail += ", and nothing says of which organisation; they stay"
 		return c.repairAndReport(f, nil)
 	}
 	f.Detail += "; it gets a row, as volume lost-" + formatID(vol)
-	return c.repairAndReport(f, func(tx sqlTx) (int64, error) {
+	return c.repairAndReport(f, func(tx sqldb.Tx) (int64, error) {
 		return execCounting(tx, `INSERT INTO volumes (org, id, name, state, created, updated, used, entries, metadata, next_ino)
 			SELECT CAST($1 AS {bytes}), CAST($2 AS {bytes}), $3, 'ready', {now}, {now},
 				(SELECT CAST(coalesce(sum(size), 0) AS BIGINT) FROM inodes WHERE vol = $2 AND mode BETWEEN 32768 AND 36863),
@@ -191,10 +192,10 @@ func (c *checker) repairVolumelessRows(table string, vol []byte) error {
 func (c *checker) findOwnerOrg(vol []byte) (org []byte, files bool, err error) {
 	var orgs [][]byte
 	var chunk, inode bool
-	err = c.ns.db.runQueries(c.ctx,
-		selectOne(&inode, []any{new(int)}, `SELECT 1 FROM inodes WHERE vol = $1 LIMIT 1`, vol),
-		selectOne(&chunk, []any{&org}, `SELECT org FROM chunks WHERE vol = $1 AND org IN (SELECT id FROM orgs) LIMIT 1`, vol),
-		selectAll(&orgs, idDest, `SELECT id FROM orgs LIMIT 2`))
+	err = c.ns.db.RunQueries(c.ctx,
+		sqldb.SelectOne(&inode, []any{new(int)}, `SELECT 1 FROM inodes WHERE vol = $1 LIMIT 1`, vol),
+		sqldb.SelectOne(&chunk, []any{&org}, `SELECT org FROM chunks WHERE vol = $1 AND org IN (SELECT id FROM orgs) LIMIT 1`, vol),
+		sqldb.SelectAll(&orgs, idDest, `SELECT id FROM orgs LIMIT 2`))
 	if !chunk {
 		if org = nil; len(orgs) == 1 {
 			org = orgs[0]
@@ -204,7 +205,7 @@ func (c *checker) findOwnerOrg(vol []byte) (org []byte, files bool, err error) {
 }
 
 // deleteVolumelessRows deletes the rows of a volume that does not exist and has no inodes.
-func deleteVolumelessRows(tx sqlTx, vol []byte) (int64, error) {
+func deleteVolumelessRows(tx sqldb.Tx, vol []byte) (int64, error) {
 	total := int64(0)
 	for _, table := range []string{"dirents", "xattrs", "orphans", "ops"} {
 		n, err := execCounting(tx, `DELETE FROM `+table+` WHERE vol = $1 AND NOT EXISTS (SELECT 1 FROM volumes WHERE id = $1)
@@ -224,7 +225,7 @@ func (c *checker) checkOrglessBlobs() error {
 		func(org []byte) error {
 			return c.repairAndReport(driver.Finding{Code: "blobs-of-no-organisation", Path: blob.OrgPrefix(org),
 				Detail: "the organisation of these blobs is missing; what no file uses is left to the sweeper"},
-				func(tx sqlTx) (int64, error) {
+				func(tx sqldb.Tx) (int64, error) {
 					return execCounting(tx, `UPDATE blobs SET freed = {now} WHERE org = $1 AND freed IS NULL AND `+noChunkRefers+`
 						AND NOT EXISTS (SELECT 1 FROM orgs WHERE id = $1)`, org)
 				})

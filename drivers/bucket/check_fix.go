@@ -5,12 +5,13 @@ import (
 	"time"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/sqldb"
 )
 
 // fixer repairs one volume in a transaction, under the lock of its row. Its statements run at
 // once and are not queued: each may need to see what earlier ones did.
 type fixer struct {
-	sqlTx
+	sqldb.Tx
 	org, vol     []byte
 	row          volumeRow
 	lostFoundIno int64 // inode number of lost+found; 0: not looked up yet
@@ -39,13 +40,13 @@ func (f *fixer) repairSuspects(r *rule, list []suspect) error {
 // countMetadata counts the volume's metadata in its rows.
 func (f *fixer) countMetadata() (m driver.Metadata, err error) {
 	var found bool
-	err = f.runQueries(selectOne(&found, []any{&m.Entries, &m.Bytes}, countMetadata, f.vol))
+	err = f.RunQueries(sqldb.SelectOne(&found, []any{&m.Entries, &m.Bytes}, countMetadata, f.vol))
 	return m, err
 }
 
 // execOnVolume runs a statement with the volume as $1 and args after it.
 func (f *fixer) execOnVolume(sql string, args ...any) error {
-	return f.runQueries(statement(sql, append([]any{f.vol}, args...)...))
+	return f.RunQueries(sqldb.Statement(sql, append([]any{f.vol}, args...)...))
 }
 
 // insertInodeNow inserts an inode with the times of now.
@@ -122,7 +123,7 @@ func (f *fixer) removeStrayXattrs(s *suspect) error {
 // breakCycle takes a directory out of a cycle, and puts it into lost+found.
 func (f *fixer) breakCycle(s *suspect) error {
 	var parents []int64
-	err := f.runQueries(selectAll(&parents, func(n *int64) []any { return []any{n} }, `SELECT parent FROM dirents WHERE vol = $1 AND ino = $2`, f.vol, s.ino))
+	err := f.RunQueries(sqldb.SelectAll(&parents, func(n *int64) []any { return []any{n} }, `SELECT parent FROM dirents WHERE vol = $1 AND ino = $2`, f.vol, s.ino))
 	if err == nil {
 		err = f.execOnVolume(`DELETE FROM dirents WHERE vol = $1 AND ino = $2`, s.ino)
 	}
@@ -160,7 +161,7 @@ func (f *fixer) addUniqueDirent(dir int64, name string, ino int64) error {
 			n = fmt.Sprintf("%s.%d", name, try)
 		}
 		var taken bool
-		if err := f.runQueries(selectOne(&taken, []any{new(int)}, `SELECT 1 FROM dirents WHERE vol = $1 AND parent = $2 AND name = $3`, f.vol, dir, []byte(n))); err != nil {
+		if err := f.RunQueries(sqldb.SelectOne(&taken, []any{new(int)}, `SELECT 1 FROM dirents WHERE vol = $1 AND parent = $2 AND name = $3`, f.vol, dir, []byte(n))); err != nil {
 			return err
 		}
 		if !taken {
@@ -176,7 +177,7 @@ func (f *fixer) ensureLostFound() error {
 		return nil
 	}
 	var found bool
-	err := f.runQueries(selectOne(&found, []any{&f.lostFoundIno}, `SELECT i.ino FROM dirents e JOIN inodes i ON i.vol = e.vol AND i.ino = e.ino
+	err := f.RunQueries(sqldb.SelectOne(&found, []any{&f.lostFoundIno}, `SELECT i.ino FROM dirents e JOIN inodes i ON i.vol = e.vol AND i.ino = e.ino
 		WHERE e.vol = $1 AND e.parent = 1 AND e.name >= $2 AND e.name < $3 AND i.mode BETWEEN 16384 AND 20479 ORDER BY e.name LIMIT 1`,
 		f.vol, []byte("lost+found"), []byte("lost+found/")))
 	if err != nil || found {
@@ -252,7 +253,7 @@ func (f *fixer) deleteEmptyChunks(s *suspect) error {
 func (f *fixer) trimChunksToSize(s *suspect) error {
 	var n inode
 	var found bool
-	err := f.runQueries(selectOne(&found, n.scanDest(), `SELECT `+inodeCols+` FROM inodes i WHERE i.vol = $1 AND i.ino = $2`, f.vol, s.ino))
+	err := f.RunQueries(sqldb.SelectOne(&found, n.scanDest(), `SELECT `+inodeCols+` FROM inodes i WHERE i.vol = $1 AND i.ino = $2`, f.vol, s.ino))
 	if err == nil && !found {
 		err = driver.ErrNotExist // impossible: the volume is locked
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/drivers/bucket/internal/blob"
+	"github.com/volehq/vole/internal/sqldb"
 )
 
 // checkObjects compares a listing of the store with the blobs of organisations, which are
@@ -130,7 +131,7 @@ func (c *checker) recheckMissingObject(org, id []byte) error {
 	}
 	var found bool
 	var size int64
-	again := c.ns.db.runQueries(c.ctx, selectOne(&found, []any{&size}, `SELECT size FROM blobs WHERE org = $1 AND id = $2 AND data IS NULL AND NOT (`+noChunkRefers+`)`, org, id))
+	again := c.ns.db.RunQueries(c.ctx, sqldb.SelectOne(&found, []any{&size}, `SELECT size FROM blobs WHERE org = $1 AND id = $2 AND data IS NULL AND NOT (`+noChunkRefers+`)`, org, id))
 	switch {
 	case again != nil || !found:
 		return again
@@ -146,9 +147,9 @@ func (c *checker) recheckMissingObject(org, id []byte) error {
 // before its object does, and when it is deleted a tombstone exists until the object is gone.
 func (c *checker) recheckUnknownObject(org, id []byte, info blob.Info) error {
 	var known, doomed bool
-	err := c.ns.db.runQueries(c.ctx,
-		selectOne(&known, []any{new(int)}, `SELECT 1 FROM blobs WHERE org = $1 AND id = $2`, org, id),
-		selectOne(&doomed, []any{new(int)}, `SELECT 1 FROM doomed WHERE org = $1 AND id = $2`, org, id))
+	err := c.ns.db.RunQueries(c.ctx,
+		sqldb.SelectOne(&known, []any{new(int)}, `SELECT 1 FROM blobs WHERE org = $1 AND id = $2`, org, id),
+		sqldb.SelectOne(&doomed, []any{new(int)}, `SELECT 1 FROM doomed WHERE org = $1 AND id = $2`, org, id))
 	if err != nil || known || doomed {
 		return err
 	}
@@ -158,7 +159,7 @@ func (c *checker) recheckUnknownObject(org, id []byte, info blob.Info) error {
 		return err
 	}
 	return c.repairAndReport(driver.Finding{Code: "unknown-object", Path: info.Key, Detail: fmt.Sprintf("these %d bytes have no row; they are left to the sweeper", info.Size)},
-		func(tx sqlTx) (int64, error) {
+		func(tx sqldb.Tx) (int64, error) {
 			return execCounting(tx, `INSERT INTO blobs (org, id, size, created, freed) VALUES ($1, $2, 0, {now}, {now}) ON CONFLICT DO NOTHING`, org, id)
 		})
 }
@@ -169,7 +170,7 @@ func (m *objectCheck) reportStrayOrg() error {
 	m.strayOrg, m.strayCount, m.strayBytes = "", 0, 0
 	if id, err := hex.DecodeString(org); err == nil {
 		var found bool
-		if err := m.c.ns.db.runQueries(m.c.ctx, selectOne(&found, []any{new(int)}, `SELECT 1 FROM orgs WHERE id = $1`, id)); err != nil || found {
+		if err := m.c.ns.db.RunQueries(m.c.ctx, sqldb.SelectOne(&found, []any{new(int)}, `SELECT 1 FROM orgs WHERE id = $1`, id)); err != nil || found {
 			return err // it was created since
 		}
 	}
@@ -207,7 +208,7 @@ func (r *blobRows) peekRow(ctx context.Context) (*blobRow, error) {
 	if r.width == 0 {
 		var n int64
 		var found bool
-		err := r.ns.db.runQueries(ctx, selectOne(&found, []any{&n}, `SELECT count(*) FROM blobs WHERE org = $1 AND data IS NULL`, r.org))
+		err := r.ns.db.RunQueries(ctx, sqldb.SelectOne(&found, []any{&n}, `SELECT count(*) FROM blobs WHERE org = $1 AND data IS NULL`, r.org))
 		if err != nil {
 			return nil, err
 		}
@@ -237,7 +238,7 @@ func (r *blobRows) loadGroup(ctx context.Context, lo, hi int) error {
 	r.list, r.next = r.list[:0], 0
 	for after := []byte{}; ; {
 		var list []blobRow
-		err := r.ns.db.runQueries(ctx, selectAll(&list, (*blobRow).scanDest, `SELECT id, size, CASE WHEN freed IS NULL THEN 1 ELSE 0 END FROM blobs
+		err := r.ns.db.RunQueries(ctx, sqldb.SelectAll(&list, (*blobRow).scanDest, `SELECT id, size, CASE WHEN freed IS NULL THEN 1 ELSE 0 END FROM blobs
 			WHERE org = $1 AND data IS NULL AND id > $2 AND substr(id, 16, 1) >= $3 AND substr(id, 16, 1) <= $4 ORDER BY id LIMIT $5`,
 			r.org, after, []byte{byte(lo)}, []byte{byte(hi)}, page))
 		if err != nil {

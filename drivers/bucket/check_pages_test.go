@@ -11,6 +11,7 @@ import (
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/drivers/bucket/internal/blob"
+	"github.com/volehq/vole/internal/sqldb"
 )
 
 // TestBlobRows: however many groups it takes, rows come in the order of the listing.
@@ -23,13 +24,13 @@ func TestBlobRows(t *testing.T) {
 	defer ns.Close()
 	org := newID()
 	var want []string
-	err = ns.db.runTx(ctx, nil, true, func(tx sqlTx) error {
+	err = ns.db.RunTx(ctx, sqldb.TxOptions{Lazy: true}, func(tx sqldb.Tx) error {
 		want = nil
 		for range 600 {
 			id := make([]byte, 16)
 			_, _ = rand.Read(id)
 			want = append(want, blob.Key(org, id))
-			tx.queueExec(`INSERT INTO blobs (org, id, size, created) VALUES ($1, $2, 1, 1)`, org, id)
+			tx.QueueExec(`INSERT INTO blobs (org, id, size, created) VALUES ($1, $2, 1, 1)`, org, id)
 		}
 		return nil
 	})
@@ -89,10 +90,10 @@ func TestCheckPages(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	err = b.ns.db.runTx(ctx, nil, false, func(tx sqlTx) error {
-		tx.queueExec(`UPDATE inodes SET nlink = 3, alloc = 9 WHERE vol = $1 AND ino > 1`, parseID(info.ID))
-		tx.queueExec(`INSERT INTO dirents (vol, parent, name, ino) SELECT vol, parent, CAST('x' || name AS BLOB), ino + 100000 FROM dirents WHERE vol = $1`, parseID(info.ID))
-		tx.queueExec(`INSERT INTO blobs (org, id, size, data, created) SELECT org, randomblob(16), size, data, 1 FROM blobs WHERE freed IS NULL`)
+	err = b.ns.db.RunTx(ctx, sqldb.TxOptions{}, func(tx sqldb.Tx) error {
+		tx.QueueExec(`UPDATE inodes SET nlink = 3, alloc = 9 WHERE vol = $1 AND ino > 1`, parseID(info.ID))
+		tx.QueueExec(`INSERT INTO dirents (vol, parent, name, ino) SELECT vol, parent, CAST('x' || name AS BLOB), ino + 100000 FROM dirents WHERE vol = $1`, parseID(info.ID))
+		tx.QueueExec(`INSERT INTO blobs (org, id, size, data, created) SELECT org, randomblob(16), size, data, 1 FROM blobs WHERE freed IS NULL`)
 		return nil
 	})
 	if err != nil {

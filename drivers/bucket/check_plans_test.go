@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/sqldb"
 	"github.com/volehq/vole/internal/testing/servers"
 )
 
@@ -61,7 +62,7 @@ func TestCheckPlans(t *testing.T) {
 		}
 	}
 	check("without statistics")
-	if err := b.ns.db.runQueries(ctx, statement(`ANALYZE`)); err != nil {
+	if err := b.ns.db.RunQueries(ctx, sqldb.Statement(`ANALYZE`)); err != nil {
 		t.Fatal(err)
 	}
 	check("with statistics")
@@ -70,7 +71,7 @@ func TestCheckPlans(t *testing.T) {
 	for i := range 50 {
 		manyInodes(t, b, fmt.Sprintf("small-%d", i), 1)
 	}
-	if err := b.ns.db.runQueries(ctx, statement(`ANALYZE`)); err != nil {
+	if err := b.ns.db.RunQueries(ctx, sqldb.Statement(`ANALYZE`)); err != nil {
 		t.Fatal(err)
 	}
 	check("among small volumes")
@@ -94,19 +95,19 @@ func manyInodes(t *testing.T, b *Backend, name string, n int) volumeID {
 		t.Fatal(err)
 	}
 	volume := volumeID{b.org, parseID(info.ID)}
-	err = b.ns.db.runTx(t.Context(), nil, true, func(tx sqlTx) error {
-		tx.queueExec(`INSERT INTO inodes (vol, ino, mode, uid, gid, nlink, size, alloc, atime, mtime, ctime, rdev, xattr_bytes)
+	err = b.ns.db.RunTx(t.Context(), sqldb.TxOptions{Lazy: true}, func(tx sqldb.Tx) error {
+		tx.QueueExec(`INSERT INTO inodes (vol, ino, mode, uid, gid, nlink, size, alloc, atime, mtime, ctime, rdev, xattr_bytes)
 			SELECT CAST($1 AS BYTEA), 2 + i, 16384 + 493, 0, 0, 2, 0, 0, 1, 1, 1, 0, 0 FROM generate_series(0, CAST($2 AS BIGINT) - 1) i UNION ALL
 			SELECT CAST($1 AS BYTEA), 2 + CAST($2 AS BIGINT) + i, 32768 + 420, 0, 0, 1, 1, 1, 1, 1, 1, 0, 7 FROM generate_series(0, CAST($2 AS BIGINT) - 1) i`, volume.vol, n)
-		tx.queueExec(`INSERT INTO dirents (vol, parent, name, ino)
+		tx.QueueExec(`INSERT INTO dirents (vol, parent, name, ino)
 			SELECT CAST($1 AS BYTEA), 1, CAST(CAST('d' || i AS TEXT) AS BYTEA), 2 + i FROM generate_series(0, CAST($2 AS BIGINT) - 1) i UNION ALL
 			SELECT CAST($1 AS BYTEA), 2 + i, CAST('f' AS BYTEA), 2 + CAST($2 AS BIGINT) + i FROM generate_series(0, CAST($2 AS BIGINT) - 1) i`, volume.vol, n)
-		tx.queueExec(`INSERT INTO xattrs (vol, ino, name, value) SELECT CAST($1 AS BYTEA), 2 + CAST($2 AS BIGINT) + i, CAST('user.a' AS BYTEA), CAST('b' AS BYTEA) FROM generate_series(0, CAST($2 AS BIGINT) - 1) i`, volume.vol, n)
-		tx.queueExec(`INSERT INTO blobs (org, id, size, data, created) VALUES ($1, $2, 1, CAST('x' AS BYTEA), 1)`, volume.org, volume.vol)
-		tx.queueExec(`INSERT INTO chunks (vol, ino, pos, len, org, blob, blob_pos) SELECT CAST($1 AS BYTEA), 2 + CAST($2 AS BIGINT) + i, 0, 1, CAST($3 AS BYTEA), CAST($1 AS BYTEA), 0 FROM generate_series(0, CAST($2 AS BIGINT) - 1) i`, volume.vol, n, volume.org)
-		tx.queueExec(`UPDATE inodes SET nlink = 2 + CAST($2 AS BIGINT) WHERE vol = $1 AND ino = 1`, volume.vol, n)
-		tx.queueExec(`UPDATE volumes SET next_ino = 2 + 2 * CAST($2 AS BIGINT), used = CAST($2 AS BIGINT), entries = 2 * CAST($2 AS BIGINT) WHERE org = $3 AND id = $1`, volume.vol, n, volume.org)
-		tx.queueExec(`UPDATE volumes SET metadata = `+metadataBytes+` WHERE id = $1`, volume.vol)
+		tx.QueueExec(`INSERT INTO xattrs (vol, ino, name, value) SELECT CAST($1 AS BYTEA), 2 + CAST($2 AS BIGINT) + i, CAST('user.a' AS BYTEA), CAST('b' AS BYTEA) FROM generate_series(0, CAST($2 AS BIGINT) - 1) i`, volume.vol, n)
+		tx.QueueExec(`INSERT INTO blobs (org, id, size, data, created) VALUES ($1, $2, 1, CAST('x' AS BYTEA), 1)`, volume.org, volume.vol)
+		tx.QueueExec(`INSERT INTO chunks (vol, ino, pos, len, org, blob, blob_pos) SELECT CAST($1 AS BYTEA), 2 + CAST($2 AS BIGINT) + i, 0, 1, CAST($3 AS BYTEA), CAST($1 AS BYTEA), 0 FROM generate_series(0, CAST($2 AS BIGINT) - 1) i`, volume.vol, n, volume.org)
+		tx.QueueExec(`UPDATE inodes SET nlink = 2 + CAST($2 AS BIGINT) WHERE vol = $1 AND ino = 1`, volume.vol, n)
+		tx.QueueExec(`UPDATE volumes SET next_ino = 2 + 2 * CAST($2 AS BIGINT), used = CAST($2 AS BIGINT), entries = 2 * CAST($2 AS BIGINT) WHERE org = $3 AND id = $1`, volume.vol, n, volume.org)
+		tx.QueueExec(`UPDATE volumes SET metadata = `+metadataBytes+` WHERE id = $1`, volume.vol)
 		return nil
 	})
 	if err != nil {
@@ -116,13 +117,13 @@ func manyInodes(t *testing.T, b *Backend, name string, n int) volumeID {
 }
 
 // explain runs a query and returns the plan that it ran by.
-func explain(ctx context.Context, t *testing.T, b *Backend, ask query) plan {
+func explain(ctx context.Context, t *testing.T, b *Backend, ask sqldb.Query) plan {
 	t.Helper()
 	var text string
 	var found bool
-	e := selectOne(&found, []any{&text}, `EXPLAIN (ANALYZE, FORMAT JSON) `+ask.sql, ask.args...)
-	e.setwise = ask.setwise
-	if err := b.ns.db.runQueries(ctx, e); err != nil {
+	e := sqldb.SelectOne(&found, []any{&text}, `EXPLAIN (ANALYZE, FORMAT JSON) `+ask.SQL, ask.Args...)
+	e.Setwise = ask.Setwise
+	if err := b.ns.db.RunQueries(ctx, e); err != nil {
 		t.Fatal(err)
 	}
 	var list []struct{ Plan plan }

@@ -5,6 +5,8 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+
+	"github.com/volehq/vole/internal/sqldb"
 )
 
 // suspect is a row of a rule's query: what may violate the rule. The meaning of have and want
@@ -84,7 +86,7 @@ func expandPlaceholders(sql string) string {
 }
 
 // pageQuery selects the violations whose keys are greater than after and up to upto.
-func (r *rule) pageQuery(list *[]suspect, volume volumeID, after, upto suspect) query {
+func (r *rule) pageQuery(list *[]suspect, volume volumeID, after, upto suspect) sqldb.Query {
 	args := []any{volume.org, volume.vol, after.ino, upto.ino, checkPage}
 	if r.scope == atEntry || r.scope == atAttribute {
 		args = append(args, after.name, upto.name)
@@ -248,19 +250,19 @@ func unreachableSQL(cut []int64, rest string) string {
 }
 
 // unreachableDirQuery selects the unreachable directory with the lowest number.
-func unreachableDirQuery(list *[]suspect, volume volumeID, cut []int64) query {
+func unreachableDirQuery(list *[]suspect, volume volumeID, cut []int64) sqldb.Query {
 	return suspectsQuery(list, unreachableSQL(cut, ` ORDER BY i.ino LIMIT 1`), volume.vol, volume.org)
 }
 
 // unreachableInodeQuery selects a directory if it is unreachable.
-func unreachableInodeQuery(list *[]suspect, volume volumeID, cut []int64, ino int64) query {
+func unreachableInodeQuery(list *[]suspect, volume volumeID, cut []int64, ino int64) sqldb.Query {
 	return suspectsQuery(list, unreachableSQL(cut, ` AND i.ino = $3`), volume.vol, volume.org, ino)
 }
 
 // suspectsQuery makes the query of a rule. It is setwise: its work must not grow with the
 // square of a volume's rows.
-func suspectsQuery(list *[]suspect, sql string, args ...any) query {
-	ask := selectAll(list, (*suspect).scanDest, sql, args...)
-	ask.setwise = true
+func suspectsQuery(list *[]suspect, sql string, args ...any) sqldb.Query {
+	ask := sqldb.SelectAll(list, (*suspect).scanDest, sql, args...)
+	ask.Setwise = true
 	return ask
 }

@@ -8,18 +8,19 @@ import (
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/drivers/bucket/internal/manifest"
+	"github.com/volehq/vole/internal/sqldb"
 )
 
 // checkVolumeRow checks a volume's own row, which begins its manifest.
 func (c *checker) checkVolumeRow(volume volumeID) error {
 	var found bool
 	var r volumeRow
-	err := c.ns.db.runQueries(c.ctx, selectOne(&found, r.scanDest(), `SELECT `+volumeCols+` FROM volumes v WHERE v.org = $1 AND v.id = $2 AND v.state <> 'removing'`, volume.org, volume.vol))
+	err := c.ns.db.RunQueries(c.ctx, sqldb.SelectOne(&found, r.scanDest(), `SELECT `+volumeCols+` FROM volumes v WHERE v.org = $1 AND v.id = $2 AND v.state <> 'removing'`, volume.org, volume.vol))
 	if err != nil || !found {
 		return err
 	}
 	if err := driver.ValidateName(r.name); err != nil {
-		err := c.repairAndReport(driver.Finding{Code: "bad-volume-name", Volume: formatID(volume.vol), Detail: fmt.Sprintf("%v; its id becomes its name", err)}, func(tx sqlTx) (int64, error) {
+		err := c.repairAndReport(driver.Finding{Code: "bad-volume-name", Volume: formatID(volume.vol), Detail: fmt.Sprintf("%v; its id becomes its name", err)}, func(tx sqldb.Tx) (int64, error) {
 			return execCounting(tx, `UPDATE volumes SET name = $3, generation = generation + 1 WHERE org = $1 AND id = $2 AND name = $4`, volume.org, volume.vol, formatID(volume.vol), r.name)
 		})
 		if err != nil {
@@ -42,7 +43,7 @@ func (c *checker) checkVolumeRow(volume volumeID) error {
 		return nil
 	}
 	return c.repairAndReport(driver.Finding{Code: "bad-number", Volume: formatID(volume.vol),
-		Detail: fmt.Sprintf("quota %d or generation %d is impossible; if negative it is set to 0", r.quota, r.generation)}, func(tx sqlTx) (int64, error) {
+		Detail: fmt.Sprintf("quota %d or generation %d is impossible; if negative it is set to 0", r.quota, r.generation)}, func(tx sqldb.Tx) (int64, error) {
 		return execCounting(tx, `UPDATE volumes SET quota = CASE WHEN quota < 0 THEN 0 ELSE quota END,
 			generation = CASE WHEN generation < 0 THEN 0 ELSE generation END
 			WHERE org = $1 AND id = $2 AND (quota < 0 OR generation < 0)`, volume.org, volume.vol)

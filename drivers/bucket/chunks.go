@@ -4,6 +4,8 @@ import (
 	"context"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/volehq/vole/internal/sqldb"
 )
 
 // newChunk is a chunk that a transaction inserts: a range of a file, and the range of a blob
@@ -87,12 +89,12 @@ type byteRange struct{ pos, end int64 }
 // ranges may be in one chunk.
 func (tx *volumeTx) punchHoles(ino int64, holes ...byteRange) (freed int64, err error) {
 	lists := make([][]chunkRow, len(holes))
-	asks := make([]query, len(holes))
+	asks := make([]sqldb.Query, len(holes))
 	for i, h := range holes {
-		asks[i] = selectAll(&lists[i], (*chunkRow).scanDest, `SELECT pos, len, blob, blob_pos FROM chunks
+		asks[i] = sqldb.SelectAll(&lists[i], (*chunkRow).scanDest, `SELECT pos, len, blob, blob_pos FROM chunks
 			WHERE vol = $1 AND ino = $2 AND pos > $3 AND pos < $4 AND pos + len > $5 ORDER BY pos`, tx.vol, ino, h.pos-chunkSize, h.end, h.pos)
 	}
-	if err := tx.runQueries(asks...); err != nil {
+	if err := tx.RunQueries(asks...); err != nil {
 		return 0, err
 	}
 	last := int64(-1)
@@ -110,7 +112,7 @@ func (tx *volumeTx) punchHoles(ino int64, holes ...byteRange) (freed int64, err 
 // punchChunk removes ranges from one chunk: chunks for the remaining parts replace it. It
 // returns how many bytes are gone.
 func (tx *volumeTx) punchChunk(ino int64, r chunkRow, holes []byteRange) (freed int64) {
-	tx.queueExec(`DELETE FROM chunks WHERE vol = $1 AND ino = $2 AND pos = $3`, tx.vol, ino, r.pos)
+	tx.QueueExec(`DELETE FROM chunks WHERE vol = $1 AND ino = $2 AND pos = $3`, tx.vol, ino, r.pos)
 	keep := func(pos, end int64) {
 		if pos < end {
 			tx.insertChunkRow(ino, chunkRow{pos, end - pos, r.blob, r.blobPos + pos - r.pos})
@@ -132,7 +134,7 @@ func (tx *volumeTx) punchChunk(ino int64, r chunkRow, holes []byteRange) (freed 
 // insertChunkRow queues the insertion of a chunk of a blob that this transaction references,
 // or another chunk already refers to.
 func (tx *volumeTx) insertChunkRow(ino int64, r chunkRow) {
-	tx.queueExec(`INSERT INTO chunks (vol, ino, pos, len, org, blob, blob_pos) VALUES ($1, $2, $3, $4, $5, $6, $7)`,
+	tx.QueueExec(`INSERT INTO chunks (vol, ino, pos, len, org, blob, blob_pos) VALUES ($1, $2, $3, $4, $5, $6, $7)`,
 		tx.vol, ino, r.pos, r.len, tx.b.org, r.blob, r.blobPos)
 }
 
@@ -141,14 +143,14 @@ func (tx *volumeTx) insertChunkRow(ino int64, r chunkRow) {
 func (tx *volumeTx) truncateChunks(ino, pos int64) (freed int64, err error) {
 	var r chunkRow
 	var crosses, sum bool
-	err = tx.runQueries(
-		selectOne(&crosses, r.scanDest(), `SELECT pos, len, blob, blob_pos FROM chunks
+	err = tx.RunQueries(
+		sqldb.SelectOne(&crosses, r.scanDest(), `SELECT pos, len, blob, blob_pos FROM chunks
 			WHERE vol = $1 AND ino = $2 AND pos > $3 AND pos < $4 AND pos + len > $4`, tx.vol, ino, pos-chunkSize, pos),
-		selectOne(&sum, []any{&freed}, `SELECT CAST(coalesce(sum(len), 0) AS BIGINT) FROM chunks
+		sqldb.SelectOne(&sum, []any{&freed}, `SELECT CAST(coalesce(sum(len), 0) AS BIGINT) FROM chunks
 			WHERE vol = $1 AND ino = $2 AND pos >= $3`, tx.vol, ino, pos))
 	tx.deleteChunksFrom(ino, pos)
 	if crosses {
-		tx.queueExec(`UPDATE chunks SET len = $4 WHERE vol = $1 AND ino = $2 AND pos = $3`, tx.vol, ino, r.pos, pos-r.pos)
+		tx.QueueExec(`UPDATE chunks SET len = $4 WHERE vol = $1 AND ino = $2 AND pos = $3`, tx.vol, ino, r.pos, pos-r.pos)
 		freed += r.pos + r.len - pos
 	}
 	return freed, err

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/sqldb"
 )
 
 // maxFileSize is the largest file, in bytes: that of ext4 with blocks of 4 KiB.
@@ -27,7 +28,7 @@ func (o *openInode) runInodeTx(ctx context.Context, fsys *volumeFS, fn func(tx *
 	return o.fs.b.runVolumeTx(ctx, fsys, nil, func(tx *volumeTx) error {
 		var row inode
 		var found bool
-		if err := tx.runQueries(tx.inodeQuery(&found, &row, o.key.ino)); err != nil {
+		if err := tx.RunQueries(tx.inodeQuery(&found, &row, o.key.ino)); err != nil {
 			return err
 		}
 		if !found {
@@ -75,7 +76,7 @@ func (o *openInode) appendBytes(ctx context.Context, fsys *volumeFS, p []byte) (
 		}
 		tx.addChunks(row.ino, chunks)
 		tx.sizeDelta += int64(len(p))
-		tx.queueExec(`UPDATE inodes SET size = $3, alloc = alloc + $4, mtime = $5, ctime = $5 WHERE vol = $1 AND ino = $2`,
+		tx.QueueExec(`UPDATE inodes SET size = $3, alloc = alloc + $4, mtime = $5, ctime = $5 WHERE vol = $1 AND ino = $2`,
 			tx.vol, row.ino, at+int64(len(p)), int64(len(p)), tx.now)
 		return nil
 	})
@@ -98,7 +99,7 @@ func (tx *volumeTx) newInlineTail(row *inode, p []byte) (newChunk, error) {
 	var r chunkRow
 	var data []byte
 	var found bool
-	err := tx.runQueries(selectOne(&found, append(r.scanDest(), &data), `SELECT c.pos, c.len, c.blob, c.blob_pos, b.data
+	err := tx.RunQueries(sqldb.SelectOne(&found, append(r.scanDest(), &data), `SELECT c.pos, c.len, c.blob, c.blob_pos, b.data
 		FROM chunks c JOIN blobs b ON b.org = c.org AND b.id = c.blob
 		WHERE c.vol = $1 AND c.ino = $2 AND c.pos + c.len = $3 AND c.pos > $4 AND b.data IS NOT NULL`,
 		tx.vol, row.ino, row.size, row.size-chunkSize))
@@ -108,7 +109,7 @@ func (tx *volumeTx) newInlineTail(row *inode, p []byte) (newChunk, error) {
 	if !found || r.len+int64(len(p)) > int64(tx.b.ns.opts.Inline) || r.blobPos+r.len > int64(len(data)) {
 		return inlineChunk(row.size, p), nil
 	}
-	tx.queueExec(`DELETE FROM chunks WHERE vol = $1 AND ino = $2 AND pos = $3`, tx.vol, row.ino, r.pos)
+	tx.QueueExec(`DELETE FROM chunks WHERE vol = $1 AND ino = $2 AND pos = $3`, tx.vol, row.ino, r.pos)
 	both := append(append(make([]byte, 0, int(r.len)+len(p)), data[r.blobPos:r.blobPos+r.len]...), p...)
 	return inlineChunk(r.pos, both), nil
 }
@@ -152,7 +153,7 @@ func (o *openInode) commitSize(ctx context.Context, fsys *volumeFS, size int64, 
 			}
 			alloc -= freed
 		}
-		tx.queueExec(`UPDATE inodes SET size = $3, alloc = $4, mtime = $5, ctime = $5 WHERE vol = $1 AND ino = $2`, tx.vol, row.ino, got, alloc, tx.now)
+		tx.QueueExec(`UPDATE inodes SET size = $3, alloc = $4, mtime = $5, ctime = $5 WHERE vol = $1 AND ino = $2`, tx.vol, row.ino, got, alloc, tx.now)
 		return nil
 	})
 	if err != nil {
@@ -180,7 +181,7 @@ func (o *openInode) commitHole(ctx context.Context, fsys *volumeFS, off, length 
 		if err != nil {
 			return err
 		}
-		tx.queueExec(`UPDATE inodes SET alloc = alloc - $3, mtime = $4, ctime = $4 WHERE vol = $1 AND ino = $2`, tx.vol, row.ino, freed, tx.now)
+		tx.QueueExec(`UPDATE inodes SET alloc = alloc - $3, mtime = $4, ctime = $4 WHERE vol = $1 AND ino = $2`, tx.vol, row.ino, freed, tx.now)
 		return nil
 	})
 	if err != nil {

@@ -3,6 +3,8 @@ package bucket
 import (
 	"context"
 	"math/rand/v2"
+
+	"github.com/volehq/vole/internal/sqldb"
 )
 
 const (
@@ -32,7 +34,7 @@ func (o *openInode) compactNear(ctx context.Context, fsys *volumeFS, pos int64) 
 	lo := pos / chunkSize * chunkSize
 	var list []chunkRow
 	b, vol := o.fs.b, []byte(o.key.vol)
-	err := b.ns.db.runQueries(ctx, selectAll(&list, (*chunkRow).scanDest, `SELECT pos, len, blob, blob_pos FROM chunks
+	err := b.ns.db.RunQueries(ctx, sqldb.SelectAll(&list, (*chunkRow).scanDest, `SELECT pos, len, blob, blob_pos FROM chunks
 		WHERE org = $1 AND vol = $2 AND ino = $3 AND pos >= $4 AND pos < $5 AND pos + len <= $5 ORDER BY pos LIMIT CAST($6 AS INTEGER)`,
 		b.org, vol, o.key.ino, lo, lo+chunkSize, compactRows))
 	if err != nil {
@@ -57,7 +59,7 @@ func (o *openInode) compactNear(ctx context.Context, fsys *volumeFS, pos int64) 
 func (o *openInode) mergeChunkRange(ctx context.Context, fsys *volumeFS, pos, end int64) error {
 	var run []extent
 	b, vol := o.fs.b, []byte(o.key.vol)
-	err := b.ns.db.runQueries(ctx, selectAll(&run, (*extent).scanDest, selectExtents+`
+	err := b.ns.db.RunQueries(ctx, sqldb.SelectAll(&run, (*extent).scanDest, selectExtents+`
 		WHERE c.org = $1 AND c.vol = $2 AND c.ino = $3 AND c.pos >= $4 AND c.pos < $5 ORDER BY c.pos LIMIT CAST($6 AS INTEGER)`,
 		b.org, vol, o.key.ino, pos, end, compactRows))
 	if err != nil || len(run) < 2 {
@@ -91,7 +93,7 @@ func (o *openInode) mergeExtents(ctx context.Context, fsys *volumeFS, run []exte
 	done := false
 	err = o.runInodeTx(ctx, fsys, func(tx *volumeTx, row *inode) error {
 		var now []chunkRow
-		err := tx.runQueries(selectAll(&now, (*chunkRow).scanDest, `SELECT pos, len, blob, blob_pos FROM chunks
+		err := tx.RunQueries(sqldb.SelectAll(&now, (*chunkRow).scanDest, `SELECT pos, len, blob, blob_pos FROM chunks
 			WHERE vol = $1 AND ino = $2 AND pos >= $3 AND pos <= $4 ORDER BY pos`, tx.vol, row.ino, first.pos, last.pos))
 		if done = err == nil && chunksUnchanged(run, now); !done {
 			return err

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/sqldb"
 )
 
 // openTest opens an organisation on a fresh SQLite database.
@@ -155,8 +156,8 @@ func TestSmallWritesShareBlobs(t *testing.T) {
 	}
 	var n, chunks int
 	var found bool
-	err := b.ns.db.runQueries(t.Context(),
-		selectOne(&found, []any{&n}, `SELECT count(*) FROM blobs WHERE freed IS NULL`), selectOne(&found, []any{&chunks}, `SELECT count(*) FROM chunks`))
+	err := b.ns.db.RunQueries(t.Context(),
+		sqldb.SelectOne(&found, []any{&n}, `SELECT count(*) FROM blobs WHERE freed IS NULL`), sqldb.SelectOne(&found, []any{&chunks}, `SELECT count(*) FROM chunks`))
 	if err != nil || n != 1 || chunks != 100 {
 		t.Errorf("%d blobs for %d chunks, %v", n, chunks, err)
 	}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/sqldb"
 )
 
 // Copy implements driver.FS. No bytes are moved: the chunks of the copy refer to the same
@@ -64,10 +65,10 @@ func (tx *volumeTx) copyFile(src *inode, dst *resolved) {
 	}
 	tx.replaceInode(dst, &n)
 	// replaceInode has set the times to now.
-	tx.queueExec(`UPDATE inodes SET atime = $3, mtime = $4 WHERE vol = $1 AND ino = $2`, tx.vol, n.ino, src.atime, src.mtime)
-	tx.queueExec(`INSERT INTO xattrs (vol, ino, name, value) SELECT vol, CAST($3 AS BIGINT), name, value FROM xattrs WHERE vol = $1 AND ino = $2`,
+	tx.QueueExec(`UPDATE inodes SET atime = $3, mtime = $4 WHERE vol = $1 AND ino = $2`, tx.vol, n.ino, src.atime, src.mtime)
+	tx.QueueExec(`INSERT INTO xattrs (vol, ino, name, value) SELECT vol, CAST($3 AS BIGINT), name, value FROM xattrs WHERE vol = $1 AND ino = $2`,
 		tx.vol, src.ino, n.ino)
-	tx.queueExec(`INSERT INTO chunks (vol, ino, pos, len, org, blob, blob_pos)
+	tx.QueueExec(`INSERT INTO chunks (vol, ino, pos, len, org, blob, blob_pos)
 		SELECT vol, CAST($3 AS BIGINT), pos, len, org, blob, blob_pos FROM chunks WHERE vol = $1 AND ino = $2`, tx.vol, src.ino, n.ino)
 }
 
@@ -84,20 +85,20 @@ func (tx *volumeTx) copyTree(src, dst *resolved) error {
 	var names, own driver.Metadata
 	var sum, found bool
 	// Not in one batch: all its statements would be planned before the table is filled.
-	for _, ask := range []query{
-		statement(createTree), statement(`DELETE FROM tree`),
-		statement(`INSERT INTO tree (ino, nino)
+	for _, ask := range []sqldb.Query{
+		sqldb.Statement(createTree), sqldb.Statement(`DELETE FROM tree`),
+		sqldb.Statement(`INSERT INTO tree (ino, nino)
 			WITH RECURSIVE s (ino) AS (SELECT CAST($2 AS BIGINT) UNION SELECT e.ino FROM s {each dirents e: e.vol = $1 AND e.parent = s.ino})
 			SELECT ino, CAST($3 AS BIGINT) + row_number() OVER (ORDER BY ino) - 1 FROM s`, tx.vol, src.node.ino, tx.row.nextIno),
-		statement(`{analyze}`),
-		selectOne(&sum, []any{&n, &size, &own.Bytes}, `SELECT count(*), CAST(coalesce(sum(CASE WHEN i.mode BETWEEN 32768 AND 36863 THEN i.size ELSE 0 END), 0) AS BIGINT),
+		sqldb.Statement(`{analyze}`),
+		sqldb.SelectOne(&sum, []any{&n, &size, &own.Bytes}, `SELECT count(*), CAST(coalesce(sum(CASE WHEN i.mode BETWEEN 32768 AND 36863 THEN i.size ELSE 0 END), 0) AS BIGINT),
 			CAST(coalesce(sum(coalesce(length(i.target), 0) + i.xattr_bytes), 0) AS BIGINT)
 			FROM tree t {each inodes i: i.vol = $1 AND i.ino = t.ino}`, tx.vol),
-		selectOne(&sum, []any{&names.Entries, &names.Bytes}, `SELECT count(*), CAST(coalesce(sum(length(e.name)), 0) AS BIGINT)
+		sqldb.SelectOne(&sum, []any{&names.Entries, &names.Bytes}, `SELECT count(*), CAST(coalesce(sum(length(e.name)), 0) AS BIGINT)
 			FROM tree p {each dirents e: e.vol = $1 AND e.parent = p.ino} {each tree t: t.ino = e.ino}`, tx.vol),
-		selectOne(&found, []any{&root}, `SELECT nino FROM tree WHERE ino = $1`, src.node.ino),
+		sqldb.SelectOne(&found, []any{&root}, `SELECT nino FROM tree WHERE ino = $1`, src.node.ino),
 	} {
-		if err := tx.runQueries(ask); err != nil {
+		if err := tx.RunQueries(ask); err != nil {
 			return err
 		}
 	}
@@ -113,7 +114,7 @@ func (tx *volumeTx) copyTree(src, dst *resolved) error {
 // copyTreeRows queues the copies of the rows of the inodes in the table tree. Names that hard
 // links have outside the tree are not copied, so link counts are recounted.
 func (tx *volumeTx) copyTreeRows() {
-	tx.queueExec(`INSERT INTO inodes (vol, ino, mode, uid, gid, nlink, size, alloc, atime, mtime, ctime, rdev, target, xattr_bytes)
+	tx.QueueExec(`INSERT INTO inodes (vol, ino, mode, uid, gid, nlink, size, alloc, atime, mtime, ctime, rdev, target, xattr_bytes)
 		SELECT i.vol, t.nino, i.mode, i.uid, i.gid, CASE WHEN i.mode BETWEEN 16384 AND 20479 THEN i.nlink ELSE 1 END,
 			i.size, i.alloc, i.atime, i.mtime, CAST($2 AS BIGINT), i.rdev, i.target, i.xattr_bytes
 		FROM tree t {each inodes i: i.vol = $1 AND i.ino = t.ino}`, tx.vol, tx.now)
@@ -128,7 +129,7 @@ func (tx *volumeTx) copyTreeRows() {
 				FROM tree p {each dirents e: e.vol = $1 AND e.parent = p.ino} {each tree t: t.ino = e.ino} GROUP BY t.nino HAVING count(*) > 1) AS names
 			WHERE inodes.vol = $1 AND inodes.ino = names.ino`,
 	} {
-		tx.queueExec(sql, tx.vol)
+		tx.QueueExec(sql, tx.vol)
 	}
 }
 
@@ -138,9 +139,9 @@ const createTree = `CREATE TEMPORARY TABLE IF NOT EXISTS tree (ino BIGINT PRIMAR
 
 // cloneVolumeRows copies all rows of a volume into one that has none. Trees and files under
 // removal are copied with their rows in orphans, so that they are removed from the clone too.
-func cloneVolumeRows(tx sqlTx, from, to []byte) {
+func cloneVolumeRows(tx sqldb.Tx, from, to []byte) {
 	now := time.Now().UnixNano()
-	tx.queueExec(`INSERT INTO inodes (vol, ino, mode, uid, gid, nlink, size, alloc, atime, mtime, ctime, rdev, target, xattr_bytes)
+	tx.QueueExec(`INSERT INTO inodes (vol, ino, mode, uid, gid, nlink, size, alloc, atime, mtime, ctime, rdev, target, xattr_bytes)
 		SELECT CAST($2 AS {bytes}), ino, mode, uid, gid, nlink, size, alloc, atime, mtime, CAST($3 AS BIGINT), rdev, target, xattr_bytes FROM inodes WHERE vol = $1`, from, to, now)
 	for _, sql := range []string{
 		`INSERT INTO dirents (vol, parent, name, ino) SELECT CAST($2 AS {bytes}), parent, name, ino FROM dirents WHERE vol = $1`,
@@ -148,6 +149,6 @@ func cloneVolumeRows(tx sqlTx, from, to []byte) {
 		`INSERT INTO chunks (vol, ino, pos, len, org, blob, blob_pos) SELECT CAST($2 AS {bytes}), ino, pos, len, org, blob, blob_pos FROM chunks WHERE vol = $1`,
 		`INSERT INTO orphans (vol, ino, session) SELECT CAST($2 AS {bytes}), ino, NULL FROM orphans WHERE vol = $1`,
 	} {
-		tx.queueExec(sql, from, to)
+		tx.QueueExec(sql, from, to)
 	}
 }

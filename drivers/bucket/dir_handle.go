@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/sqldb"
 )
 
 // dirHandle implements driver.Dir. It reads pages in the order of names, so that memory does
@@ -83,9 +84,9 @@ func (d *dirHandle) loadPage(ctx context.Context, limit int) error {
 	}
 	var exists bool
 	before := d.fs.b.commitCount.Load()
-	err := d.fs.b.ns.db.runQueries(ctx,
+	err := d.fs.b.ns.db.RunQueries(ctx,
 		volumeExistsQuery(&exists, d.fs.b.org, d.fs.vol),
-		selectAll(&list, (*namedInode).scanDest, `SELECT `+inodeCols+`, e.name
+		sqldb.SelectAll(&list, (*namedInode).scanDest, `SELECT `+inodeCols+`, e.name
 		FROM dirents e JOIN inodes i ON i.vol = e.vol AND i.ino = e.ino
 		WHERE e.vol = $1 AND e.parent = $2 AND e.name > $3 ORDER BY e.name LIMIT CAST($4 AS INTEGER)`, d.fs.vol, d.ino, after, limit))
 	if err == nil && !exists {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/drivers/bucket/internal/blob"
+	"github.com/volehq/vole/internal/sqldb"
 )
 
 // Request is an HTTP request that its holder may make without credentials, until it expires.
@@ -119,7 +120,7 @@ func (o *openInode) findWholeBlobs(ctx context.Context, list []extent) (map[stri
 	whole := map[string]bool{}
 	parts := map[string]*[]chunkRow{} // chunks of this file, by blob that one chunk does not cover
 	sizes := map[string]int64{}
-	var asks []query
+	var asks []sqldb.Query
 	b, vol := o.fs.b, []byte(o.key.vol)
 	for _, x := range list {
 		key := string(x.blob)
@@ -129,14 +130,14 @@ func (o *openInode) findWholeBlobs(ctx context.Context, list []extent) (map[stri
 			whole[key] = true
 		default:
 			parts[key], sizes[key] = new([]chunkRow), x.blobSize
-			asks = append(asks, selectAll(parts[key], (*chunkRow).scanDest, `SELECT pos, len, blob, blob_pos FROM chunks
+			asks = append(asks, sqldb.SelectAll(parts[key], (*chunkRow).scanDest, `SELECT pos, len, blob, blob_pos FROM chunks
 				WHERE org = $1 AND blob = $2 AND vol = $3 AND ino = $4 ORDER BY blob_pos`, b.org, x.blob, vol, o.key.ino))
 		}
 	}
 	if len(asks) == 0 {
 		return whole, nil
 	}
-	if err := b.ns.db.runQueries(ctx, asks...); err != nil {
+	if err := b.ns.db.RunQueries(ctx, asks...); err != nil {
 		return nil, err
 	}
 	for key, rows := range parts {
@@ -290,7 +291,7 @@ func (b *Backend) checkPartsStored(ctx context.Context, size int64, parts []Part
 // nothing refers to it.
 func (tx *volumeTx) checkBlobReserved(b *newBlob) error {
 	var found bool
-	err := tx.runQueries(selectOne(&found, []any{new(int)}, `SELECT 1 FROM blobs WHERE org = $1 AND id = $2 AND sums = $3 AND size >= $4
+	err := tx.RunQueries(sqldb.SelectOne(&found, []any{new(int)}, `SELECT 1 FROM blobs WHERE org = $1 AND id = $2 AND sums = $3 AND size >= $4
 		AND data IS NULL AND owner IS NULL AND expires IS NOT NULL AND freed IS NOT NULL`, tx.b.org, b.id, b.sums, b.size))
 	if err == nil && !found {
 		err = driver.Errorf(driver.ErrInvalid, "blob %s was not reserved for these bytes, or is in use", formatID(b.id))

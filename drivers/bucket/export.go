@@ -10,6 +10,7 @@ import (
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/drivers/bucket/internal/blob"
 	"github.com/volehq/vole/drivers/bucket/internal/manifest"
+	"github.com/volehq/vole/internal/sqldb"
 )
 
 // ExportOptions says what to export.
@@ -85,8 +86,8 @@ func (ns *Namespace) Export(ctx context.Context, opts ExportOptions) (ExportResu
 // that was committed before it will be in the export.
 func (ns *Namespace) orgsToExport(ctx context.Context, name string) (begin int64, list []orgRow, err error) {
 	var found bool
-	err = ns.db.runQueries(ctx, selectOne(&found, []any{&begin}, `SELECT {now}`),
-		selectAll(&list, (*orgRow).scanDest, `SELECT id, name, created FROM orgs WHERE name = $1 OR $1 = '' AND name NOT LIKE '`+removedOrg+`%' ORDER BY id`, name))
+	err = ns.db.RunQueries(ctx, sqldb.SelectOne(&found, []any{&begin}, `SELECT {now}`),
+		sqldb.SelectAll(&list, (*orgRow).scanDest, `SELECT id, name, created FROM orgs WHERE name = $1 OR $1 = '' AND name NOT LIKE '`+removedOrg+`%' ORDER BY id`, name))
 	if err == nil && name != "" && len(list) == 0 {
 		err = driver.Errorf(driver.ErrNoSuch, "there is no organisation %q", name)
 	}
@@ -187,7 +188,7 @@ type exportRow struct {
 // listVolumePage returns the next volumes after an id.
 func (export *orgExport) listVolumePage(ctx context.Context, after []byte) ([]exportRow, error) {
 	var list []exportRow
-	err := export.ns.db.runQueries(ctx, selectAll(&list, func(r *exportRow) []any { return []any{&r.id, &r.generation, &r.exported} },
+	err := export.ns.db.RunQueries(ctx, sqldb.SelectAll(&list, func(r *exportRow) []any { return []any{&r.id, &r.generation, &r.exported} },
 		`SELECT id, generation, exported FROM volumes WHERE org = $1 AND id > $2 AND state = 'ready' ORDER BY id LIMIT $3`, export.org.id, after, exportPage))
 	return list, err
 }
@@ -207,8 +208,8 @@ func (export *orgExport) putOrgObject(ctx context.Context) error {
 func (export *orgExport) raiseGeneration(ctx context.Context, id []byte, above int64) error {
 	export.ns.log.Warn("a volume has manifests newer than its row: the database was restored from an older copy; exporting the volume with a higher generation",
 		"volume", formatID(id), "generation", above)
-	return export.ns.db.runTx(ctx, nil, false, func(tx sqlTx) error {
-		tx.queueExec(`UPDATE volumes SET generation = $3 WHERE org = $1 AND id = $2 AND generation < $3`, export.org.id, id, above+1)
+	return export.ns.db.RunTx(ctx, sqldb.TxOptions{}, func(tx sqldb.Tx) error {
+		tx.QueueExec(`UPDATE volumes SET generation = $3 WHERE org = $1 AND id = $2 AND generation < $3`, export.org.id, id, above+1)
 		return nil
 	})
 }
@@ -240,8 +241,8 @@ func (export *orgExport) exportVolume(ctx context.Context, id []byte, top int64)
 	if err != nil || head == nil { // nil: the volume was removed
 		return -1, err
 	}
-	err = export.ns.db.runTx(ctx, nil, false, func(tx sqlTx) error {
-		tx.queueExec(`UPDATE volumes SET exported = $3 WHERE org = $1 AND id = $2 AND exported < $3`, export.org.id, id, head.Generation)
+	err = export.ns.db.RunTx(ctx, sqldb.TxOptions{}, func(tx sqldb.Tx) error {
+		tx.QueueExec(`UPDATE volumes SET exported = $3 WHERE org = $1 AND id = $2 AND exported < $3`, export.org.id, id, head.Generation)
 		return nil
 	})
 	if err != nil {
@@ -266,10 +267,10 @@ func (export *orgExport) exportVolume(ctx context.Context, id []byte, top int64)
 // if there is no such volume. sum is that of the trailer.
 func (export *orgExport) writeManifest(ctx context.Context, id []byte) (head *manifest.Head, sum string, size int64, err error) {
 	var upload *manifestUpload
-	err = export.ns.db.runOnSnapshot(ctx, func(run queryRunner) error {
+	err = export.ns.db.RunOnSnapshot(ctx, func(run sqldb.Runner) error {
 		var row volumeRow
 		var found bool
-		if err := run(selectOne(&found, row.scanDest(), `SELECT `+volumeCols+` FROM volumes v WHERE v.org = $1 AND v.id = $2 AND v.state = 'ready'`, export.org.id, id)); err != nil || !found {
+		if err := run(sqldb.SelectOne(&found, row.scanDest(), `SELECT `+volumeCols+` FROM volumes v WHERE v.org = $1 AND v.id = $2 AND v.state = 'ready'`, export.org.id, id)); err != nil || !found {
 			return err
 		}
 		head = &manifest.Head{
@@ -297,16 +298,16 @@ func (export *orgExport) writeManifest(ctx context.Context, id []byte) (head *ma
 
 // manifestQueries select the rows of a volume, and hand them to add in the order of a
 // manifest.
-func manifestQueries(add func(*manifest.Record) error, head *manifest.Head) []query {
+func manifestQueries(add func(*manifest.Record) error, head *manifest.Head) []sqldb.Query {
 	vol := []byte(head.Volume)
-	return []query{
-		eachRow(func(scan scanner) error {
+	return []sqldb.Query{
+		sqldb.EachRow(func(scan sqldb.Scanner) error {
 			var b manifest.Blob
 			err := scan((*[]byte)(&b.ID), &b.Size, &b.Sums, &b.Data, &b.Created)
 			return errors.Join(err, add(&manifest.Record{Blob: &b}))
 		}, `SELECT b.id, b.size, b.sums, b.data, b.created FROM blobs b
 			WHERE b.org = $1 AND b.id IN (SELECT c.blob FROM chunks c WHERE c.vol = $2) ORDER BY b.id`, []byte(head.Org), vol),
-		eachRow(func(scan scanner) error {
+		sqldb.EachRow(func(scan sqldb.Scanner) error {
 			var n inode
 			err := scan(n.scanDest()...)
 			return errors.Join(err, add(&manifest.Record{Inode: &manifest.Inode{
@@ -314,22 +315,22 @@ func manifestQueries(add func(*manifest.Record) error, head *manifest.Head) []qu
 				Atime: n.atime, Mtime: n.mtime, Ctime: n.ctime, Rdev: n.rdev, Target: n.target,
 			}}))
 		}, `SELECT `+inodeCols+` FROM inodes i WHERE i.vol = $1 ORDER BY i.ino`, vol),
-		eachRow(func(scan scanner) error {
+		sqldb.EachRow(func(scan sqldb.Scanner) error {
 			var r manifest.Entry
 			err := scan(&r.Parent, &r.Name, &r.Ino)
 			return errors.Join(err, add(&manifest.Record{Entry: &r}))
 		}, `SELECT parent, name, ino FROM dirents WHERE vol = $1 ORDER BY parent, name`, vol),
-		eachRow(func(scan scanner) error {
+		sqldb.EachRow(func(scan sqldb.Scanner) error {
 			var r manifest.Xattr
 			err := scan(&r.Ino, &r.Name, &r.Value)
 			return errors.Join(err, add(&manifest.Record{Xattr: &r}))
 		}, `SELECT ino, name, value FROM xattrs WHERE vol = $1 ORDER BY ino, name`, vol),
-		eachRow(func(scan scanner) error {
+		sqldb.EachRow(func(scan sqldb.Scanner) error {
 			var r manifest.Chunk
 			err := scan(&r.Ino, &r.Pos, &r.Len, (*[]byte)(&r.Blob), &r.BlobPos)
 			return errors.Join(err, add(&manifest.Record{Chunk: &r}))
 		}, `SELECT ino, pos, len, blob, blob_pos FROM chunks WHERE vol = $1 ORDER BY ino, pos`, vol),
-		eachRow(func(scan scanner) error {
+		sqldb.EachRow(func(scan sqldb.Scanner) error {
 			var r manifest.Orphan
 			err := scan(&r.Ino)
 			return errors.Join(err, add(&manifest.Record{Orphan: &r}))

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/sqldb"
 )
 
 // Names of rows of jobs that only keep a time.
@@ -28,17 +29,17 @@ func orgExportJob(id []byte) string { return exportedAll + "/" + hex.EncodeToStr
 
 // recordExport records when an export began, of one organisation or (org is nil) of all.
 func (ns *Namespace) recordExport(ctx context.Context, name string, org []byte, at int64) error {
-	return ns.db.runTx(ctx, nil, false, func(tx sqlTx) error {
-		tx.queueExec(`INSERT INTO jobs (name, session, expires) VALUES ($1, $2, $3)
-			ON CONFLICT (name) DO UPDATE SET expires = excluded.expires`, name, nullIfNil(org), at)
+	return ns.db.RunTx(ctx, sqldb.TxOptions{}, func(tx sqldb.Tx) error {
+		tx.QueueExec(`INSERT INTO jobs (name, session, expires) VALUES ($1, $2, $3)
+			ON CONFLICT (name) DO UPDATE SET expires = excluded.expires`, name, sqldb.NullIfNil(org), at)
 		return nil
 	})
 }
 
 // recordExporter records that a process exports.
 func (ns *Namespace) recordExporter(ctx context.Context) error {
-	return ns.db.runTx(ctx, nil, false, func(tx sqlTx) error {
-		tx.queueExec(`INSERT INTO jobs (name, session, expires) VALUES ($1, NULL, {now} + $2)
+	return ns.db.RunTx(ctx, sqldb.TxOptions{}, func(tx sqldb.Tx) error {
+		tx.QueueExec(`INSERT INTO jobs (name, session, expires) VALUES ($1, NULL, {now} + $2)
 			ON CONFLICT (name) DO UPDATE SET expires = excluded.expires`, exporter, int64(exporterKept))
 		return nil
 	})
@@ -50,7 +51,7 @@ func (ns *Namespace) sweepAwaitsExport(ctx context.Context) (yes bool, err error
 	if ns.opts.Export > 0 {
 		return true, nil
 	}
-	err = ns.db.runQueries(ctx, selectOne(&yes, []any{new(int)}, `SELECT 1 FROM jobs WHERE name = $1 AND expires > {now}`, exporter))
+	err = ns.db.RunQueries(ctx, sqldb.SelectOne(&yes, []any{new(int)}, `SELECT 1 FROM jobs WHERE name = $1 AND expires > {now}`, exporter))
 	return yes, err
 }
 
@@ -127,6 +128,6 @@ func (ns *Namespace) runPeriodicExports(ctx context.Context) {
 // isExportDue reports whether the last export of all is older than Options.Export.
 func (ns *Namespace) isExportDue(ctx context.Context) (bool, error) {
 	var recent bool
-	err := ns.db.runQueries(ctx, selectOne(&recent, []any{new(int)}, `SELECT 1 FROM jobs WHERE name = $1 AND expires > {now} - $2`, exportedAll, int64(ns.opts.Export)))
+	err := ns.db.RunQueries(ctx, sqldb.SelectOne(&recent, []any{new(int)}, `SELECT 1 FROM jobs WHERE name = $1 AND expires > {now} - $2`, exportedAll, int64(ns.opts.Export)))
 	return !recent, err
 }

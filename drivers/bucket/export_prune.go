@@ -14,7 +14,7 @@ func (export *orgExport) pruneRemovedVolumes(ctx context.Context, list *manifest
 		// A volume's row exists before its manifest does. So if the manifest was listed, and
 		// the row does not exist now, the volume was removed.
 		var found bool
-		err := export.ns.db.runQueries(ctx, volumeExistsQuery(&found, export.org.id, list.vol))
+		err := export.ns.db.RunQueries(ctx, volumeExistsQuery(&found, export.org.id, list.vol))
 		for _, g := range list.generations {
 			if err == nil && !found {
 				err = export.deleteManifest(ctx, list.vol, g)

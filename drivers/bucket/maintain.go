@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/sqldb"
 )
 
 // wakeMaintenance has this process's maintenance look for removed volumes and trees now.
@@ -39,9 +40,9 @@ func (ns *Namespace) runMaintenance(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-ns.wakeups:
-			err = ns.ballast.Freeing(func() error { return ns.Reap(ctx) })
+			err = ns.db.Freeing(func() error { return ns.Reap(ctx) })
 		case <-tick.C:
-			err = ns.ballast.Freeing(func() error {
+			err = ns.db.Freeing(func() error {
 				return errors.Join(ns.reserves.releaseStale(ctx, false), ns.Maintain(ctx))
 			})
 		}
@@ -133,21 +134,21 @@ func (ns *Namespace) runExclusiveJob(ctx context.Context, name string, fn func(c
 	<-done
 	after, stop := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer stop()
-	return errors.Join(err, ns.db.runTx(after, nil, true, func(tx sqlTx) error {
-		tx.queueExec(`UPDATE jobs SET expires = 0 WHERE name = $1 AND session = $2`, name, ns.processID)
+	return errors.Join(err, ns.db.RunTx(after, sqldb.TxOptions{Lazy: true}, func(tx sqldb.Tx) error {
+		tx.QueueExec(`UPDATE jobs SET expires = 0 WHERE name = $1 AND session = $2`, name, ns.processID)
 		return nil
 	}))
 }
 
 // acquireJobLease takes or renews the lease of a job. ErrInUse: another process has it.
 func (ns *Namespace) acquireJobLease(ctx context.Context, name string) error {
-	return ns.db.runTx(ctx, nil, true, func(tx sqlTx) error {
+	return ns.db.RunTx(ctx, sqldb.TxOptions{Lazy: true}, func(tx sqldb.Tx) error {
 		var n int64
-		ask := statement(`INSERT INTO jobs (name, session, expires) VALUES ($1, $2, {now} + $3)
+		ask := sqldb.Statement(`INSERT INTO jobs (name, session, expires) VALUES ($1, $2, {now} + $3)
 			ON CONFLICT (name) DO UPDATE SET session = excluded.session, expires = excluded.expires
 			WHERE jobs.expires < {now} OR jobs.session = excluded.session`, name, ns.processID, int64(jobLease))
-		ask.affected = &n
-		if err := tx.runQueries(ask); err != nil {
+		ask.Affected = &n
+		if err := tx.RunQueries(ask); err != nil {
 			return err
 		}
 		if n == 0 {
@@ -160,7 +161,7 @@ func (ns *Namespace) acquireJobLease(ctx context.Context, name string) error {
 // endExpiredSessions ends the sessions whose lease has run out.
 func (ns *Namespace) endExpiredSessions(ctx context.Context) error {
 	var list [][]byte
-	err := ns.db.runQueries(ctx, selectAll(&list, func(id *[]byte) []any { return []any{id} }, `SELECT id FROM sessions WHERE expires <= {now}`))
+	err := ns.db.RunQueries(ctx, sqldb.SelectAll(&list, func(id *[]byte) []any { return []any{id} }, `SELECT id FROM sessions WHERE expires <= {now}`))
 	for _, id := range list {
 		if err == nil {
 			err = ns.endSession(ctx, id)
@@ -178,15 +179,15 @@ func (ns *Namespace) endExpiredSessions(ctx context.Context) error {
 func (ns *Namespace) releaseLateCommits(ctx context.Context) error {
 	const ended = `session IS NOT NULL AND session NOT IN (SELECT id FROM sessions)`
 	var drafts, orphans bool
-	err := ns.db.runQueries(ctx,
-		selectOne(&drafts, []any{new(int)}, `SELECT 1 FROM volumes WHERE state = 'creating' AND `+ended+` LIMIT 1`),
-		selectOne(&orphans, []any{new(int)}, `SELECT 1 FROM orphans WHERE `+ended+` LIMIT 1`))
+	err := ns.db.RunQueries(ctx,
+		sqldb.SelectOne(&drafts, []any{new(int)}, `SELECT 1 FROM volumes WHERE state = 'creating' AND `+ended+` LIMIT 1`),
+		sqldb.SelectOne(&orphans, []any{new(int)}, `SELECT 1 FROM orphans WHERE `+ended+` LIMIT 1`))
 	if err != nil || !drafts && !orphans {
 		return err
 	}
-	return ns.db.runTx(ctx, nil, false, func(tx sqlTx) error {
-		tx.queueExec(`UPDATE volumes SET state = 'removing', session = NULL WHERE state = 'creating' AND ` + ended)
-		tx.queueExec(`UPDATE orphans SET session = NULL WHERE ` + ended)
+	return ns.db.RunTx(ctx, sqldb.TxOptions{}, func(tx sqldb.Tx) error {
+		tx.QueueExec(`UPDATE volumes SET state = 'removing', session = NULL WHERE state = 'creating' AND ` + ended)
+		tx.QueueExec(`UPDATE orphans SET session = NULL WHERE ` + ended)
 		return nil
 	})
 }
@@ -200,9 +201,9 @@ func (o *volumeID) scanDest() []any { return []any{&o.org, &o.vol} }
 // volume. more reports whether any are left.
 func (ns *Namespace) reapOneRound(ctx context.Context) (more bool, err error) {
 	var gone, trees []volumeID
-	err = ns.db.runQueries(ctx,
-		selectAll(&gone, (*volumeID).scanDest, `SELECT org, id FROM volumes WHERE state = 'removing'`),
-		selectAll(&trees, (*volumeID).scanDest, `SELECT v.org, v.id FROM volumes v WHERE v.state <> 'removing'
+	err = ns.db.RunQueries(ctx,
+		sqldb.SelectAll(&gone, (*volumeID).scanDest, `SELECT org, id FROM volumes WHERE state = 'removing'`),
+		sqldb.SelectAll(&trees, (*volumeID).scanDest, `SELECT v.org, v.id FROM volumes v WHERE v.state <> 'removing'
 			AND v.id IN (SELECT o.vol FROM orphans o WHERE o.session IS NULL)`))
 	for _, volume := range gone {
 		if err != nil {
@@ -243,23 +244,23 @@ func (ns *Namespace) purgeVolumeRows(ctx context.Context, volume volumeID) (more
 			if done >= reapSteps {
 				return true, nil
 			}
-			err := ns.db.runTx(ctx, nil, true, func(tx sqlTx) error {
-				del := statement(sql, volume.vol, purgeRows)
-				del.affected = &n
-				return tx.runQueries(del)
+			err := ns.db.RunTx(ctx, sqldb.TxOptions{Lazy: true}, func(tx sqldb.Tx) error {
+				del := sqldb.Statement(sql, volume.vol, purgeRows)
+				del.Affected = &n
+				return tx.RunQueries(del)
 			})
 			if err != nil {
 				return false, err
 			}
 		}
 	}
-	err = ns.db.runTx(ctx, nil, false, func(tx sqlTx) error {
-		tx.queueExec(`DELETE FROM ops WHERE vol = $1`, volume.vol)
+	err = ns.db.RunTx(ctx, sqldb.TxOptions{}, func(tx sqldb.Tx) error {
+		tx.QueueExec(`DELETE FROM ops WHERE vol = $1`, volume.vol)
 		for _, sql := range []string{
 			`DELETE FROM attachments WHERE org = $1 AND vol = $2`,
 			`DELETE FROM volumes WHERE org = $1 AND id = $2 AND state = 'removing'`,
 		} {
-			tx.queueExec(sql, volume.org, volume.vol)
+			tx.QueueExec(sql, volume.org, volume.vol)
 		}
 		return nil
 	})

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/sqldb"
 )
 
 // countMetadata computes what the columns entries and metadata of a volume ($1) cache.
@@ -62,11 +63,11 @@ func (b *Backend) Measure(ctx context.Context, id string) (driver.Info, error) {
 		return driver.Info{}, err
 	}
 	var info driver.Info
-	err := b.ns.db.runTx(ctx, vol, false, func(tx sqlTx) error {
+	err := b.ns.db.RunTx(ctx, sqldb.TxOptions{Key: vol}, func(tx sqldb.Tx) error {
 		var row volumeRow
 		var found, sum bool
 		var used, entries, bytes int64
-		err := tx.runQueries(b.lockVolumeQuery(&found, &row, vol), selectOne(&sum, []any{&used}, measureVolume, vol), selectOne(&sum, []any{&entries, &bytes}, countMetadata, vol))
+		err := tx.RunQueries(b.lockVolumeQuery(&found, &row, vol), sqldb.SelectOne(&sum, []any{&used}, measureVolume, vol), sqldb.SelectOne(&sum, []any{&entries, &bytes}, countMetadata, vol))
 		if err != nil {
 			return err
 		}
@@ -75,7 +76,7 @@ func (b *Backend) Measure(ctx context.Context, id string) (driver.Info, error) {
 		}
 		if used != row.used || entries != row.entries || bytes != row.metaBytes {
 			row.used = used
-			tx.queueExec(`UPDATE volumes SET used = $3, entries = $4, metadata = $5 WHERE org = $1 AND id = $2`, b.org, vol, used, entries, bytes)
+			tx.QueueExec(`UPDATE volumes SET used = $3, entries = $4, metadata = $5 WHERE org = $1 AND id = $2`, b.org, vol, used, entries, bytes)
 		}
 		info, err = row.toInfo()
 		return err

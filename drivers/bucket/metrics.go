@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/drivers/bucket/internal/blob"
+	"github.com/volehq/vole/internal/sqldb"
 )
 
 // metrics are the Prometheus metrics of a namespace.
@@ -116,27 +117,27 @@ func (m *metrics) observeSince(op string, begin time.Time) {
 
 // measuredDB is a database whose reads and transactions are timed.
 type measuredDB struct {
-	database
+	sqldb.DB
 	metrics *metrics
 }
 
-func (db *measuredDB) runQueries(ctx context.Context, list ...query) error {
+func (db *measuredDB) RunQueries(ctx context.Context, list ...sqldb.Query) error {
 	begin := time.Now()
-	err := db.database.runQueries(ctx, list...)
+	err := db.DB.RunQueries(ctx, list...)
 	db.metrics.queries.Observe(time.Since(begin).Seconds())
 	return err
 }
 
-func (db *measuredDB) runTx(ctx context.Context, vol []byte, lazy bool, fn func(tx sqlTx) error) error {
+func (db *measuredDB) RunTx(ctx context.Context, opts sqldb.TxOptions, fn func(tx sqldb.Tx) error) error {
 	begin := time.Now()
-	err := db.database.runTx(ctx, vol, lazy, fn)
+	err := db.DB.RunTx(ctx, opts, fn)
 	db.metrics.commits.Observe(time.Since(begin).Seconds())
 	return err
 }
 
-func (db *measuredDB) runOnSnapshot(ctx context.Context, fn func(run queryRunner) error) error {
+func (db *measuredDB) RunOnSnapshot(ctx context.Context, fn func(run sqldb.Runner) error) error {
 	begin := time.Now()
-	err := db.database.runOnSnapshot(ctx, fn)
+	err := db.DB.RunOnSnapshot(ctx, fn)
 	db.metrics.snapshots.Observe(time.Since(begin).Seconds())
 	return err
 }

@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/sqldb"
 )
 
 // inodeKey names an inode of a volume.
@@ -182,7 +183,7 @@ func (b *Backend) reapOrphanUnlessOpen(ctx context.Context, fsys *volumeFS, ino 
 		err := b.runVolumeTx(ctx, maintenance, nil, func(tx *volumeTx) error {
 			var row inode
 			var found bool
-			if err := tx.runQueries(tx.inodeQuery(&found, &row, ino)); err != nil || !found || row.nlink > 0 {
+			if err := tx.RunQueries(tx.inodeQuery(&found, &row, ino)); err != nil || !found || row.nlink > 0 {
 				return err
 			}
 			if open = !tx.pending.claimUnlessOpen(ino); open {
@@ -190,7 +191,7 @@ func (b *Backend) reapOrphanUnlessOpen(ctx context.Context, fsys *volumeFS, ino 
 			}
 			tx.sizeDelta -= row.size
 			tx.deleteInode(&row)
-			tx.queueExec(`DELETE FROM orphans WHERE vol = $1 AND ino = $2`, tx.vol, ino)
+			tx.QueueExec(`DELETE FROM orphans WHERE vol = $1 AND ino = $2`, tx.vol, ino)
 			return nil
 		})
 		if errors.Is(err, driver.ErrNotFound) {
@@ -212,7 +213,7 @@ func (o *openInode) readInode(ctx context.Context) (inode, error) {
 		o.mu.Lock()
 		epoch := o.epoch
 		o.mu.Unlock()
-		err := o.fs.b.ns.db.runQueries(ctx, selectOne(&found, row.scanDest(), `SELECT `+inodeCols+` FROM inodes i JOIN volumes v ON v.id = i.vol
+		err := o.fs.b.ns.db.RunQueries(ctx, sqldb.SelectOne(&found, row.scanDest(), `SELECT `+inodeCols+` FROM inodes i JOIN volumes v ON v.id = i.vol
 		WHERE v.org = $1 AND i.vol = $2 AND i.ino = $3 AND v.state <> 'removing'`, o.fs.b.org, vol, o.key.ino))
 		if err != nil {
 			return row, err

@@ -6,6 +6,7 @@ import (
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/drivers/bucket/internal/manifest"
+	"github.com/volehq/vole/internal/sqldb"
 )
 
 // The name of a removed organisation is free at once: its row gets a name that no organisation
@@ -37,7 +38,7 @@ func OrgNames(ctx context.Context, opts Options) ([]string, error) {
 	}
 	ns.db = db
 	list, err := ns.Orgs(ctx)
-	return list, errors.Join(err, db.close())
+	return list, errors.Join(err, db.Close())
 }
 
 // RemoveOrg removes an organisation. Its name is free at once; its bytes are garbage collected
@@ -51,15 +52,15 @@ func (ns *Namespace) RemoveOrg(ctx context.Context, name string, force bool) err
 	if err != nil {
 		return err
 	}
-	err = ns.db.runTx(ctx, nil, false, func(tx sqlTx) error {
+	err = ns.db.RunTx(ctx, sqldb.TxOptions{}, func(tx sqldb.Tx) error {
 		var found bool
 		var volumes int64
 		var holders []attachment
-		if err := tx.runQueries(selectOne(&found, []any{new(int)}, `SELECT 1 FROM orgs WHERE id = $1 AND name = $2 {lock}`, b.org, name)); err != nil || !found {
+		if err := tx.RunQueries(sqldb.SelectOne(&found, []any{new(int)}, `SELECT 1 FROM orgs WHERE id = $1 AND name = $2 {lock}`, b.org, name)); err != nil || !found {
 			return err // removed since: by another call, or by a first try whose answer was lost
 		}
-		err := tx.runQueries(selectOne(new(bool), []any{&volumes}, `SELECT count(*) FROM volumes WHERE org = $1 AND state <> 'removing'`, b.org),
-			selectAll(&holders, (*attachment).scanDest, selectAttachments+` ORDER BY a.id LIMIT 1`, b.org))
+		err := tx.RunQueries(sqldb.SelectOne(new(bool), []any{&volumes}, `SELECT count(*) FROM volumes WHERE org = $1 AND state <> 'removing'`, b.org),
+			sqldb.SelectAll(&holders, (*attachment).scanDest, selectAttachments+` ORDER BY a.id LIMIT 1`, b.org))
 		switch {
 		case err != nil:
 			return err
@@ -68,8 +69,8 @@ func (ns *Namespace) RemoveOrg(ctx context.Context, name string, force bool) err
 		case len(holders) > 0:
 			return holders[0].inUseError()
 		}
-		tx.queueExec(`UPDATE volumes SET state = 'removing', session = NULL, generation = generation + 1 WHERE org = $1 AND state <> 'removing'`, b.org)
-		tx.queueExec(`UPDATE orgs SET name = $2 WHERE id = $1`, b.org, removedOrg+formatID(b.org))
+		tx.QueueExec(`UPDATE volumes SET state = 'removing', session = NULL, generation = generation + 1 WHERE org = $1 AND state <> 'removing'`, b.org)
+		tx.QueueExec(`UPDATE orgs SET name = $2 WHERE id = $1`, b.org, removedOrg+formatID(b.org))
 		return nil
 	})
 	if err == nil {
@@ -81,13 +82,13 @@ func (ns *Namespace) RemoveOrg(ctx context.Context, name string, force bool) err
 // Removed reports whether the organisation was removed.
 func (b *Backend) Removed(ctx context.Context) (bool, error) {
 	var found bool
-	err := b.ns.db.runQueries(ctx, b.orgExistsQuery(&found))
+	err := b.ns.db.RunQueries(ctx, b.orgExistsQuery(&found))
 	return err == nil && !found, err
 }
 
 // orgExistsQuery asks whether the organisation has not been removed.
-func (b *Backend) orgExistsQuery(found *bool) query {
-	return selectOne(found, []any{new(int)}, `SELECT 1 FROM orgs WHERE id = $1 AND name NOT LIKE '`+removedOrg+`%'`, b.org)
+func (b *Backend) orgExistsQuery(found *bool) sqldb.Query {
+	return sqldb.SelectOne(found, []any{new(int)}, `SELECT 1 FROM orgs WHERE id = $1 AND name NOT LIKE '`+removedOrg+`%'`, b.org)
 }
 
 var errOrgRemoved = driver.Errorf(driver.ErrNotFound, "the organisation has been removed")
@@ -95,7 +96,7 @@ var errOrgRemoved = driver.Errorf(driver.ErrNotFound, "the organisation has been
 // reapRemovedOrgs deletes what is left of each removed organisation, as far as possible now.
 func (ns *Namespace) reapRemovedOrgs(ctx context.Context) error {
 	var list [][]byte
-	err := ns.db.runQueries(ctx, selectAll(&list, idDest, `SELECT id FROM orgs WHERE name LIKE '`+removedOrg+`%'`))
+	err := ns.db.RunQueries(ctx, sqldb.SelectAll(&list, idDest, `SELECT id FROM orgs WHERE name LIKE '`+removedOrg+`%'`))
 	for _, org := range list {
 		if err == nil {
 			err = ns.reapRemovedOrg(ctx, org)
@@ -108,15 +109,15 @@ func (ns *Namespace) reapRemovedOrgs(ctx context.Context) error {
 // its manifests, and once its blobs are gone its row.
 func (ns *Namespace) reapRemovedOrg(ctx context.Context, org []byte) error {
 	// A volume that was being created during the removal goes, too.
-	err := ns.db.runTx(ctx, nil, false, func(tx sqlTx) error {
-		tx.queueExec(`UPDATE volumes SET state = 'removing', session = NULL, generation = generation + 1 WHERE org = $1 AND state <> 'removing'`, org)
+	err := ns.db.RunTx(ctx, sqldb.TxOptions{}, func(tx sqldb.Tx) error {
+		tx.QueueExec(`UPDATE volumes SET state = 'removing', session = NULL, generation = generation + 1 WHERE org = $1 AND state <> 'removing'`, org)
 		return nil
 	})
 	if err != nil {
 		return err
 	}
 	var volumes bool
-	err = ns.db.runQueries(ctx, selectOne(&volumes, []any{new(int)}, `SELECT 1 FROM volumes WHERE org = $1 LIMIT 1`, org))
+	err = ns.db.RunQueries(ctx, sqldb.SelectOne(&volumes, []any{new(int)}, `SELECT 1 FROM volumes WHERE org = $1 LIMIT 1`, org))
 	if err != nil || volumes {
 		return err
 	}
@@ -129,11 +130,11 @@ func (ns *Namespace) reapRemovedOrg(ctx context.Context, org []byte) error {
 			return err
 		}
 	}
-	return ns.db.runTx(ctx, nil, false, func(tx sqlTx) error {
+	return ns.db.RunTx(ctx, sqldb.TxOptions{}, func(tx sqldb.Tx) error {
 		const nothing = ` AND NOT EXISTS (SELECT 1 FROM volumes WHERE org = $1) AND NOT EXISTS (SELECT 1 FROM sessions WHERE org = $1)
 			AND NOT EXISTS (SELECT 1 FROM blobs WHERE org = $1) AND NOT EXISTS (SELECT 1 FROM doomed WHERE org = $1)`
-		tx.queueExec(`DELETE FROM unreferenced WHERE org = $1`+nothing, org)
-		tx.queueExec(`DELETE FROM orgs WHERE id = $1`+nothing, org)
+		tx.QueueExec(`DELETE FROM unreferenced WHERE org = $1`+nothing, org)
+		tx.QueueExec(`DELETE FROM orgs WHERE id = $1`+nothing, org)
 		return nil
 	})
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/drivers/bucket/internal/blob"
 	"github.com/volehq/vole/internal/budget"
+	"github.com/volehq/vole/internal/sqldb"
 )
 
 // extent is a chunk with the data needed to read and check its bytes.
@@ -86,7 +87,7 @@ func (o *openInode) loadWindow(ctx context.Context, off int64) (window extentWin
 	o.mu.Unlock()
 	var list []extent
 	b, vol := o.fs.b, []byte(o.key.vol)
-	err = b.ns.db.runQueries(ctx, selectAll(&list, (*extent).scanDest, selectFile, b.org, vol, o.key.ino, off-chunkSize, off, windowRows))
+	err = b.ns.db.RunQueries(ctx, sqldb.SelectAll(&list, (*extent).scanDest, selectFile, b.org, vol, o.key.ino, off-chunkSize, off, windowRows))
 	if err != nil {
 		return extentWindow{}, false, err
 	}

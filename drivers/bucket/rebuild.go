@@ -13,6 +13,7 @@ import (
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/drivers/bucket/internal/blob"
 	"github.com/volehq/vole/drivers/bucket/internal/manifest"
+	"github.com/volehq/vole/internal/sqldb"
 )
 
 // RebuildResult says what a rebuild restored.
@@ -112,9 +113,9 @@ func (r *rebuild) rebuildNamespace(ctx context.Context) error {
 	if err := r.settleBlobs(ctx); err != nil {
 		return err
 	}
-	return r.ns.db.runTx(ctx, nil, false, func(tx sqlTx) error {
-		tx.queueExec(`UPDATE volumes SET state = 'ready' WHERE state = 'creating'`)
-		tx.queueExec(`DELETE FROM jobs WHERE name = $1`, rebuilding)
+	return r.ns.db.RunTx(ctx, sqldb.TxOptions{}, func(tx sqldb.Tx) error {
+		tx.QueueExec(`UPDATE volumes SET state = 'ready' WHERE state = 'creating'`)
+		tx.QueueExec(`DELETE FROM jobs WHERE name = $1`, rebuilding)
 		return nil
 	})
 }
@@ -126,7 +127,7 @@ const rebuilding = "rebuilding"
 // checkNotRebuilding returns ErrInUse if a rebuild is under way or was not completed.
 func (ns *Namespace) checkNotRebuilding(ctx context.Context) error {
 	var found bool
-	err := ns.db.runQueries(ctx, selectOne(&found, []any{new(int)}, `SELECT 1 FROM jobs WHERE name = $1`, rebuilding))
+	err := ns.db.RunQueries(ctx, sqldb.SelectOne(&found, []any{new(int)}, `SELECT 1 FROM jobs WHERE name = $1`, rebuilding))
 	if err == nil && found {
 		err = driver.Errorf(driver.ErrInUse, "the database is being rebuilt; if that failed, rebuild it again")
 	}
@@ -137,10 +138,10 @@ func (ns *Namespace) checkNotRebuilding(ctx context.Context) error {
 // which it deletes.
 func (r *rebuild) startRebuild(ctx context.Context) error {
 	var orgs, volumes, partial bool
-	err := r.ns.db.runQueries(ctx,
-		selectOne(&orgs, []any{new(int)}, `SELECT 1 FROM orgs LIMIT 1`),
-		selectOne(&volumes, []any{new(int)}, `SELECT 1 FROM volumes WHERE state = 'ready' OR session IS NOT NULL LIMIT 1`),
-		selectOne(&partial, []any{new(int)}, `SELECT 1 FROM jobs WHERE name = $1`, rebuilding))
+	err := r.ns.db.RunQueries(ctx,
+		sqldb.SelectOne(&orgs, []any{new(int)}, `SELECT 1 FROM orgs LIMIT 1`),
+		sqldb.SelectOne(&volumes, []any{new(int)}, `SELECT 1 FROM volumes WHERE state = 'ready' OR session IS NOT NULL LIMIT 1`),
+		sqldb.SelectOne(&partial, []any{new(int)}, `SELECT 1 FROM jobs WHERE name = $1`, rebuilding))
 	switch {
 	case err != nil:
 		return err
@@ -151,8 +152,8 @@ func (r *rebuild) startRebuild(ctx context.Context) error {
 			return err
 		}
 	}
-	return r.ns.db.runTx(ctx, nil, false, func(tx sqlTx) error {
-		tx.queueExec(`INSERT INTO jobs (name, session, expires) VALUES ($1, NULL, 0) ON CONFLICT DO NOTHING`, rebuilding)
+	return r.ns.db.RunTx(ctx, sqldb.TxOptions{}, func(tx sqldb.Tx) error {
+		tx.QueueExec(`INSERT INTO jobs (name, session, expires) VALUES ($1, NULL, 0) ON CONFLICT DO NOTHING`, rebuilding)
 		return nil
 	})
 }
@@ -160,7 +161,7 @@ func (r *rebuild) startRebuild(ctx context.Context) error {
 // clearPartialRebuild deletes all that a rebuild has written.
 func (r *rebuild) clearPartialRebuild(ctx context.Context) error {
 	var vols []volumeID
-	if err := r.ns.db.runQueries(ctx, selectAll(&vols, (*volumeID).scanDest, `SELECT org, id FROM volumes`)); err != nil {
+	if err := r.ns.db.RunQueries(ctx, sqldb.SelectAll(&vols, (*volumeID).scanDest, `SELECT org, id FROM volumes`)); err != nil {
 		return err
 	}
 	for _, volume := range vols {
@@ -171,9 +172,9 @@ func (r *rebuild) clearPartialRebuild(ctx context.Context) error {
 	if err := r.execInBatches(ctx, `DELETE FROM blobs WHERE (org, id) IN (SELECT org, id FROM blobs LIMIT $1)`, nil); err != nil {
 		return err
 	}
-	return r.ns.db.runTx(ctx, nil, false, func(tx sqlTx) error {
-		tx.queueExec(`DELETE FROM orgs`)
-		tx.queueExec(`DELETE FROM jobs WHERE name = $1`, rebuilding)
+	return r.ns.db.RunTx(ctx, sqldb.TxOptions{}, func(tx sqldb.Tx) error {
+		tx.QueueExec(`DELETE FROM orgs`)
+		tx.QueueExec(`DELETE FROM jobs WHERE name = $1`, rebuilding)
 		return nil
 	})
 }
@@ -190,8 +191,8 @@ func (r *rebuild) deleteVolumeRows(ctx context.Context, volume volumeID) error {
 			return err
 		}
 	}
-	return r.ns.db.runTx(ctx, nil, true, func(tx sqlTx) error {
-		tx.queueExec(`DELETE FROM volumes WHERE org = $1 AND id = $2`, volume.org, volume.vol)
+	return r.ns.db.RunTx(ctx, sqldb.TxOptions{Lazy: true}, func(tx sqldb.Tx) error {
+		tx.QueueExec(`DELETE FROM volumes WHERE org = $1 AND id = $2`, volume.org, volume.vol)
 		return nil
 	})
 }
@@ -200,10 +201,10 @@ func (r *rebuild) deleteVolumeRows(ctx context.Context, volume volumeID) error {
 // is not nil, the number of rows is added to it.
 func (r *rebuild) execInBatches(ctx context.Context, sql string, total *int64, args ...any) error {
 	for n := int64(purgeRows); n == purgeRows; {
-		err := r.ns.db.runTx(ctx, nil, true, func(tx sqlTx) error {
-			ask := statement(sql, append([]any{purgeRows}, args...)...)
-			ask.affected = &n
-			return tx.runQueries(ask)
+		err := r.ns.db.RunTx(ctx, sqldb.TxOptions{Lazy: true}, func(tx sqldb.Tx) error {
+			ask := sqldb.Statement(sql, append([]any{purgeRows}, args...)...)
+			ask.Affected = &n
+			return tx.RunQueries(ask)
 		})
 		if err != nil {
 			return err
@@ -255,10 +256,10 @@ func (r *rebuild) scanBlobStore(ctx context.Context) error {
 
 // insertFoundBlobs inserts rows for the objects of blobs.
 func (r *rebuild) insertFoundBlobs(ctx context.Context, list []blob.Info) error {
-	return r.ns.db.runTx(ctx, nil, true, func(tx sqlTx) error {
+	return r.ns.db.RunTx(ctx, sqldb.TxOptions{Lazy: true}, func(tx sqldb.Tx) error {
 		for _, info := range list {
 			key, _ := manifest.ParseKey(info.Key)
-			tx.queueExec(`INSERT INTO blobs (org, id, size, created, freed) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING`,
+			tx.QueueExec(`INSERT INTO blobs (org, id, size, created, freed) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING`,
 				key.Org, key.ID, info.Size, info.Modified.UnixNano(), int64(freedUnclaimed))
 		}
 		return nil
@@ -271,8 +272,8 @@ func (r *rebuild) rebuildOrg(ctx context.Context, org *rebuiltOrg) error {
 	if err != nil {
 		return err
 	}
-	err = r.ns.db.runTx(ctx, nil, true, func(tx sqlTx) error {
-		tx.queueExec(`INSERT INTO orgs (id, name, created) VALUES ($1, $2, $3) ON CONFLICT (id) DO NOTHING`, row.id, row.name, row.created)
+	err = r.ns.db.RunTx(ctx, sqldb.TxOptions{Lazy: true}, func(tx sqldb.Tx) error {
+		tx.QueueExec(`INSERT INTO orgs (id, name, created) VALUES ($1, $2, $3) ON CONFLICT (id) DO NOTHING`, row.id, row.name, row.created)
 		return nil
 	})
 	if err != nil {
@@ -317,7 +318,7 @@ func (r *rebuild) recoverOrgRow(ctx context.Context, org *rebuiltOrg) (orgRow, e
 		}
 	}
 	var taken bool
-	err := r.ns.db.runQueries(ctx, selectOne(&taken, []any{new(int)}, `SELECT 1 FROM orgs WHERE name = $1`, row.name))
+	err := r.ns.db.RunQueries(ctx, sqldb.SelectOne(&taken, []any{new(int)}, `SELECT 1 FROM orgs WHERE name = $1`, row.name))
 	if err == nil && taken {
 		row.name = formatID(org.id)
 		err = r.report(driver.Finding{Code: foundNoOrg, Detail: "two organisations have the same name; one is now called " + row.name})

@@ -6,13 +6,14 @@ import (
 	"strings"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/sqldb"
 )
 
 // settleBlobs reports the files that have lost bytes, and gives all blobs their final state:
 // used or freed.
 func (r *rebuild) settleBlobs(ctx context.Context) error {
 	var vols []volumeID
-	err := r.ns.db.runQueries(ctx, selectAll(&vols, (*volumeID).scanDest, `SELECT DISTINCT c.org, c.vol FROM blobs b JOIN chunks c ON c.org = b.org AND c.blob = b.id
+	err := r.ns.db.RunQueries(ctx, sqldb.SelectAll(&vols, (*volumeID).scanDest, `SELECT DISTINCT c.org, c.vol FROM blobs b JOIN chunks c ON c.org = b.org AND c.blob = b.id
 		WHERE b.freed = $1 ORDER BY c.org, c.vol`, int64(freedMissing)))
 	if err != nil {
 		return err
@@ -51,7 +52,7 @@ func (r *rebuild) reportLostBytes(ctx context.Context, volume volumeID) error {
 	last := lostRange{}
 	for {
 		var list []lostRange
-		err := r.ns.db.runQueries(ctx, selectAll(&list, (*lostRange).scanDest, `SELECT c.ino, c.pos, c.len FROM chunks c JOIN blobs b ON b.org = c.org AND b.id = c.blob
+		err := r.ns.db.RunQueries(ctx, sqldb.SelectAll(&list, (*lostRange).scanDest, `SELECT c.ino, c.pos, c.len FROM chunks c JOIN blobs b ON b.org = c.org AND b.id = c.blob
 			WHERE c.vol = $1 AND b.freed = $2 AND (c.ino, c.pos) > ($3, $4) ORDER BY c.ino, c.pos LIMIT $5`,
 			volume.vol, int64(freedMissing), last.ino, last.pos, lostPage))
 		if err != nil || len(list) == 0 {
@@ -105,7 +106,7 @@ func (ns *Namespace) findPaths(ctx context.Context, vol []byte, wanted map[int64
 	known := map[int64]parentEntry{}
 	for want := wanted; len(want) > 0; {
 		next := map[int64]bool{}
-		err := ns.db.runQueries(ctx, eachRow(func(scan scanner) error {
+		err := ns.db.RunQueries(ctx, sqldb.EachRow(func(scan sqldb.Scanner) error {
 			var ino int64
 			var up parentEntry
 			var name []byte

@@ -11,6 +11,7 @@ import (
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/drivers/bucket/internal/manifest"
+	"github.com/volehq/vole/internal/sqldb"
 )
 
 // rebuildVolume restores a volume from the newest of its manifests that is valid.
@@ -68,11 +69,11 @@ func (r *rebuild) loadManifest(ctx context.Context, volume volumeID, generation,
 	}
 	var used, entries, bytes int64
 	var sum bool
-	err = r.ns.db.runTx(ctx, nil, true, func(tx sqlTx) error {
-		if err := tx.runQueries(statement(countXattrs, volume.vol), selectOne(&sum, []any{&used}, measureVolume, volume.vol), selectOne(&sum, []any{&entries, &bytes}, countMetadata, volume.vol)); err != nil {
+	err = r.ns.db.RunTx(ctx, sqldb.TxOptions{Lazy: true}, func(tx sqldb.Tx) error {
+		if err := tx.RunQueries(sqldb.Statement(countXattrs, volume.vol), sqldb.SelectOne(&sum, []any{&used}, measureVolume, volume.vol), sqldb.SelectOne(&sum, []any{&entries, &bytes}, countMetadata, volume.vol)); err != nil {
 			return err
 		}
-		tx.queueExec(`UPDATE volumes SET used = $3, entries = $4, metadata = $5 WHERE org = $1 AND id = $2`, volume.org, volume.vol, used, entries, bytes)
+		tx.QueueExec(`UPDATE volumes SET used = $3, entries = $4, metadata = $5 WHERE org = $1 AND id = $2`, volume.org, volume.vol, used, entries, bytes)
 		return nil
 	})
 	r.res.Files += loader.files
@@ -112,8 +113,8 @@ func (r *rebuild) insertVolume(ctx context.Context, volume volumeID, head *manif
 	var exists, taken bool
 	var other []byte
 	var updated int64
-	err := r.ns.db.runQueries(ctx, selectOne(&exists, []any{new(int)}, `SELECT 1 FROM volumes WHERE id = $1`, volume.vol),
-		selectOne(&taken, []any{&other, &updated}, `SELECT id, updated FROM volumes WHERE org = $1 AND name = $2`, volume.org, name))
+	err := r.ns.db.RunQueries(ctx, sqldb.SelectOne(&exists, []any{new(int)}, `SELECT 1 FROM volumes WHERE id = $1`, volume.vol),
+		sqldb.SelectOne(&taken, []any{&other, &updated}, `SELECT id, updated FROM volumes WHERE org = $1 AND name = $2`, volume.org, name))
 	switch {
 	case err != nil:
 		return err
@@ -128,11 +129,11 @@ func (r *rebuild) insertVolume(ctx context.Context, volume volumeID, head *manif
 	if err != nil {
 		return err
 	}
-	return r.ns.db.runTx(ctx, nil, true, func(tx sqlTx) error {
+	return r.ns.db.RunTx(ctx, sqldb.TxOptions{Lazy: true}, func(tx sqldb.Tx) error {
 		if taken {
-			tx.queueExec(`UPDATE volumes SET name = $3 WHERE org = $1 AND id = $2`, volume.org, other, nameWithID(name, other))
+			tx.QueueExec(`UPDATE volumes SET name = $3 WHERE org = $1 AND id = $2`, volume.org, other, nameWithID(name, other))
 		}
-		tx.queueExec(`INSERT INTO volumes (org, id, name, state, quota, labels, created, updated, next_ino, generation, exported, last_used)
+		tx.QueueExec(`INSERT INTO volumes (org, id, name, state, quota, labels, created, updated, next_ino, generation, exported, last_used)
 			VALUES ($1, $2, $3, 'creating', $4, $5, $6, $7, $8, $9, $10, {now}) ON CONFLICT (org, id) DO NOTHING`,
 			volume.org, volume.vol, name, head.Quota, marshalLabels(labels), head.Created, head.Updated, head.NextIno, next, head.Generation)
 		return nil
@@ -170,7 +171,7 @@ func (r *rebuild) checkConsistency(ctx context.Context, volume volumeID) error {
 	} {
 		var found bool
 		var ino int64
-		if err := r.ns.db.runQueries(ctx, selectOne(&found, []any{&ino}, c.sql, volume.vol)); err != nil {
+		if err := r.ns.db.RunQueries(ctx, sqldb.SelectOne(&found, []any{&ino}, c.sql, volume.vol)); err != nil {
 			return err
 		}
 		if found {
@@ -223,13 +224,13 @@ func (loader *manifestLoader) addRecord(rec *manifest.Record) error {
 
 // flushRecords inserts the queued records in one transaction.
 func (loader *manifestLoader) flushRecords() error {
-	err := loader.r.ns.db.runTx(loader.ctx, nil, true, func(tx sqlTx) error {
+	err := loader.r.ns.db.RunTx(loader.ctx, sqldb.TxOptions{Lazy: true}, func(tx sqldb.Tx) error {
 		for _, rec := range loader.queued {
 			loader.insertRecord(tx, rec)
 		}
 		return nil
 	})
-	if loader.r.ns.db.isForeignKeyViolation(err) {
+	if loader.r.ns.db.IsForeignKeyViolation(err) {
 		err = driver.Errorf(driver.ErrCorrupt, "a chunk refers to a blob that the manifest does not contain")
 	}
 	loader.queued, loader.bytes = loader.queued[:0], 0
@@ -238,41 +239,41 @@ func (loader *manifestLoader) flushRecords() error {
 
 // insertRecord queues the insertion of a record. It is idempotent, as the transaction may run
 // twice.
-func (loader *manifestLoader) insertRecord(tx sqlTx, rec *manifest.Record) {
+func (loader *manifestLoader) insertRecord(tx sqldb.Tx, rec *manifest.Record) {
 	const once = ` ON CONFLICT DO NOTHING`
 	switch {
 	case rec.Blob != nil:
 		loader.claimBlob(tx, rec.Blob)
 	case rec.Inode != nil:
 		n := rec.Inode
-		tx.queueExec(`INSERT INTO inodes (vol, ino, mode, uid, gid, nlink, size, alloc, atime, mtime, ctime, rdev, target)
+		tx.QueueExec(`INSERT INTO inodes (vol, ino, mode, uid, gid, nlink, size, alloc, atime, mtime, ctime, rdev, target)
 			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`+once,
-			loader.vol, n.Ino, n.Mode, n.UID, n.GID, n.Nlink, n.Size, n.Alloc, n.Atime, n.Mtime, n.Ctime, n.Rdev, nullIfNil(n.Target))
+			loader.vol, n.Ino, n.Mode, n.UID, n.GID, n.Nlink, n.Size, n.Alloc, n.Atime, n.Mtime, n.Ctime, n.Rdev, sqldb.NullIfNil(n.Target))
 	case rec.Entry != nil:
-		tx.queueExec(`INSERT INTO dirents (vol, parent, name, ino) VALUES ($1, $2, $3, $4)`+once, loader.vol, rec.Entry.Parent, rec.Entry.Name, rec.Entry.Ino)
+		tx.QueueExec(`INSERT INTO dirents (vol, parent, name, ino) VALUES ($1, $2, $3, $4)`+once, loader.vol, rec.Entry.Parent, rec.Entry.Name, rec.Entry.Ino)
 	case rec.Xattr != nil:
 		x := rec.Xattr
-		tx.queueExec(`INSERT INTO xattrs (vol, ino, name, value) VALUES ($1, $2, $3, $4)`+once, loader.vol, x.Ino, x.Name, append([]byte{}, x.Value...))
+		tx.QueueExec(`INSERT INTO xattrs (vol, ino, name, value) VALUES ($1, $2, $3, $4)`+once, loader.vol, x.Ino, x.Name, append([]byte{}, x.Value...))
 	case rec.Chunk != nil:
 		c := rec.Chunk
-		tx.queueExec(`INSERT INTO chunks (vol, ino, pos, len, org, blob, blob_pos) VALUES ($1, $2, $3, $4, $5, $6, $7)`+once,
+		tx.QueueExec(`INSERT INTO chunks (vol, ino, pos, len, org, blob, blob_pos) VALUES ($1, $2, $3, $4, $5, $6, $7)`+once,
 			loader.vol, c.Ino, c.Pos, c.Len, loader.org, []byte(c.Blob), c.BlobPos)
 	case rec.Orphan != nil:
 		// The session that had it open is gone, so that maintenance removes it.
-		tx.queueExec(`INSERT INTO orphans (vol, ino, session) VALUES ($1, $2, NULL)`+once, loader.vol, rec.Orphan.Ino)
+		tx.QueueExec(`INSERT INTO orphans (vol, ino, session) VALUES ($1, $2, NULL)`+once, loader.vol, rec.Orphan.Ino)
 	}
 }
 
 // claimBlob marks a blob as used by a volume if its object was found with the right size, or
 // as missing. Several volumes may claim the same blob.
-func (loader *manifestLoader) claimBlob(tx sqlTx, b *manifest.Blob) {
+func (loader *manifestLoader) claimBlob(tx sqldb.Tx, b *manifest.Blob) {
 	freed := any(int64(freedMissing))
 	if b.Data != nil {
 		freed = nil
 	}
-	tx.queueExec(`INSERT INTO blobs (org, id, size, sums, data, created, freed) VALUES ($1, $2, $3, $4, $5, $6, $7)
+	tx.QueueExec(`INSERT INTO blobs (org, id, size, sums, data, created, freed) VALUES ($1, $2, $3, $4, $5, $6, $7)
 		ON CONFLICT (org, id) DO UPDATE SET size = excluded.size, sums = excluded.sums, data = excluded.data, created = excluded.created,
 		freed = CASE WHEN excluded.freed IS NULL OR blobs.size = excluded.size AND (blobs.freed IS NULL OR blobs.freed <> excluded.freed)
 			THEN NULL ELSE excluded.freed END`,
-		loader.org, []byte(b.ID), b.Size, nullIfNil(b.Sums), nullIfNil(b.Data), b.Created, freed)
+		loader.org, []byte(b.ID), b.Size, sqldb.NullIfNil(b.Sums), sqldb.NullIfNil(b.Data), b.Created, freed)
 }

@@ -6,16 +6,17 @@ import (
 	"time"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/sqldb"
 )
 
-// runFreeingTx is runTx for what frees space: on a full disk it may use the ballast.
-func (ns *Namespace) runFreeingTx(ctx context.Context, vol []byte, fn func(tx sqlTx) error) error {
-	return ns.ballast.Freeing(func() error { return ns.db.runTx(ctx, vol, false, fn) })
+// runFreeingTx is RunTx for what frees space: on a full disk it may use the ballast.
+func (ns *Namespace) runFreeingTx(ctx context.Context, vol []byte, fn func(tx sqldb.Tx) error) error {
+	return ns.db.Freeing(func() error { return ns.db.RunTx(ctx, sqldb.TxOptions{Key: vol}, fn) })
 }
 
 // runFreeingTx is runVolumeTx for what frees space.
 func (fsys *volumeFS) runFreeingTx(ctx context.Context, path string, fn func(tx *volumeTx) error) error {
-	return fsys.b.ns.ballast.Freeing(func() error { return fsys.runVolumeTx(ctx, []string{path}, fn) })
+	return fsys.b.ns.db.Freeing(func() error { return fsys.runVolumeTx(ctx, []string{path}, fn) })
 }
 
 // Remove implements driver.FS.
@@ -63,7 +64,7 @@ func (fsys *volumeFS) RemoveAll(ctx context.Context, path string) error {
 		tx.touchDirectory(target.parent.ino, -1)
 		// The orphan belongs to this session: while this process lives, only it may remove the
 		// tree, because it alone knows which of its files it has open.
-		tx.queueExec(`INSERT INTO orphans (vol, ino, session) VALUES ($1, $2, $3)`, tx.vol, target.node.ino, tx.sessionID)
+		tx.QueueExec(`INSERT INTO orphans (vol, ino, session) VALUES ($1, $2, $3)`, tx.vol, target.node.ino, tx.sessionID)
 		return nil
 	})
 	if err != nil || !tree {
@@ -160,7 +161,7 @@ type namelessInode struct {
 // tree matters nor where a transaction ends.
 func (tx *volumeTx) reapTreeBatch() (more bool, err error) {
 	var roots []inode
-	if err := tx.runQueries(selectAll(&roots, (*inode).scanDest, selectReapRoots, tx.vol, reapDirs, nullIfNil(tx.sessionID))); err != nil {
+	if err := tx.RunQueries(sqldb.SelectAll(&roots, (*inode).scanDest, selectReapRoots, tx.vol, reapDirs, sqldb.NullIfNil(tx.sessionID))); err != nil {
 		return false, err
 	}
 	reaper := &treeReaper{tx: tx, entryBudget: reapEntries, namesRemoved: map[int64]int64{}}
@@ -174,7 +175,7 @@ func (tx *volumeTx) reapTreeBatch() (more bool, err error) {
 	}
 	for _, top := range reaper.pending {
 		if !top.hasOrphanRow {
-			tx.queueExec(`INSERT INTO orphans (vol, ino, session) VALUES ($1, $2, $3)`, tx.vol, top.ino, nullIfNil(tx.sessionID))
+			tx.QueueExec(`INSERT INTO orphans (vol, ino, session) VALUES ($1, $2, $3)`, tx.vol, top.ino, sqldb.NullIfNil(tx.sessionID))
 		}
 	}
 	return len(reaper.pending) > 0 || len(roots) == reapDirs && reaper.removedCount > 0, nil
@@ -193,7 +194,7 @@ func (reaper *treeReaper) reapNext() error {
 	full := false
 	if top.isDir() {
 		var list []reapedEntry
-		err := tx.runQueries(selectAll(&list, (*reapedEntry).scanDest, `SELECT `+inodeCols+`, e.name FROM dirents e JOIN inodes i ON i.vol = e.vol AND i.ino = e.ino
+		err := tx.RunQueries(sqldb.SelectAll(&list, (*reapedEntry).scanDest, `SELECT `+inodeCols+`, e.name FROM dirents e JOIN inodes i ON i.vol = e.vol AND i.ino = e.ino
 			WHERE e.vol = $1 AND e.parent = $2 ORDER BY e.name LIMIT CAST($3 AS INTEGER)`, tx.vol, top.ino, reaper.entryBudget+1))
 		if err != nil {
 			return err
@@ -212,7 +213,7 @@ func (reaper *treeReaper) reapNext() error {
 		return nil
 	}
 	if top.hasOrphanRow {
-		tx.queueExec(`DELETE FROM orphans WHERE vol = $1 AND ino = $2`, tx.vol, top.ino)
+		tx.QueueExec(`DELETE FROM orphans WHERE vol = $1 AND ino = $2`, tx.vol, top.ino)
 	}
 	reaper.removedCount++
 	tx.deleteInode(&top.inode)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/drivers/bucket/internal/blob"
+	"github.com/volehq/vole/internal/sqldb"
 )
 
 // reserveSizes are the size classes of registrations, in bytes. A put takes the smallest class
@@ -255,8 +256,8 @@ func (pool *reservePool) giveBackUnused(ctx context.Context, org []byte, reserve
 	if len(reserve.neverPut)+len(reserve.abandoned) == 0 {
 		return nil
 	}
-	err := pool.ns.db.runTx(ctx, nil, true, func(tx sqlTx) error {
-		return tx.runQueries(pool.ns.giveBackQueries(org, reserve)...)
+	err := pool.ns.db.RunTx(ctx, sqldb.TxOptions{Lazy: true}, func(tx sqldb.Tx) error {
+		return tx.RunQueries(pool.ns.giveBackQueries(org, reserve)...)
 	})
 	if err == nil {
 		reserve.neverPut, reserve.abandoned = nil, nil
@@ -266,17 +267,17 @@ func (pool *reservePool) giveBackUnused(ctx context.Context, org []byte, reserve
 
 // giveBackQueries are the statements of giveBackUnused: rows of blobs that were never put are
 // deleted, abandoned blobs expire.
-func (ns *Namespace) giveBackQueries(org []byte, reserve *orgReserve) []query {
-	var list []query
+func (ns *Namespace) giveBackQueries(org []byte, reserve *orgReserve) []sqldb.Query {
+	var list []sqldb.Query
 	for _, id := range reserve.neverPut {
-		list = append(list, statement(`DELETE FROM blobs WHERE org = $1 AND id = $2 AND owner = $3 AND freed IS NOT NULL`, org, id, ns.processID))
+		list = append(list, sqldb.Statement(`DELETE FROM blobs WHERE org = $1 AND id = $2 AND owner = $3 AND freed IS NOT NULL`, org, id, ns.processID))
 	}
 	for _, g := range reserve.abandoned {
 		late := int64(0)
 		if g.mayArrive {
 			late = int64(latePut)
 		}
-		list = append(list, statement(`UPDATE blobs SET owner = NULL, expires = {now} + $4 WHERE org = $1 AND id = $2 AND owner = $3 AND freed IS NOT NULL`,
+		list = append(list, sqldb.Statement(`UPDATE blobs SET owner = NULL, expires = {now} + $4 WHERE org = $1 AND id = $2 AND owner = $3 AND freed IS NOT NULL`,
 			org, g.id, ns.processID, late))
 	}
 	return list
@@ -322,7 +323,7 @@ func (pool *reservePool) startKeepAlive() {
 				return
 			case <-tick.C:
 			}
-			err := pool.ns.db.runTx(pool.ns.lifetime, nil, true, func(tx sqlTx) error { pool.ns.queueOwnerRenewal(tx); return nil })
+			err := pool.ns.db.RunTx(pool.ns.lifetime, sqldb.TxOptions{Lazy: true}, func(tx sqldb.Tx) error { pool.ns.queueOwnerRenewal(tx); return nil })
 			if err != nil && pool.ns.lifetime.Err() == nil {
 				pool.ns.log.Warn("cannot renew the claim on registered blobs", "error", err)
 			}
@@ -334,8 +335,8 @@ func (pool *reservePool) startKeepAlive() {
 const ownerPrefix = "owner/"
 
 // queueOwnerRenewal queues the renewal of this process's row.
-func (ns *Namespace) queueOwnerRenewal(tx sqlTx) {
-	tx.queueExec(`INSERT INTO jobs (name, session, expires) VALUES ($1, $2, {now} + $3)
+func (ns *Namespace) queueOwnerRenewal(tx sqldb.Tx) {
+	tx.QueueExec(`INSERT INTO jobs (name, session, expires) VALUES ($1, $2, {now} + $3)
 		ON CONFLICT (name) DO UPDATE SET expires = excluded.expires`, ownerPrefix+hex.EncodeToString(ns.processID), ns.processID, int64(ownerLease))
 }
 
@@ -348,8 +349,8 @@ func (pool *reservePool) releaseAll() {
 	owner := pool.ownerClaimed
 	pool.mu.Unlock()
 	if err == nil && owner {
-		err = pool.ns.db.runTx(ctx, nil, true, func(tx sqlTx) error {
-			tx.queueExec(`DELETE FROM jobs WHERE name = $1`, ownerPrefix+hex.EncodeToString(pool.ns.processID))
+		err = pool.ns.db.RunTx(ctx, sqldb.TxOptions{Lazy: true}, func(tx sqldb.Tx) error {
+			tx.QueueExec(`DELETE FROM jobs WHERE name = $1`, ownerPrefix+hex.EncodeToString(pool.ns.processID))
 			return nil
 		})
 	}

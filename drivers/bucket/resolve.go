@@ -5,13 +5,11 @@ import (
 	"strings"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/sqldb"
 )
 
 // maxLinks is how many symbolic links one path may lead through, as in Linux.
 const maxLinks = 40
-
-// queryRunner runs queries, inside a transaction or outside.
-type queryRunner func(list ...query) error
 
 // resolved is where a path leads: a name in a directory, and what it names.
 type resolved struct {
@@ -33,9 +31,9 @@ type resolveMode struct {
 // pathWalker resolves paths within one volume. No path leads out of it: ".." above the root,
 // which only a symbolic link can have, and absolute link targets are errors.
 type pathWalker struct {
-	vol        []byte
-	run        queryRunner
-	lookupPath func(run queryRunner, vol []byte, from int64, names []string) ([]inode, error) // of the database
+	db  sqldb.DB
+	run sqldb.Runner // of db, inside a transaction or outside
+	vol []byte
 	// prefetched has the inodes along paths from the root that were looked up before, by
 	// path.
 	prefetched map[string][]inode
@@ -176,5 +174,5 @@ func (walker *pathWalker) lookupElems(ino int64, path string, todo []pathElem) (
 		}
 		names = append(names, elem.name)
 	}
-	return walker.lookupPath(walker.run, walker.vol, ino, names)
+	return lookupPath(walker.db, walker.run, walker.vol, ino, names)
 }

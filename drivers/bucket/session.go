@@ -8,6 +8,7 @@ import (
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/proc"
+	"github.com/volehq/vole/internal/sqldb"
 )
 
 // session is the row by which other processes know a Backend that holds something. It has a
@@ -42,12 +43,12 @@ func (s *session) ensureSession(ctx context.Context) ([]byte, error) {
 	host, _ := os.Hostname()
 	asked := time.Now()
 	// Freeing, because removals need a session, too.
-	err := s.b.ns.runFreeingTx(ctx, nil, func(tx sqlTx) error {
+	err := s.b.ns.runFreeingTx(ctx, nil, func(tx sqldb.Tx) error {
 		var found bool
-		if err := tx.runQueries(selectOne(&found, []any{new(int)}, `SELECT 1 FROM sessions WHERE id = $1`, row)); err != nil || found {
+		if err := tx.RunQueries(sqldb.SelectOne(&found, []any{new(int)}, `SELECT 1 FROM sessions WHERE id = $1`, row)); err != nil || found {
 			return err
 		}
-		tx.queueExec(`INSERT INTO sessions (id, host, pid, created, expires) VALUES ($1, $2, $3, {now}, {now} + $4)`,
+		tx.QueueExec(`INSERT INTO sessions (id, host, pid, created, expires) VALUES ($1, $2, $3, {now}, {now} + $4)`,
 			row, host, os.Getpid(), int64(lease))
 		return nil
 	})
@@ -118,15 +119,15 @@ func (s *session) renewUntilStopped(ctx context.Context, row []byte, done chan s
 
 // renewLease renews the lease of a session. alive is false if it has run out before.
 func (ns *Namespace) renewLease(ctx context.Context, row []byte, lease time.Duration) (alive bool, err error) {
-	renewal := func(tx sqlTx) error {
+	renewal := func(tx sqldb.Tx) error {
 		var n int64
-		ask := statement(`UPDATE sessions SET expires = {now} + $2 WHERE id = $1 AND expires > {now}`, row, int64(lease))
-		ask.affected = &n
-		err := tx.runQueries(ask)
+		ask := sqldb.Statement(`UPDATE sessions SET expires = {now} + $2 WHERE id = $1 AND expires > {now}`, row, int64(lease))
+		ask.Affected = &n
+		err := tx.RunQueries(ask)
 		alive = n > 0
 		return err
 	}
-	err = ns.ballast.Freeing(func() error { return ns.db.runTx(ctx, nil, true, renewal) })
+	err = ns.db.Freeing(func() error { return ns.db.RunTx(ctx, sqldb.TxOptions{Lazy: true}, renewal) })
 	return alive, err
 }
 
@@ -148,12 +149,12 @@ func (s *session) endSession(ctx context.Context) error {
 // endSession deletes a session and its attachments. Its drafts become removed volumes, its
 // orphans anyone's, and maintenance does the rest.
 func (ns *Namespace) endSession(ctx context.Context, row []byte) error {
-	err := ns.runFreeingTx(ctx, nil, func(tx sqlTx) error {
-		tx.queueExec(`UPDATE volumes SET state = 'removing', session = NULL WHERE state = 'creating' AND session = $1`, row)
-		tx.queueExec(`UPDATE orphans SET session = NULL WHERE session = $1`, row)
-		tx.queueExec(`UPDATE volumes SET `+usedNow+` WHERE id IN (SELECT vol FROM attachments WHERE session = $1)`, row)
-		tx.queueExec(`DELETE FROM attachments WHERE session = $1`, row)
-		tx.queueExec(`DELETE FROM sessions WHERE id = $1`, row)
+	err := ns.runFreeingTx(ctx, nil, func(tx sqldb.Tx) error {
+		tx.QueueExec(`UPDATE volumes SET state = 'removing', session = NULL WHERE state = 'creating' AND session = $1`, row)
+		tx.QueueExec(`UPDATE orphans SET session = NULL WHERE session = $1`, row)
+		tx.QueueExec(`UPDATE volumes SET `+usedNow+` WHERE id IN (SELECT vol FROM attachments WHERE session = $1)`, row)
+		tx.QueueExec(`DELETE FROM attachments WHERE session = $1`, row)
+		tx.QueueExec(`DELETE FROM sessions WHERE id = $1`, row)
 		return nil
 	})
 	ns.wakeMaintenance()
@@ -178,8 +179,8 @@ const selectAttachments = `SELECT a.id, a.vol, a.session, v.name, a.holder, a.ho
 	WHERE a.org = $1 AND s.expires > {now}`
 
 // liveAttachmentsQuery selects the live attachments of a volume.
-func (b *Backend) liveAttachmentsQuery(list *[]attachment, vol []byte) query {
-	return selectAll(list, (*attachment).scanDest, selectAttachments+` AND a.vol = $2 ORDER BY a.id`, b.org, vol)
+func (b *Backend) liveAttachmentsQuery(list *[]attachment, vol []byte) sqldb.Query {
+	return sqldb.SelectAll(list, (*attachment).scanDest, selectAttachments+` AND a.vol = $2 ORDER BY a.id`, b.org, vol)
 }
 
 // toInfo describes the attachment as drivers do.
@@ -228,7 +229,7 @@ func (b *Backend) Attach(ctx context.Context, id string, opts driver.AttachOptio
 		}
 	}
 	a.readOnly, a.exclusive = boolToInt(opts.ReadOnly), boolToInt(opts.Exclusive)
-	err = b.ns.db.runTx(ctx, vol, false, func(tx sqlTx) error { return b.insertAttachment(tx, &a) })
+	err = b.ns.db.RunTx(ctx, sqldb.TxOptions{Key: vol}, func(tx sqldb.Tx) error { return b.insertAttachment(tx, &a) })
 	if err != nil {
 		return nil, err
 	}
@@ -247,12 +248,12 @@ func boolToInt(b bool) int64 {
 
 // insertAttachment adds an attachment if the others allow it: an exclusive writer excludes all
 // others, an exclusive reader excludes writers.
-func (b *Backend) insertAttachment(tx sqlTx, a *attachment) error {
+func (b *Backend) insertAttachment(tx sqldb.Tx, a *attachment) error {
 	var row volumeRow
 	var found, alive bool
 	var others []attachment
-	err := tx.runQueries(b.lockVolumeQuery(&found, &row, a.vol), b.liveAttachmentsQuery(&others, a.vol),
-		selectOne(&alive, []any{new(int)}, `SELECT 1 FROM sessions WHERE id = $1 AND expires > {now}`, a.session))
+	err := tx.RunQueries(b.lockVolumeQuery(&found, &row, a.vol), b.liveAttachmentsQuery(&others, a.vol),
+		sqldb.SelectOne(&alive, []any{new(int)}, `SELECT 1 FROM sessions WHERE id = $1 AND expires > {now}`, a.session))
 	if err != nil {
 		return err
 	}
@@ -268,13 +269,13 @@ func (b *Backend) insertAttachment(tx sqlTx, a *attachment) error {
 			return o.inUseError()
 		}
 	}
-	tx.queueExec(`INSERT INTO attachments (id, org, vol, session, holder, read_only, exclusive, host, pid, started, since)
+	tx.QueueExec(`INSERT INTO attachments (id, org, vol, session, holder, read_only, exclusive, host, pid, started, since)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
 		a.id, b.org, a.vol, a.session, a.holder, a.readOnly, a.exclusive, a.host, a.pid, a.started, a.since)
-	tx.queueExec(`UPDATE volumes SET `+usedNow+` WHERE org = $1 AND id = $2`, b.org, a.vol)
+	tx.QueueExec(`UPDATE volumes SET `+usedNow+` WHERE org = $1 AND id = $2`, b.org, a.vol)
 	if a.exclusive != 0 && a.readOnly == 0 {
 		// The fence: from now on, transactions under any other attachment are refused.
-		tx.queueExec(`UPDATE volumes SET writer = $3, generation = generation + 1 WHERE org = $1 AND id = $2`, b.org, a.vol, a.id)
+		tx.QueueExec(`UPDATE volumes SET writer = $3, generation = generation + 1 WHERE org = $1 AND id = $2`, b.org, a.vol, a.id)
 	}
 	return nil
 }
@@ -314,10 +315,10 @@ func (h *heldAttachment) Detach(ctx context.Context) error {
 
 // releaseAttachment deletes the attachment's row, and the fence if it is the exclusive writer.
 func (h *heldAttachment) releaseAttachment(ctx context.Context) error {
-	err := h.b.ns.db.runTx(ctx, nil, false, func(tx sqlTx) error {
-		tx.queueExec(`UPDATE volumes SET writer = CASE WHEN writer = $3 THEN NULL ELSE writer END, `+usedNow+` WHERE org = $1 AND id = $2`,
+	err := h.b.ns.db.RunTx(ctx, sqldb.TxOptions{}, func(tx sqldb.Tx) error {
+		tx.QueueExec(`UPDATE volumes SET writer = CASE WHEN writer = $3 THEN NULL ELSE writer END, `+usedNow+` WHERE org = $1 AND id = $2`,
 			h.b.org, parseID(h.info.VolumeID), h.id)
-		tx.queueExec(`DELETE FROM attachments WHERE id = $1`, h.id)
+		tx.QueueExec(`DELETE FROM attachments WHERE id = $1`, h.id)
 		return nil
 	})
 	if err == nil {
@@ -333,14 +334,14 @@ func (b *Backend) Attachments(ctx context.Context, id string) ([]driver.Attachme
 		return nil, err
 	}
 	var list []attachment
-	ask := selectAll(&list, (*attachment).scanDest, selectAttachments+` ORDER BY a.id`, b.org)
+	ask := sqldb.SelectAll(&list, (*attachment).scanDest, selectAttachments+` ORDER BY a.id`, b.org)
 	if id != "" {
 		if _, err := b.getVolume(ctx, driver.ByID(id)); err != nil {
 			return nil, err
 		}
 		ask = b.liveAttachmentsQuery(&list, parseID(id))
 	}
-	if err := b.ns.db.runQueries(ctx, ask); err != nil {
+	if err := b.ns.db.RunQueries(ctx, ask); err != nil {
 		return nil, err
 	}
 	infos := make([]driver.AttachmentInfo, len(list))

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/sqldb"
 )
 
 // Client opens an organisation for one client of a server. Attachments and drafts made through
@@ -49,13 +50,13 @@ func (c *Client) insertSession(ctx context.Context, owner string) error {
 		return err
 	}
 	host, _ := os.Hostname()
-	return c.ns.runFreeingTx(ctx, nil, func(tx sqlTx) error { // removals need a session, too
+	return c.ns.runFreeingTx(ctx, nil, func(tx sqldb.Tx) error { // removals need a session, too
 		var found bool
 		// A retry after a commit whose answer was lost finds the row.
-		if err := tx.runQueries(selectOne(&found, []any{new(int)}, `SELECT 1 FROM sessions WHERE id = $1`, s.rowID)); err != nil || found {
+		if err := tx.RunQueries(sqldb.SelectOne(&found, []any{new(int)}, `SELECT 1 FROM sessions WHERE id = $1`, s.rowID)); err != nil || found {
 			return err
 		}
-		tx.queueExec(`INSERT INTO sessions (id, org, owner, host, pid, created, expires) VALUES ($1, $2, $3, $4, $5, {now}, {now} + $6)`,
+		tx.QueueExec(`INSERT INTO sessions (id, org, owner, host, pid, created, expires) VALUES ($1, $2, $3, $4, $5, {now}, {now} + $6)`,
 			s.rowID, c.org, owner, host, os.Getpid(), int64(s.clientLease))
 		return nil
 	})
@@ -65,7 +66,7 @@ func (c *Client) insertSession(ctx context.Context, owner string) error {
 // owner.
 func (c *Client) checkSession(ctx context.Context, owner string) error {
 	var found bool
-	err := c.ns.db.runQueries(ctx, selectOne(&found, []any{new(int)}, `SELECT 1 FROM sessions WHERE id = $1 AND org = $2 AND owner = $3 AND expires > {now}`, c.session.rowID, c.org, owner))
+	err := c.ns.db.RunQueries(ctx, sqldb.SelectOne(&found, []any{new(int)}, `SELECT 1 FROM sessions WHERE id = $1 AND org = $2 AND owner = $3 AND expires > {now}`, c.session.rowID, c.org, owner))
 	if err == nil && !found {
 		err = driver.Errorf(driver.ErrNotFound, "the session has ended")
 	}
@@ -102,7 +103,7 @@ func (c *Client) Holds(ctx context.Context, id string) (found bool, err error) {
 	if row == nil || att == nil {
 		return false, nil
 	}
-	err = c.ns.db.runQueries(ctx, selectOne(&found, []any{new(int)}, `SELECT 1 FROM attachments WHERE id = $1 AND org = $2 AND session = $3`, att, c.org, row))
+	err = c.ns.db.RunQueries(ctx, sqldb.SelectOne(&found, []any{new(int)}, `SELECT 1 FROM attachments WHERE id = $1 AND org = $2 AND session = $3`, att, c.org, row))
 	return found, err
 }
 
@@ -116,10 +117,10 @@ func (c *Client) Detach(ctx context.Context, id string) error {
 	if row == nil || att == nil {
 		return nil
 	}
-	return c.ns.db.runTx(ctx, nil, false, func(tx sqlTx) error {
-		tx.queueExec(`UPDATE volumes SET writer = CASE WHEN writer = $2 THEN NULL ELSE writer END, `+usedNow+`
+	return c.ns.db.RunTx(ctx, sqldb.TxOptions{}, func(tx sqldb.Tx) error {
+		tx.QueueExec(`UPDATE volumes SET writer = CASE WHEN writer = $2 THEN NULL ELSE writer END, `+usedNow+`
 			WHERE org = $1 AND id = (SELECT vol FROM attachments WHERE id = $2 AND org = $1 AND session = $3)`, c.org, att, row)
-		tx.queueExec(`DELETE FROM attachments WHERE id = $1 AND org = $2 AND session = $3`, att, c.org, row)
+		tx.QueueExec(`DELETE FROM attachments WHERE id = $1 AND org = $2 AND session = $3`, att, c.org, row)
 		return nil
 	})
 }

@@ -3,6 +3,8 @@ package bucket
 import (
 	"context"
 	"time"
+
+	"github.com/volehq/vole/internal/sqldb"
 )
 
 const (
@@ -53,9 +55,9 @@ func (ns *Namespace) sweepAllBlobs(ctx context.Context) error {
 		err = ns.reapRemovedOrgs(ctx)
 	}
 	if err == nil {
-		err = ns.db.runTx(ctx, nil, true, func(tx sqlTx) error {
-			tx.queueExec(`DELETE FROM ops WHERE at < {now} - $1`, int64(opsKept))
-			tx.queueExec(`DELETE FROM jobs WHERE name LIKE '`+ownerPrefix+`%' AND expires < {now} - $1`, int64(opsKept))
+		err = ns.db.RunTx(ctx, sqldb.TxOptions{Lazy: true}, func(tx sqldb.Tx) error {
+			tx.QueueExec(`DELETE FROM ops WHERE at < {now} - $1`, int64(opsKept))
+			tx.QueueExec(`DELETE FROM jobs WHERE name LIKE '`+ownerPrefix+`%' AND expires < {now} - $1`, int64(opsKept))
 			return nil
 		})
 	}
@@ -74,7 +76,7 @@ func (ns *Namespace) sweepFreedBatch(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	err = ns.db.runQueries(ctx, selectAll(&list, (*sweepCandidate).scanDest, selectCandidates+` WHERE expires IS NULL AND freed < {now} - (CASE WHEN data IS NOT NULL THEN CAST($2 AS BIGINT)
+	err = ns.db.RunQueries(ctx, sqldb.SelectAll(&list, (*sweepCandidate).scanDest, selectCandidates+` WHERE expires IS NULL AND freed < {now} - (CASE WHEN data IS NOT NULL THEN CAST($2 AS BIGINT)
 			WHEN sums IS NULL THEN CAST($5 AS BIGINT) ELSE CAST($1 AS BIGINT) END)
 		AND (NOT $4 OR data IS NOT NULL OR NOT (`+notExported+`)) ORDER BY freed LIMIT $3`,
 		int64(ns.opts.Grace), int64(min(ns.opts.Grace, inlineGrace)), sweepBatch, exported, int64(neverUsedGrace(ns.opts.Grace))))
@@ -88,11 +90,11 @@ func (ns *Namespace) sweepFreedBatch(ctx context.Context) (int, error) {
 // selected.
 func (ns *Namespace) sweepCandidates(ctx context.Context, list []sweepCandidate) error {
 	err := ns.deleteUnreferencedRows(ctx, list)
-	if !ns.db.isForeignKeyViolation(err) {
+	if !ns.db.IsForeignKeyViolation(err) {
 		return err
 	}
 	for _, s := range list { // one by one, so that only the referenced one is left out
-		if err := ns.deleteUnreferencedRows(ctx, []sweepCandidate{s}); err != nil && !ns.db.isForeignKeyViolation(err) {
+		if err := ns.deleteUnreferencedRows(ctx, []sweepCandidate{s}); err != nil && !ns.db.IsForeignKeyViolation(err) {
 			return err
 		}
 	}
@@ -127,28 +129,28 @@ func neverUsedGrace(grace time.Duration) time.Duration {
 func (ns *Namespace) deleteUnreferencedRows(ctx context.Context, list []sweepCandidate) error {
 	var blobs, bytes float64
 	// Durable, since objects must not be deleted before their rows.
-	err := ns.db.runTx(ctx, nil, false, func(tx sqlTx) error {
+	err := ns.db.RunTx(ctx, sqldb.TxOptions{}, func(tx sqldb.Tx) error {
 		blobs, bytes = 0, 0
 		gone := make([]int64, len(list))
-		dels := make([]query, len(list))
+		dels := make([]sqldb.Query, len(list))
 		for i, s := range list {
-			dels[i] = statement(`DELETE FROM blobs WHERE org = $1 AND id = $2 AND freed = $3
+			dels[i] = sqldb.Statement(`DELETE FROM blobs WHERE org = $1 AND id = $2 AND freed = $3
 				AND NOT EXISTS (SELECT 1 FROM chunks c WHERE c.org = $1 AND c.blob = $2)`, s.org, s.id, s.freed)
-			dels[i].affected = &gone[i]
+			dels[i].Affected = &gone[i]
 		}
-		if err := tx.runQueries(dels...); err != nil {
+		if err := tx.RunQueries(dels...); err != nil {
 			return err
 		}
 		for i, s := range list {
 			if gone[i] == 0 {
-				tx.queueExec(`UPDATE blobs SET freed = NULL WHERE org = $1 AND id = $2 AND freed = $3
+				tx.QueueExec(`UPDATE blobs SET freed = NULL WHERE org = $1 AND id = $2 AND freed = $3
 					AND EXISTS (SELECT 1 FROM chunks c WHERE c.org = $1 AND c.blob = $2)`, s.org, s.id, s.freed)
 				continue
 			}
 			blobs++
 			bytes += float64(s.size)
 			if s.inline == 0 {
-				tx.queueExec(`INSERT INTO doomed (org, id, at, twice, size) VALUES ($1, $2, {now}, $3, $4) ON CONFLICT DO NOTHING`, s.org, s.id, s.unused, s.size)
+				tx.QueueExec(`INSERT INTO doomed (org, id, at, twice, size) VALUES ($1, $2, {now}, $3, $4) ON CONFLICT DO NOTHING`, s.org, s.id, s.unused, s.size)
 			}
 		}
 		return nil

@@ -8,6 +8,8 @@ import (
 
 	"github.com/volehq/vole/drivers/bucket/internal/blob"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/volehq/vole/internal/sqldb"
 )
 
 const (
@@ -44,8 +46,8 @@ func (ns *Namespace) deleteTombstonedObjects(ctx context.Context, org []byte) er
 	sweep := &tombstoneSweep{ns: ns, failed: map[string]bool{}}
 	for len(sweep.failed) < deleteFailures {
 		var list, todo []tombstone
-		err := ns.db.runQueries(ctx, selectAll(&list, (*tombstone).scanDest, `SELECT org, id FROM doomed
-			WHERE at <= {now} AND (org = $2 OR CAST($2 AS {bytes}) IS NULL) ORDER BY at, org, id LIMIT $1`, sweepBatch, nullIfNil(org)))
+		err := ns.db.RunQueries(ctx, sqldb.SelectAll(&list, (*tombstone).scanDest, `SELECT org, id FROM doomed
+			WHERE at <= {now} AND (org = $2 OR CAST($2 AS {bytes}) IS NULL) ORDER BY at, org, id LIMIT $1`, sweepBatch, sqldb.NullIfNil(org)))
 		for _, ts := range list {
 			if !sweep.failed[string(ts.blob)] {
 				todo = append(todo, ts)
@@ -85,15 +87,15 @@ func (s *tombstoneSweep) deleteBatch(ctx context.Context, list []tombstone) erro
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	return s.ns.db.runTx(ctx, nil, true, func(tx sqlTx) error {
+	return s.ns.db.RunTx(ctx, sqldb.TxOptions{Lazy: true}, func(tx sqldb.Tx) error {
 		for i, ts := range list {
 			switch {
 			case !tried[i]:
 			case s.failed[string(ts.blob)]:
-				tx.queueExec(`UPDATE doomed SET at = {now} WHERE org = $1 AND id = $2`, ts.org, ts.blob)
+				tx.QueueExec(`UPDATE doomed SET at = {now} WHERE org = $1 AND id = $2`, ts.org, ts.blob)
 			default:
-				tx.queueExec(`DELETE FROM doomed WHERE org = $1 AND id = $2 AND at <= {now} AND twice = 0`, ts.org, ts.blob)
-				tx.queueExec(`UPDATE doomed SET twice = 0, size = 0, at = {now} + $3 WHERE org = $1 AND id = $2 AND twice = 1`,
+				tx.QueueExec(`DELETE FROM doomed WHERE org = $1 AND id = $2 AND at <= {now} AND twice = 0`, ts.org, ts.blob)
+				tx.QueueExec(`UPDATE doomed SET twice = 0, size = 0, at = {now} + $3 WHERE org = $1 AND id = $2 AND twice = 1`,
 					ts.org, ts.blob, int64(min(s.ns.opts.Grace, lateness)))
 			}
 		}

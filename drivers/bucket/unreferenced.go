@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/sqldb"
 )
 
 // reservation is a blob that is registered before it is put.
@@ -57,28 +58,28 @@ func (ns *Namespace) reserveBlobs(ctx context.Context, org []byte, list []reserv
 
 // unreferencedQuery selects the unreferenced bytes of an organisation, and how many rows they
 // are the sum of.
-func unreferencedQuery(found *bool, sum, rows *int64, org []byte) query {
-	return selectOne(found, []any{sum, rows}, `SELECT CAST(coalesce(sum(bytes), 0) AS BIGINT), count(*) FROM unreferenced WHERE org = $1`, org)
+func unreferencedQuery(found *bool, sum, rows *int64, org []byte) sqldb.Query {
+	return sqldb.SelectOne(found, []any{sum, rows}, `SELECT CAST(coalesce(sum(bytes), 0) AS BIGINT), count(*) FROM unreferenced WHERE org = $1`, org)
 }
 
 // lockOrgQuery keeps others from registering blobs of the organisation until the transaction
 // ends.
-func lockOrgQuery(org []byte) query {
-	return selectOne(new(bool), []any{new(int)}, `SELECT 1 FROM orgs WHERE id = $1 {guard}`, org)
+func lockOrgQuery(org []byte) sqldb.Query {
+	return sqldb.SelectOne(new(bool), []any{new(int)}, `SELECT 1 FROM orgs WHERE id = $1 {guard}`, org)
 }
 
 // registerBlobs is one attempt of reserveBlobs. It returns a noRoomError if there is no room
 // for least.
 func (ns *Namespace) registerBlobs(ctx context.Context, org []byte, list []reservation, least int, reserve *orgReserve) (n int, err error) {
 	bound := ns.opts.Unreferenced
-	err = ns.db.runTx(ctx, nil, false, func(tx sqlTx) error {
+	err = ns.db.RunTx(ctx, sqldb.TxOptions{}, func(tx sqldb.Tx) error {
 		var sum, rows int64
 		var found bool
-		asks := []query{lockOrgQuery(org)}
+		asks := []sqldb.Query{lockOrgQuery(org)}
 		if reserve != nil {
 			asks = append(asks, ns.giveBackQueries(org, reserve)...)
 		}
-		if err := tx.runQueries(append(asks, unreferencedQuery(&found, &sum, &rows, org))...); err != nil {
+		if err := tx.RunQueries(append(asks, unreferencedQuery(&found, &sum, &rows, org))...); err != nil {
 			return err
 		}
 		total := sum
@@ -97,14 +98,14 @@ func (ns *Namespace) registerBlobs(ctx context.Context, org []byte, list []reser
 			if l.owner != nil {
 				life = neverUsedGrace(ns.opts.Grace)
 			}
-			tx.queueExec(`INSERT INTO blobs (org, id, size, sums, created, freed, owner, expires) VALUES ($1, $2, $3, $4, {now}, {now}, $5, {now} + $6)
-				ON CONFLICT DO NOTHING`, org, l.id, l.size, nullIfNil(l.sums), nullIfNil(l.owner), int64(life))
+			tx.QueueExec(`INSERT INTO blobs (org, id, size, sums, created, freed, owner, expires) VALUES ($1, $2, $3, $4, {now}, {now}, $5, {now} + $6)
+				ON CONFLICT DO NOTHING`, org, l.id, l.size, sqldb.NullIfNil(l.sums), sqldb.NullIfNil(l.owner), int64(life))
 		}
 		if least > 0 && list[0].owner != nil {
 			ns.queueOwnerRenewal(tx)
 		}
 		if rows > foldRows {
-			tx.queueExec(`{fold}`, org, foldAtOnce)
+			tx.QueueExec(`{fold}`, org, foldAtOnce)
 		}
 		return nil
 	})
@@ -118,13 +119,13 @@ func (ns *Namespace) registerBlobs(ctx context.Context, org []byte, list []reser
 func (ns *Namespace) foldUnreferencedRows(ctx context.Context) error {
 	for {
 		var orgs [][]byte
-		err := ns.db.runQueries(ctx, selectAll(&orgs, idDest, `SELECT org FROM unreferenced GROUP BY org HAVING count(*) > $1 LIMIT 100`, foldRows))
+		err := ns.db.RunQueries(ctx, sqldb.SelectAll(&orgs, idDest, `SELECT org FROM unreferenced GROUP BY org HAVING count(*) > $1 LIMIT 100`, foldRows))
 		if err != nil || len(orgs) == 0 {
 			return err
 		}
 		for _, org := range orgs {
-			err := ns.db.runTx(ctx, nil, true, func(tx sqlTx) error {
-				return tx.runQueries(lockOrgQuery(org), statement(`{fold}`, org, foldAtOnce))
+			err := ns.db.RunTx(ctx, sqldb.TxOptions{Lazy: true}, func(tx sqldb.Tx) error {
+				return tx.RunQueries(lockOrgQuery(org), sqldb.Statement(`{fold}`, org, foldAtOnce))
 			})
 			if err != nil {
 				return err
@@ -141,7 +142,7 @@ func (ns *Namespace) makeRoom(ctx context.Context, org []byte, missing int64) er
 	}
 	var found bool
 	var sum, rows int64
-	if err := ns.db.runQueries(ctx, unreferencedQuery(&found, &sum, &rows, org)); err != nil {
+	if err := ns.db.RunQueries(ctx, unreferencedQuery(&found, &sum, &rows, org)); err != nil {
 		return err
 	}
 	// A little more than is needed, so that not every write has to do this.
@@ -169,7 +170,7 @@ func (ns *Namespace) sweepBeforeGrace(ctx context.Context, org []byte, bytes int
 		return 0, err
 	}
 	var list []sweepCandidate
-	err = ns.db.runQueries(ctx, selectAll(&list, (*sweepCandidate).scanDest, selectCandidates+` WHERE org = $1 AND freed < {now} - $2 AND expires IS NULL AND size > 0
+	err = ns.db.RunQueries(ctx, sqldb.SelectAll(&list, (*sweepCandidate).scanDest, selectCandidates+` WHERE org = $1 AND freed < {now} - $2 AND expires IS NULL AND size > 0
 		AND (NOT $4 OR data IS NOT NULL OR NOT (`+notExported+`)) ORDER BY freed LIMIT $3`,
 		org, int64(ns.minimumGrace()), sweepBatch, exported))
 	for i, s := range list {
@@ -190,10 +191,10 @@ func (ns *Namespace) sweepBeforeGrace(ctx context.Context, org []byte, bytes int
 func (ns *Namespace) sweepStaleReservations(ctx context.Context, org []byte) error {
 	for {
 		var list []sweepCandidate
-		err := ns.db.runQueries(ctx, selectAll(&list, (*sweepCandidate).scanDest, selectCandidates+` WHERE expires IS NOT NULL AND (org = $1 OR CAST($1 AS {bytes}) IS NULL)
+		err := ns.db.RunQueries(ctx, sqldb.SelectAll(&list, (*sweepCandidate).scanDest, selectCandidates+` WHERE expires IS NOT NULL AND (org = $1 OR CAST($1 AS {bytes}) IS NULL)
 			AND (expires < {now} OR freed < {now} - $2 OR owner IS NOT NULL AND NOT EXISTS (
 				SELECT 1 FROM jobs j WHERE j.session = blobs.owner AND j.name LIKE '`+ownerPrefix+`%' AND j.expires > {now}))
-			ORDER BY freed LIMIT $3`, nullIfNil(org), int64(neverUsedGrace(ns.opts.Grace)), sweepBatch))
+			ORDER BY freed LIMIT $3`, sqldb.NullIfNil(org), int64(neverUsedGrace(ns.opts.Grace)), sweepBatch))
 		if err != nil || len(list) == 0 {
 			return err
 		}
@@ -222,9 +223,9 @@ func (ns *Namespace) checkPuttable(opts driver.WriteOptions) error {
 func (ns *Namespace) explainNoRoom(ctx context.Context, org []byte, full *noRoomError) error {
 	var freed, reserved bool
 	var at, expires, now int64
-	err := ns.db.runQueries(ctx,
-		selectOne(&freed, []any{&at, &now}, `SELECT freed, {now} FROM blobs WHERE org = $1 AND freed IS NOT NULL AND expires IS NULL AND size > 0 ORDER BY freed LIMIT 1`, org),
-		selectOne(&reserved, []any{&expires, &now}, `SELECT expires, {now} FROM blobs WHERE org = $1 AND expires IS NOT NULL ORDER BY expires LIMIT 1`, org))
+	err := ns.db.RunQueries(ctx,
+		sqldb.SelectOne(&freed, []any{&at, &now}, `SELECT freed, {now} FROM blobs WHERE org = $1 AND freed IS NOT NULL AND expires IS NULL AND size > 0 ORDER BY freed LIMIT 1`, org),
+		sqldb.SelectOne(&reserved, []any{&expires, &now}, `SELECT expires, {now} FROM blobs WHERE org = $1 AND expires IS NOT NULL ORDER BY expires LIMIT 1`, org))
 	if err != nil {
 		return err
 	}

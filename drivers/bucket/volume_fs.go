@@ -12,6 +12,7 @@ import (
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/openset"
+	"github.com/volehq/vole/internal/sqldb"
 )
 
 // volumeFS implements driver.FS.
@@ -68,7 +69,7 @@ func (b *Backend) openVolumeFS(ctx context.Context, id string, opts driver.FSOpt
 // volume.
 func (b *Backend) findWriterAttachment(ctx context.Context, vol []byte, id string) ([]byte, error) {
 	var list []attachment
-	if err := b.ns.db.runQueries(ctx, b.liveAttachmentsQuery(&list, vol)); err != nil {
+	if err := b.ns.db.RunQueries(ctx, b.liveAttachmentsQuery(&list, vol)); err != nil {
 		return nil, err
 	}
 	for _, a := range list {
@@ -123,11 +124,11 @@ func (fsys *volumeFS) resolvePath(ctx context.Context, path string, mode resolve
 func (b *Backend) resolvePath(ctx context.Context, vol []byte, path string, mode resolveMode) (resolved, error) {
 	db := b.ns.db
 	before := b.commitCount.Load()
-	w := pathWalker{vol: vol, lookupPath: db.lookupPath, run: func(list ...query) error { return db.runQueries(ctx, list...) }}
+	w := pathWalker{db: db, vol: vol, run: func(list ...sqldb.Query) error { return db.RunQueries(ctx, list...) }}
 	var list []inode
-	ask, atOnce := db.lookupPathQuery(b.org, vol, path, &list)
+	ask, atOnce := lookupPathQuery(db, b.org, vol, path, &list)
 	if atOnce {
-		if err := db.runQueries(ctx, ask); err != nil {
+		if err := db.RunQueries(ctx, ask); err != nil {
 			return resolved{}, err
 		}
 		w.prefetched = map[string][]inode{path: list}
@@ -149,7 +150,7 @@ func (b *Backend) resolvePath(ctx context.Context, vol []byte, path string, mode
 // checkVolumeExists returns ErrNotFound if a volume does not exist or is being removed.
 func (b *Backend) checkVolumeExists(ctx context.Context, vol []byte) error {
 	var exists bool
-	err := b.ns.db.runQueries(ctx, volumeExistsQuery(&exists, b.org, vol))
+	err := b.ns.db.RunQueries(ctx, volumeExistsQuery(&exists, b.org, vol))
 	if err == nil && !exists {
 		err = driver.ErrNotFound
 	}
@@ -289,7 +290,7 @@ func (fsys *volumeFS) Link(ctx context.Context, target, path string) error {
 			return driver.Errorf(driver.ErrPermission, "a directory cannot have a second name")
 		}
 		tx.addDirent(&to.parent, to.name, from.node.ino, 0)
-		tx.queueExec(`UPDATE inodes SET nlink = nlink + 1, ctime = $3 WHERE vol = $1 AND ino = $2`, tx.vol, from.node.ino, tx.now)
+		tx.QueueExec(`UPDATE inodes SET nlink = nlink + 1, ctime = $3 WHERE vol = $1 AND ino = $2`, tx.vol, from.node.ino, tx.now)
 		return nil
 	})
 }
@@ -328,7 +329,7 @@ func (fsys *volumeFS) Rename(ctx context.Context, from, to string, opts driver.R
 		tx.removeDirent(src.parent.ino, src.name)
 		tx.touchDirectory(src.parent.ino, -moved)
 		tx.addDirent(&dst.parent, dst.name, src.node.ino, moved)
-		tx.queueExec(`UPDATE inodes SET ctime = $3 WHERE vol = $1 AND ino = $2`, tx.vol, src.node.ino, tx.now)
+		tx.QueueExec(`UPDATE inodes SET ctime = $3 WHERE vol = $1 AND ino = $2`, tx.vol, src.node.ino, tx.now)
 		return nil
 	})
 }
@@ -380,8 +381,8 @@ func (fsys *volumeFS) syncFiles(ctx context.Context) error {
 // flushLazyCommits makes the lazy commits to a volume durable. The database's log is synced in
 // order, so one durable commit covers all before it.
 func (b *Backend) flushLazyCommits(ctx context.Context, vol []byte) error {
-	return b.ns.runFreeingTx(ctx, nil, func(tx sqlTx) error {
-		tx.queueExec(`UPDATE volumes SET generation = generation + 1 WHERE org = $1 AND id = $2`, b.org, vol)
+	return b.ns.runFreeingTx(ctx, nil, func(tx sqldb.Tx) error {
+		tx.QueueExec(`UPDATE volumes SET generation = generation + 1 WHERE org = $1 AND id = $2`, b.org, vol)
 		return nil
 	})
 }

@@ -7,14 +7,15 @@ import (
 	"time"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/sqldb"
 )
 
 // volumeTx is a transaction on the files of one volume, under the lock of the volume's row:
-// transactions on one volume take turns, on all hosts. What it reads runs at once (runQueries);
-// what it changes is queued (queueExec), and sent with the commit in one round trip. So a read
+// transactions on one volume take turns, on all hosts. What it reads runs at once (RunQueries);
+// what it changes is queued (QueueExec), and sent with the commit in one round trip. So a read
 // does not see what the same transaction has queued.
 type volumeTx struct {
-	sqlTx
+	sqldb.Tx
 	b           *Backend
 	vol         []byte
 	row         volumeRow       // the volume's row as it was when it was locked
@@ -54,8 +55,8 @@ func (b *Backend) runVolumeTx(ctx context.Context, fsys *volumeFS, paths []strin
 	defer pending.unblockOpeners()
 	for {
 		var orphans []int64
-		err := b.ns.db.runTx(ctx, fsys.vol, fsys.opts.Batch, func(t sqlTx) error {
-			tx := &volumeTx{sqlTx: t, b: b, vol: fsys.vol, now: time.Now().UnixNano(), sessionID: session, pending: &pending}
+		err := b.ns.db.RunTx(ctx, sqldb.TxOptions{Key: fsys.vol, Lazy: fsys.opts.Batch}, func(t sqldb.Tx) error {
+			tx := &volumeTx{Tx: t, b: b, vol: fsys.vol, now: time.Now().UnixNano(), sessionID: session, pending: &pending}
 			err := tx.lockAndAuthorize(fsys, paths)
 			if err == nil {
 				err = fn(tx)
@@ -73,7 +74,7 @@ func (b *Backend) runVolumeTx(ctx context.Context, fsys *volumeFS, paths []strin
 				return err
 			}
 			continue
-		case b.ns.db.isForeignKeyViolation(err):
+		case b.ns.db.IsForeignKeyViolation(err):
 			b.ns.reserves.invalidate(b.org)
 			// The foreign key of a chunk: the sweeper has taken its blob.
 			return driver.Errorf(driver.ErrCorrupt, "the written bytes were garbage collected before they were committed: the write took longer than the grace time; write again, or set a longer grace time")
@@ -88,21 +89,21 @@ func (b *Backend) runVolumeTx(ctx context.Context, fsys *volumeFS, paths []strin
 // volume: it exists, the attachment of fsys is alive, and no other attachment is the exclusive
 // writer.
 func (tx *volumeTx) lockAndAuthorize(fsys *volumeFS, paths []string) error {
-	tx.walker = pathWalker{vol: tx.vol, run: tx.runQueries, lookupPath: tx.b.ns.db.lookupPath, prefetched: map[string][]inode{}}
+	tx.walker = pathWalker{db: tx.b.ns.db, run: tx.RunQueries, vol: tx.vol, prefetched: map[string][]inode{}}
 	tx.maintenance = fsys.maintenance
 	var found, alive bool
-	list := []query{tx.b.lockVolumeQuery(&found, &tx.row, tx.vol)}
+	list := []sqldb.Query{tx.b.lockVolumeQuery(&found, &tx.row, tx.vol)}
 	if fsys.attachment != nil {
-		list = append(list, selectOne(&alive, []any{new(int)}, `SELECT 1 FROM attachments a JOIN sessions s ON s.id = a.session
+		list = append(list, sqldb.SelectOne(&alive, []any{new(int)}, `SELECT 1 FROM attachments a JOIN sessions s ON s.id = a.session
 			WHERE a.id = $1 AND s.expires > {now}`, fsys.attachment))
 	}
 	chains := make([][]inode, len(paths))
 	for i, p := range paths {
-		if ask, ok := tx.b.ns.db.lookupPathQuery(tx.b.org, tx.vol, p, &chains[i]); ok {
+		if ask, ok := lookupPathQuery(tx.b.ns.db, tx.b.org, tx.vol, p, &chains[i]); ok {
 			list = append(list, ask)
 		}
 	}
-	if err := tx.runQueries(list...); err != nil {
+	if err := tx.RunQueries(list...); err != nil {
 		return err
 	}
 	for i, p := range paths {
@@ -125,7 +126,7 @@ func (tx *volumeTx) lockAndAuthorize(fsys *volumeFS, paths []string) error {
 // ErrInUse naming the writer, or clears the fence if that writer's session has ended.
 func (tx *volumeTx) checkFence() error {
 	var list []attachment
-	if err := tx.runQueries(tx.b.liveAttachmentsQuery(&list, tx.vol)); err != nil {
+	if err := tx.RunQueries(tx.b.liveAttachmentsQuery(&list, tx.vol)); err != nil {
 		return err
 	}
 	for _, a := range list {
@@ -133,7 +134,7 @@ func (tx *volumeTx) checkFence() error {
 			return a.inUseError()
 		}
 	}
-	tx.queueExec(`UPDATE volumes SET writer = NULL WHERE org = $1 AND id = $2`, tx.b.org, tx.vol)
+	tx.QueueExec(`UPDATE volumes SET writer = NULL WHERE org = $1 AND id = $2`, tx.b.org, tx.vol)
 	return nil
 }
 
@@ -160,13 +161,13 @@ func (tx *volumeTx) queueVolumeUpdate() error {
 		return err
 	}
 	for _, d := range tx.touchedDirs {
-		tx.queueExec(`UPDATE inodes SET mtime = $3, ctime = $3, nlink = nlink + $4 WHERE vol = $1 AND ino = $2`, tx.vol, d.ino, tx.now, d.subdirs)
+		tx.QueueExec(`UPDATE inodes SET mtime = $3, ctime = $3, nlink = nlink + $4 WHERE vol = $1 AND ino = $2`, tx.vol, d.ino, tx.now, d.subdirs)
 	}
 	used := ", " + usedNow
 	if tx.maintenance {
 		used = ""
 	}
-	tx.queueExec(`UPDATE volumes SET used = used + $3, entries = entries + $4, metadata = metadata + $5, next_ino = $6, generation = generation + 1`+used+`
+	tx.QueueExec(`UPDATE volumes SET used = used + $3, entries = entries + $4, metadata = metadata + $5, next_ino = $6, generation = generation + 1`+used+`
 		WHERE org = $1 AND id = $2`, tx.b.org, tx.vol, tx.sizeDelta, tx.metaDelta.Entries, tx.metaDelta.Bytes, tx.row.nextIno)
 	return nil
 }
@@ -187,10 +188,10 @@ func (tx *volumeTx) allocateInodeNumber() int64 {
 }
 
 // queueInodeInsert queues the insertion of an inode's row.
-func queueInodeInsert(tx sqlTx, vol []byte, n *inode) {
-	tx.queueExec(`INSERT INTO inodes (vol, ino, mode, uid, gid, nlink, size, alloc, atime, mtime, ctime, rdev, target, xattr_bytes)
+func queueInodeInsert(tx sqldb.Tx, vol []byte, n *inode) {
+	tx.QueueExec(`INSERT INTO inodes (vol, ino, mode, uid, gid, nlink, size, alloc, atime, mtime, ctime, rdev, target, xattr_bytes)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)`,
-		vol, n.ino, n.mode, n.uid, n.gid, n.nlink, n.size, n.alloc, n.atime, n.mtime, n.ctime, n.rdev, nullIfNil(n.target), n.xattrs)
+		vol, n.ino, n.mode, n.uid, n.gid, n.nlink, n.size, n.alloc, n.atime, n.mtime, n.ctime, n.rdev, sqldb.NullIfNil(n.target), n.xattrs)
 }
 
 // insertInode queues the insertion of n, and counts its metadata.
@@ -216,7 +217,7 @@ func (tx *volumeTx) addDirent(dir *inode, name string, ino, subdirs int64) {
 	if driver.ValidateEntryName(name) != nil {
 		tx.abortErr = driver.Errorf(driver.ErrInvalid, "%q is not a valid file name", name)
 	}
-	tx.queueExec(`INSERT INTO dirents (vol, parent, name, ino) VALUES ($1, $2, $3, $4)`, tx.vol, dir.ino, []byte(name), ino)
+	tx.QueueExec(`INSERT INTO dirents (vol, parent, name, ino) VALUES ($1, $2, $3, $4)`, tx.vol, dir.ino, []byte(name), ino)
 	tx.addNameMetadata(name)
 	tx.touchDirectory(dir.ino, subdirs)
 }
@@ -264,7 +265,7 @@ func (tx *volumeTx) checkReplaceable(src, dst *inode) error {
 // checkEmptyDir returns ErrNotEmpty if a directory has entries.
 func (tx *volumeTx) checkEmptyDir(dir int64) error {
 	var full bool
-	err := tx.runQueries(selectOne(&full, []any{new(int)}, `SELECT 1 FROM dirents WHERE vol = $1 AND parent = $2 LIMIT 1`, tx.vol, dir))
+	err := tx.RunQueries(sqldb.SelectOne(&full, []any{new(int)}, `SELECT 1 FROM dirents WHERE vol = $1 AND parent = $2 LIMIT 1`, tx.vol, dir))
 	if err == nil && full {
 		err = driver.ErrNotEmpty
 	}
@@ -286,7 +287,7 @@ func (tx *volumeTx) unlinkResolved(target *resolved) {
 
 // removeDirent deletes a directory entry.
 func (tx *volumeTx) removeDirent(dir int64, name string) {
-	tx.queueExec(`DELETE FROM dirents WHERE vol = $1 AND parent = $2 AND name = $3`, tx.vol, dir, []byte(name))
+	tx.QueueExec(`DELETE FROM dirents WHERE vol = $1 AND parent = $2 AND name = $3`, tx.vol, dir, []byte(name))
 	tx.subtractNameMetadata(name)
 }
 
@@ -295,7 +296,7 @@ func (tx *volumeTx) removeDirent(dir int64, name string) {
 // which the last handle deletes, or maintenance if the session ends first.
 func (tx *volumeTx) unlinkInode(n *inode) {
 	if n.nlink > 1 {
-		tx.queueExec(`UPDATE inodes SET nlink = nlink - 1, ctime = $3 WHERE vol = $1 AND ino = $2`, tx.vol, n.ino, tx.now)
+		tx.QueueExec(`UPDATE inodes SET nlink = nlink - 1, ctime = $3 WHERE vol = $1 AND ino = $2`, tx.vol, n.ino, tx.now)
 		return
 	}
 	if n.isRegular() && !tx.pending.claimUnlessOpen(n.ino) {
@@ -304,8 +305,8 @@ func (tx *volumeTx) unlinkInode(n *inode) {
 			return
 		}
 		tx.newOrphans = append(tx.newOrphans, n.ino)
-		tx.queueExec(`UPDATE inodes SET nlink = 0, ctime = $3 WHERE vol = $1 AND ino = $2`, tx.vol, n.ino, tx.now)
-		tx.queueExec(`INSERT INTO orphans (vol, ino, session) VALUES ($1, $2, $3)`, tx.vol, n.ino, tx.sessionID)
+		tx.QueueExec(`UPDATE inodes SET nlink = 0, ctime = $3 WHERE vol = $1 AND ino = $2`, tx.vol, n.ino, tx.now)
+		tx.QueueExec(`INSERT INTO orphans (vol, ino, session) VALUES ($1, $2, $3)`, tx.vol, n.ino, tx.sessionID)
 		return
 	}
 	if n.isRegular() {
@@ -321,19 +322,19 @@ func (tx *volumeTx) deleteInode(n *inode) {
 		tx.deleteChunksFrom(n.ino, 0)
 	}
 	if n.xattrs > 0 {
-		tx.queueExec(`DELETE FROM xattrs WHERE vol = $1 AND ino = $2`, tx.vol, n.ino)
+		tx.QueueExec(`DELETE FROM xattrs WHERE vol = $1 AND ino = $2`, tx.vol, n.ino)
 	}
 	tx.metaDelta = tx.metaDelta.Minus(n.ownMetadata())
-	tx.queueExec(`DELETE FROM inodes WHERE vol = $1 AND ino = $2`, tx.vol, n.ino)
+	tx.QueueExec(`DELETE FROM inodes WHERE vol = $1 AND ino = $2`, tx.vol, n.ino)
 }
 
 // deleteChunksFrom deletes the chunks of a file that begin at pos or later. Triggers of the
 // database mark the blobs as freed that lose their last chunk.
 func (tx *volumeTx) deleteChunksFrom(ino, pos int64) {
-	tx.queueExec(`DELETE FROM chunks WHERE vol = $1 AND ino = $2 AND pos >= $3`, tx.vol, ino, pos)
+	tx.QueueExec(`DELETE FROM chunks WHERE vol = $1 AND ino = $2 AND pos >= $3`, tx.vol, ino, pos)
 }
 
 // inodeQuery selects the row of an inode.
-func (tx *volumeTx) inodeQuery(found *bool, n *inode, ino int64) query {
-	return selectOne(found, n.scanDest(), `SELECT `+inodeCols+` FROM inodes i WHERE i.vol = $1 AND i.ino = $2`, tx.vol, ino)
+func (tx *volumeTx) inodeQuery(found *bool, n *inode, ino int64) sqldb.Query {
+	return sqldb.SelectOne(found, n.scanDest(), `SELECT `+inodeCols+` FROM inodes i WHERE i.vol = $1 AND i.ino = $2`, tx.vol, ino)
 }

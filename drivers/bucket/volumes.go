@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/sqldb"
 )
 
 // volumeRow is one row of volumes.
@@ -63,13 +64,13 @@ func marshalLabels(l driver.Labels) string {
 }
 
 // volumeExistsQuery asks whether a volume exists.
-func volumeExistsQuery(found *bool, org, id []byte) query {
-	return selectOne(found, []any{new(int)}, `SELECT 1 FROM volumes WHERE org = $1 AND id = $2 AND state <> 'removing'`, org, id)
+func volumeExistsQuery(found *bool, org, id []byte) sqldb.Query {
+	return sqldb.SelectOne(found, []any{new(int)}, `SELECT 1 FROM volumes WHERE org = $1 AND id = $2 AND state <> 'removing'`, org, id)
 }
 
 // lockVolumeQuery selects a volume's row and locks it.
-func (b *Backend) lockVolumeQuery(found *bool, row *volumeRow, id []byte) query {
-	return selectOne(found, row.scanDest(), `SELECT `+volumeCols+` FROM volumes v WHERE v.org = $1 AND v.id = $2 AND v.state <> 'removing' {lock}`, b.org, id)
+func (b *Backend) lockVolumeQuery(found *bool, row *volumeRow, id []byte) sqldb.Query {
+	return sqldb.SelectOne(found, row.scanDest(), `SELECT `+volumeCols+` FROM volumes v WHERE v.org = $1 AND v.id = $2 AND v.state <> 'removing' {lock}`, b.org, id)
 }
 
 // Create implements driver.Backend.
@@ -100,8 +101,8 @@ func (b *Backend) Create(ctx context.Context, name string, spec driver.Spec) (dr
 			return driver.Info{}, err
 		}
 	}
-	err := b.ns.db.runTx(ctx, row.id, false, func(tx sqlTx) error { return b.insertVolume(tx, &row, from) })
-	if b.ns.db.isUniqueViolation(err) {
+	err := b.ns.db.RunTx(ctx, sqldb.TxOptions{Key: row.id}, func(tx sqldb.Tx) error { return b.insertVolume(tx, &row, from) })
+	if b.ns.db.IsUniqueViolation(err) {
 		return driver.Info{}, errNameTaken
 	}
 	if err != nil {
@@ -113,14 +114,14 @@ func (b *Backend) Create(ctx context.Context, name string, spec driver.Spec) (dr
 var errNameTaken = driver.Errorf(driver.ErrExists, "a volume of that name already exists")
 
 // insertVolume adds a volume: an empty one, or a clone of another.
-func (b *Backend) insertVolume(tx sqlTx, row *volumeRow, from []byte) error {
+func (b *Backend) insertVolume(tx sqldb.Tx, row *volumeRow, from []byte) error {
 	if err := b.checkNameFree(tx, row.name, nil); err != nil {
 		return err
 	}
 	if from != nil {
 		var found bool
 		var src volumeRow
-		if err := tx.runQueries(b.lockVolumeQuery(&found, &src, from)); err != nil {
+		if err := tx.RunQueries(b.lockVolumeQuery(&found, &src, from)); err != nil {
 			return err
 		}
 		if !found || src.state != string(driver.StateReady) {
@@ -134,9 +135,9 @@ func (b *Backend) insertVolume(tx sqlTx, row *volumeRow, from []byte) error {
 		}
 		row.used, row.nextIno, row.entries, row.metaBytes = src.used, src.nextIno, src.entries, src.metaBytes
 	}
-	tx.queueExec(`INSERT INTO volumes (org, id, name, state, quota, labels, created, updated, used, entries, metadata, next_ino, session)
+	tx.QueueExec(`INSERT INTO volumes (org, id, name, state, quota, labels, created, updated, used, entries, metadata, next_ino, session)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`,
-		b.org, row.id, row.name, row.state, row.quota, row.labels, row.created, row.updated, row.used, row.entries, row.metaBytes, row.nextIno, nullIfNil(row.session))
+		b.org, row.id, row.name, row.state, row.quota, row.labels, row.created, row.updated, row.used, row.entries, row.metaBytes, row.nextIno, sqldb.NullIfNil(row.session))
 	if from != nil {
 		cloneVolumeRows(tx, from, row.id)
 		return nil
@@ -148,14 +149,14 @@ func (b *Backend) insertVolume(tx sqlTx, row *volumeRow, from []byte) error {
 
 // checkNameFree returns ErrExists if another volume than self has the name, or has it as its
 // id.
-func (b *Backend) checkNameFree(tx sqlTx, name string, self []byte) error {
+func (b *Backend) checkNameFree(tx sqldb.Tx, name string, self []byte) error {
 	var taken, isID, here bool
 	var id []byte
-	list := []query{b.orgExistsQuery(&here), selectOne(&taken, []any{&id}, `SELECT id FROM volumes WHERE org = $1 AND name = $2 AND state <> 'removing'`, b.org, name)}
+	list := []sqldb.Query{b.orgExistsQuery(&here), sqldb.SelectOne(&taken, []any{&id}, `SELECT id FROM volumes WHERE org = $1 AND name = $2 AND state <> 'removing'`, b.org, name)}
 	if other := parseID(name); other != nil {
 		list = append(list, volumeExistsQuery(&isID, b.org, other))
 	}
-	if err := tx.runQueries(list...); err != nil {
+	if err := tx.RunQueries(list...); err != nil {
 		return err
 	}
 	if !here {
@@ -195,11 +196,11 @@ func (b *Backend) Get(ctx context.Context, ref driver.Ref) (driver.Info, error) 
 func (b *Backend) getVolume(ctx context.Context, ref driver.Ref) (volumeRow, error) {
 	var row volumeRow
 	var found bool
-	ask := selectOne(&found, row.scanDest(), `SELECT `+volumeCols+` FROM volumes v WHERE v.org = $1 AND v.name = $2 AND v.state = 'ready'`, b.org, ref.Name)
+	ask := sqldb.SelectOne(&found, row.scanDest(), `SELECT `+volumeCols+` FROM volumes v WHERE v.org = $1 AND v.name = $2 AND v.state = 'ready'`, b.org, ref.Name)
 	if ref.ID != "" {
-		ask = selectOne(&found, row.scanDest(), `SELECT `+volumeCols+` FROM volumes v WHERE v.org = $1 AND v.id = $2 AND v.state <> 'removing'`, b.org, parseID(ref.ID))
+		ask = sqldb.SelectOne(&found, row.scanDest(), `SELECT `+volumeCols+` FROM volumes v WHERE v.org = $1 AND v.id = $2 AND v.state <> 'removing'`, b.org, parseID(ref.ID))
 	}
-	if err := b.ns.db.runQueries(ctx, ask); err != nil {
+	if err := b.ns.db.RunQueries(ctx, ask); err != nil {
 		return row, err
 	}
 	if !found {
@@ -236,7 +237,7 @@ func (b *Backend) List(ctx context.Context, filter driver.Filter) (driver.Page, 
 	}
 	for {
 		var list []volumeRow
-		err := b.ns.db.runQueries(ctx, selectAll(&list, (*volumeRow).scanDest, `SELECT `+volumeCols+` FROM volumes v
+		err := b.ns.db.RunQueries(ctx, sqldb.SelectAll(&list, (*volumeRow).scanDest, `SELECT `+volumeCols+` FROM volumes v
 			WHERE v.org = $1 AND v.id < $2 AND v.state = 'ready' ORDER BY v.id DESC LIMIT CAST($3 AS INTEGER)`, b.org, after, maxPage+1))
 		if err != nil {
 			return page, err
@@ -276,10 +277,10 @@ func (b *Backend) Update(ctx context.Context, id string, change driver.Update) (
 		return driver.Info{}, err
 	}
 	var info driver.Info
-	err := b.ns.db.runTx(ctx, vol, false, func(tx sqlTx) error {
+	err := b.ns.db.RunTx(ctx, sqldb.TxOptions{Key: vol}, func(tx sqldb.Tx) error {
 		var row volumeRow
 		var found bool
-		if err := tx.runQueries(b.lockVolumeQuery(&found, &row, vol)); err != nil {
+		if err := tx.RunQueries(b.lockVolumeQuery(&found, &row, vol)); err != nil {
 			return err
 		}
 		if !found {
@@ -289,7 +290,7 @@ func (b *Backend) Update(ctx context.Context, id string, change driver.Update) (
 		info, err = b.applyUpdate(tx, &row, change)
 		return err
 	})
-	if b.ns.db.isUniqueViolation(err) {
+	if b.ns.db.IsUniqueViolation(err) {
 		err = errNameTaken
 	}
 	return info, err
@@ -297,7 +298,7 @@ func (b *Backend) Update(ctx context.Context, id string, change driver.Update) (
 
 // applyUpdate checks a change of a locked volume and queues it. It returns the volume as it
 // will be.
-func (b *Backend) applyUpdate(tx sqlTx, row *volumeRow, change driver.Update) (driver.Info, error) {
+func (b *Backend) applyUpdate(tx sqldb.Tx, row *volumeRow, change driver.Update) (driver.Info, error) {
 	info, err := row.toInfo()
 	if err != nil {
 		return info, err
@@ -337,8 +338,8 @@ func (b *Backend) applyUpdate(tx sqlTx, row *volumeRow, change driver.Update) (d
 	}
 	info.Updated = time.Unix(0, now).UTC()
 	info.LastUsed = time.Unix(0, max(row.lastUsed+1, now)).UTC()
-	tx.queueExec(`UPDATE volumes SET name = $3, quota = $4, labels = $5, state = $6, session = $7, updated = $8, last_used = $9, generation = generation + 1
-		WHERE org = $1 AND id = $2`, b.org, row.id, info.Name, int64(info.Quota), marshalLabels(info.Labels), string(info.State), nullIfNil(row.session), now, info.LastUsed.UnixNano())
+	tx.QueueExec(`UPDATE volumes SET name = $3, quota = $4, labels = $5, state = $6, session = $7, updated = $8, last_used = $9, generation = generation + 1
+		WHERE org = $1 AND id = $2`, b.org, row.id, info.Name, int64(info.Quota), marshalLabels(info.Labels), string(info.State), sqldb.NullIfNil(row.session), now, info.LastUsed.UnixNano())
 	return info, nil
 }
 
@@ -354,11 +355,11 @@ func (b *Backend) RemoveUnused(ctx context.Context, id string, since time.Time) 
 	if err := b.flushVolumeBestEffort(ctx, parseID(id)); err != nil {
 		return driver.Info{}, err
 	}
-	return b.removeVolume(ctx, driver.ByID(id), func(tx sqlTx, row *volumeRow) error {
+	return b.removeVolume(ctx, driver.ByID(id), func(tx sqldb.Tx, row *volumeRow) error {
 		// An attachment whose lease has run out was a use until then.
 		var found bool
 		var expired int64
-		err := tx.runQueries(selectOne(&found, []any{&expired}, `SELECT CAST(coalesce(max(s.expires), 0) AS BIGINT) FROM attachments a JOIN sessions s ON s.id = a.session
+		err := tx.RunQueries(sqldb.SelectOne(&found, []any{&expired}, `SELECT CAST(coalesce(max(s.expires), 0) AS BIGINT) FROM attachments a JOIN sessions s ON s.id = a.session
 			WHERE a.org = $1 AND a.vol = $2`, b.org, row.id))
 		if err != nil {
 			return err
@@ -372,7 +373,7 @@ func (b *Backend) RemoveUnused(ctx context.Context, id string, since time.Time) 
 
 // removeVolume removes a volume, unless it is attached or mayRemove, called with its locked
 // row, returns an error. mayRemove may be nil.
-func (b *Backend) removeVolume(ctx context.Context, ref driver.Ref, mayRemove func(tx sqlTx, row *volumeRow) error) (driver.Info, error) {
+func (b *Backend) removeVolume(ctx context.Context, ref driver.Ref, mayRemove func(tx sqldb.Tx, row *volumeRow) error) (driver.Info, error) {
 	defer b.ns.metrics.observeSince("volume_remove", time.Now())
 	if err := b.checkWritable(ctx); err != nil {
 		return driver.Info{}, err
@@ -382,11 +383,11 @@ func (b *Backend) removeVolume(ctx context.Context, ref driver.Ref, mayRemove fu
 		return driver.Info{}, err
 	}
 	var info driver.Info
-	err = b.ns.runFreeingTx(ctx, found.id, func(tx sqlTx) error {
+	err = b.ns.runFreeingTx(ctx, found.id, func(tx sqldb.Tx) error {
 		var row volumeRow
 		var exists bool
 		var holders []attachment
-		err := tx.runQueries(b.lockVolumeQuery(&exists, &row, found.id), b.liveAttachmentsQuery(&holders, found.id))
+		err := tx.RunQueries(b.lockVolumeQuery(&exists, &row, found.id), b.liveAttachmentsQuery(&holders, found.id))
 		if err != nil {
 			return err
 		}
@@ -405,7 +406,7 @@ func (b *Backend) removeVolume(ctx context.Context, ref driver.Ref, mayRemove fu
 		if info, err = row.toInfo(); err != nil {
 			return err
 		}
-		tx.queueExec(`UPDATE volumes SET state = 'removing', session = NULL, generation = generation + 1 WHERE org = $1 AND id = $2`, b.org, row.id)
+		tx.QueueExec(`UPDATE volumes SET state = 'removing', session = NULL, generation = generation + 1 WHERE org = $1 AND id = $2`, b.org, row.id)
 		return nil
 	})
 	if err != nil {

@@ -120,7 +120,7 @@ func (tx *volumeTx) replaceInode(target *resolved, n *inode) {
 	n.ino = tx.allocateInodeNumber()
 	n.atime, n.mtime, n.ctime = tx.now, tx.now, tx.now
 	tx.insertInode(n)
-	tx.queueExec(`UPDATE dirents SET ino = $4 WHERE vol = $1 AND parent = $2 AND name = $3`, tx.vol, dir.ino, []byte(target.name), n.ino)
+	tx.QueueExec(`UPDATE dirents SET ino = $4 WHERE vol = $1 AND parent = $2 AND name = $3`, tx.vol, dir.ino, []byte(target.name), n.ino)
 	tx.touchDirectory(dir.ino, 0)
 	tx.unlinkInode(target.node)
 }

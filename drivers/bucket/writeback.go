@@ -217,7 +217,7 @@ func (o *openInode) commitDirtyRanges(ctx context.Context, fsys *volumeFS, range
 			return err
 		}
 		tx.addChunks(row.ino, chunks)
-		tx.queueExec(`UPDATE inodes SET size = $3, alloc = $4, mtime = $5, ctime = $6 WHERE vol = $1 AND ino = $2`,
+		tx.QueueExec(`UPDATE inodes SET size = $3, alloc = $4, mtime = $5, ctime = $6 WHERE vol = $1 AND ino = $2`,
 			tx.vol, row.ino, size, alloc-freed, mtime, tx.now)
 		return nil
 	})

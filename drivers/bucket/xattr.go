@@ -7,6 +7,7 @@ import (
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/drivers/bucket/internal/manifest"
+	"github.com/volehq/vole/internal/sqldb"
 )
 
 // checkXattrName returns ErrUnsupported unless the name is one of a user's attribute.
@@ -26,7 +27,7 @@ func (fsys *volumeFS) Getxattr(ctx context.Context, path, name string) ([]byte, 
 	}
 	var value []byte
 	var found bool
-	err = fsys.b.ns.db.runQueries(ctx, selectOne(&found, []any{&value}, `SELECT value FROM xattrs WHERE vol = $1 AND ino = $2 AND name = $3`,
+	err = fsys.b.ns.db.RunQueries(ctx, sqldb.SelectOne(&found, []any{&value}, `SELECT value FROM xattrs WHERE vol = $1 AND ino = $2 AND name = $3`,
 		fsys.vol, target.node.ino, []byte(name)))
 	if err == nil && !found {
 		err = driver.ErrNoXattr
@@ -42,7 +43,7 @@ func (fsys *volumeFS) Listxattr(ctx context.Context, path string) ([]string, err
 		return nil, err
 	}
 	var list [][]byte
-	err = fsys.b.ns.db.runQueries(ctx, selectAll(&list, func(n *[]byte) []any { return []any{n} },
+	err = fsys.b.ns.db.RunQueries(ctx, sqldb.SelectAll(&list, func(n *[]byte) []any { return []any{n} },
 		`SELECT name FROM xattrs WHERE vol = $1 AND ino = $2 ORDER BY name`, fsys.vol, target.node.ino))
 	names := make([]string, len(list))
 	for i, n := range list {
@@ -62,9 +63,9 @@ func (fsys *volumeFS) Setxattr(ctx context.Context, path, name string, value []b
 		if others+int64(len(name)+len(value)) > manifest.MaxXattrs {
 			return driver.Errorf(driver.ErrNoSpace, "the attributes of one file can hold at most %d bytes", manifest.MaxXattrs)
 		}
-		tx.queueExec(`DELETE FROM xattrs WHERE vol = $1 AND ino = $2 AND name = $3`, tx.vol, ino, []byte(name))
-		tx.queueExec(`INSERT INTO xattrs (vol, ino, name, value) VALUES ($1, $2, $3, $4)`, tx.vol, ino, []byte(name), value)
-		tx.queueExec(`UPDATE inodes SET xattr_bytes = $3 WHERE vol = $1 AND ino = $2`, tx.vol, ino, others+int64(len(name)+len(value)))
+		tx.QueueExec(`DELETE FROM xattrs WHERE vol = $1 AND ino = $2 AND name = $3`, tx.vol, ino, []byte(name))
+		tx.QueueExec(`INSERT INTO xattrs (vol, ino, name, value) VALUES ($1, $2, $3, $4)`, tx.vol, ino, []byte(name), value)
+		tx.QueueExec(`UPDATE inodes SET xattr_bytes = $3 WHERE vol = $1 AND ino = $2`, tx.vol, ino, others+int64(len(name)+len(value)))
 		return nil
 	})
 }
@@ -76,8 +77,8 @@ func (fsys *volumeFS) Removexattr(ctx context.Context, path, name string) error 
 		if !exists {
 			return driver.ErrNoXattr
 		}
-		tx.queueExec(`DELETE FROM xattrs WHERE vol = $1 AND ino = $2 AND name = $3`, tx.vol, ino, []byte(name))
-		tx.queueExec(`UPDATE inodes SET xattr_bytes = $3 WHERE vol = $1 AND ino = $2`, tx.vol, ino, others)
+		tx.QueueExec(`DELETE FROM xattrs WHERE vol = $1 AND ino = $2 AND name = $3`, tx.vol, ino, []byte(name))
+		tx.QueueExec(`UPDATE inodes SET xattr_bytes = $3 WHERE vol = $1 AND ino = $2`, tx.vol, ino, others)
 		return nil
 	})
 }
@@ -98,9 +99,9 @@ func (fsys *volumeFS) updateXattr(ctx context.Context, path, name string, fn fun
 		}
 		var exists, sum bool
 		var others, size int64
-		err = tx.runQueries(
-			selectOne(&exists, []any{&size}, `SELECT length(value) FROM xattrs WHERE vol = $1 AND ino = $2 AND name = $3`, tx.vol, target.node.ino, []byte(name)),
-			selectOne(&sum, []any{&others}, `SELECT CAST(coalesce(sum(length(name) + length(value)), 0) AS BIGINT) FROM xattrs
+		err = tx.RunQueries(
+			sqldb.SelectOne(&exists, []any{&size}, `SELECT length(value) FROM xattrs WHERE vol = $1 AND ino = $2 AND name = $3`, tx.vol, target.node.ino, []byte(name)),
+			sqldb.SelectOne(&sum, []any{&others}, `SELECT CAST(coalesce(sum(length(name) + length(value)), 0) AS BIGINT) FROM xattrs
 				WHERE vol = $1 AND ino = $2 AND name <> $3`, tx.vol, target.node.ino, []byte(name)))
 		if err != nil {
 			return err
@@ -108,7 +109,7 @@ func (fsys *volumeFS) updateXattr(ctx context.Context, path, name string, fn fun
 		if exists {
 			tx.metaDelta = tx.metaDelta.Minus(driver.XattrMetadata(name, int(size)))
 		}
-		tx.queueExec(`UPDATE inodes SET ctime = $3 WHERE vol = $1 AND ino = $2`, tx.vol, target.node.ino, tx.now)
+		tx.QueueExec(`UPDATE inodes SET ctime = $3 WHERE vol = $1 AND ino = $2`, tx.vol, target.node.ino, tx.now)
 		return fn(tx, target.node.ino, exists, others)
 	})
 }

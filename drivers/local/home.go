@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"os/user"
-	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -43,7 +42,7 @@ func CheckOwner(home string, foreign bool) error {
 // it belongs to another user, and foreign is not set.
 func openHomeDir(home string, makeIt, foreign bool) (*os.File, error) {
 	if makeIt {
-		if err := mkdirAllDurable(home); err != nil {
+		if err := durable.MkdirAll(home); err != nil {
 			return nil, err
 		}
 	}
@@ -179,23 +178,6 @@ func (b *Backend) refuseOrphanVolumes() error {
 	return driver.Errorf(driver.ErrCorrupt,
 		"%d volumes are there, but the catalog that knows their names is missing or empty; restore catalog.db from a backup, or move %s away",
 		len(list), b.homePath("volumes"))
-}
-
-// mkdirAllDurable is os.MkdirAll that syncs the parent of each directory it makes.
-func mkdirAllDurable(path string) error {
-	if _, err := os.Stat(path); err == nil {
-		return nil
-	}
-	parent := filepath.Dir(path)
-	if parent != path {
-		if err := mkdirAllDurable(parent); err != nil {
-			return err
-		}
-	}
-	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	return durable.SyncDir(parent)
 }
 
 // probeWritable writes a temporary file and returns the error: many of SQLite's errors can mean

@@ -62,14 +62,22 @@ type Ballast struct {
 // New returns the ballast of an open directory, which the caller keeps open.
 func New(dir *os.File) *Ballast { return &Ballast{dir: dir} }
 
-// OpenDir returns the ballast of the directory at path, and a function that closes it. If the
-// directory cannot be opened the ballast is empty.
-func OpenDir(path string) (b *Ballast, closer func() error) {
+// OpenDir returns the ballast of the directory at path, until Close. If the directory cannot be
+// opened the ballast is empty.
+func OpenDir(path string) *Ballast {
 	dir, err := os.Open(path)
 	if err != nil {
-		return &Ballast{}, func() error { return nil }
+		return &Ballast{}
 	}
-	return New(dir), dir.Close
+	return New(dir)
+}
+
+// Close closes the directory of OpenDir.
+func (b *Ballast) Close() error {
+	if b.dir == nil {
+		return nil
+	}
+	return b.dir.Close()
 }
 
 // Opening runs fn, which opens a database, with the space of the ballast if the disk is full.

@@ -18,9 +18,10 @@ const (
 type Ballast struct{}
 
 // OpenDir returns the ballast of a directory.
-func OpenDir(string) (b *Ballast, closer func() error) {
-	return &Ballast{}, func() error { return nil }
-}
+func OpenDir(string) *Ballast { return &Ballast{} }
+
+// Close does nothing.
+func (b *Ballast) Close() error { return nil }
 
 // Opening runs fn.
 func (b *Ballast) Opening(fn func() error) error { return fn() }

@@ -35,9 +35,8 @@ var migrations embed.FS
 // and makes the database when it is missing.
 type Options struct {
 	ReadOnly bool // nothing is written, not even a file beside the database
-	// Schema holds the migrations, as package migrate reads them. Default: those of a
-	// local home.
-	Schema fs.FS
+	// Schema has the migrations. Default: those of a local home.
+	Schema migrate.Schema
 	// Dir is the open directory that the database is in, nil to go by its path. With it
 	// links are not followed, neither to the database nor to the files beside it, and it
 	// is opened in that very directory (where the system can: Linux). Open keeps a
@@ -52,10 +51,10 @@ type Options struct {
 
 // migrationSchema returns the migrations.
 func (o Options) migrationSchema() migrate.Schema {
-	files := o.Schema
-	if files == nil {
-		files, _ = fs.Sub(migrations, "migrations") // embedded: cannot fail
+	if o.Schema.Files != nil {
+		return o.Schema
 	}
+	files, _ := fs.Sub(migrations, "migrations") // embedded: cannot fail
 	return migrate.Schema{Files: files, Database: "the catalog"}
 }
 
@@ -95,7 +94,7 @@ func openWritable(ctx context.Context, at location, opts Options) (*DB, error) {
 	if err := at.createDatabase(); err != nil {
 		return nil, err
 	}
-	read, err := openReaderPool(at, hardenedPragmas("query_only(1)", readCache)...)
+	read, err := openReaderPool(at, "")
 	if err != nil {
 		return nil, err
 	}
@@ -139,9 +138,9 @@ func retryWhileBusy(ctx context.Context, fn func() error) error {
 // a catalog of a hundred thousand volumes is ten times SQLite's default.
 const readCache = "cache_size(-16384)"
 
-// openReaderPool opens the pool of reading connections, which run the pragmas first.
-func openReaderPool(at location, pragmas ...string) (*sql.DB, error) {
-	db, err := sql.Open("sqlite", at.dataSourceName("", append(pragmas, "busy_timeout(10000)")...))
+// openReaderPool opens the pool of reading connections. mode is that of the URI.
+func openReaderPool(at location, mode string) (*sql.DB, error) {
+	db, err := sql.Open("sqlite", at.dataSourceName(mode, hardenedPragmas("query_only(1)", readCache, "busy_timeout(10000)")...))
 	if err != nil {
 		return nil, err
 	}
@@ -154,32 +153,34 @@ func openReaderPool(at location, pragmas ...string) (*sql.DB, error) {
 // migrateSchema brings the schema up to date, under a lock that other processes wait for.
 func (db *DB) migrateSchema(ctx context.Context, opts Options) error {
 	schema := opts.migrationSchema()
-	have, err := schema.Version(ctx, db.read)
-	if err == nil {
-		err = schema.Check(have)
+	have, err := db.checkSchema(ctx, schema, opts.Verify)
+	if err != nil || have == schema.Latest() {
+		return err
 	}
+	unlock, err := db.at.lockSchema(ctx)
 	if err != nil {
 		return err
 	}
-	if opts.Verify {
-		if err := db.verifySchema(ctx, schema); err != nil {
-			return err
-		}
-	}
-	if have == schema.Latest() {
-		return nil
-	}
-	lock, err := db.at.lockSchema(ctx)
-	if err != nil {
-		return err
-	}
-	defer lock.Release()
+	defer unlock()
 	writable, err := sql.Open("sqlite", db.at.dataSourceName("", "busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)"))
 	if err != nil {
 		return err
 	}
 	defer writable.Close()
 	return schema.Up(ctx, writable)
+}
+
+// checkSchema returns the version of the schema. ErrUnsupported: it is newer than this program;
+// ErrCorrupt, with verify: it is not what the migrations make.
+func (db *DB) checkSchema(ctx context.Context, schema migrate.Schema, verify bool) (int64, error) {
+	have, err := schema.Version(ctx, db.read)
+	if err == nil {
+		err = schema.Check(have)
+	}
+	if err == nil && verify {
+		err = db.verifySchema(ctx, schema)
+	}
+	return have, err
 }
 
 // openReadOnly opens a catalog that must not be written. SQLite needs its shared-memory file
@@ -237,23 +238,15 @@ func openPrivateCopy(ctx context.Context, at location, tmp string, opts Options)
 // openReadOnlyAt opens the database for reading. ErrUnsupported: its schema is older or newer
 // than this version reads.
 func openReadOnlyAt(ctx context.Context, at location, opts Options) (*DB, error) {
-	read, err := sql.Open("sqlite", at.dataSourceName("ro", hardenedPragmas("query_only(1)", "busy_timeout(10000)")...))
+	read, err := openReaderPool(at, "ro")
 	if err != nil {
 		return nil, err
 	}
-	read.SetMaxOpenConns(runtime.GOMAXPROCS(0) + 2)
 	db := &DB{read: read, at: at}
 	schema := opts.migrationSchema()
-	have, err := schema.Version(ctx, read)
+	have, err := db.checkSchema(ctx, schema, opts.Verify)
 	if err == nil {
-		err = schema.Check(have)
-	}
-	if err == nil && opts.Verify {
-		err = db.verifySchema(ctx, schema)
-	}
-	if latest := schema.Latest(); err == nil && have < latest {
-		err = driver.Errorf(driver.ErrUnsupported,
-			"the catalog has schema %d, this version of vole reads %d; open it once with the right to write", have, latest)
+		err = schema.CheckCurrent(have)
 	}
 	if err != nil {
 		read.Close()

@@ -34,27 +34,17 @@ func (l location) closeDirectory() {
 // createDatabase makes an empty database file that only its owner can read; SQLite gives the
 // files beside it the same mode.
 func (l location) createDatabase() error {
-	const flag = os.O_RDWR | os.O_CREATE | os.O_EXCL
-	var f *os.File
-	var err error
-	if l.dir != nil {
-		f, err = beneath.OpenFile(l.dir, l.baseName(), flag, 0o600)
-	} else {
-		f, err = os.OpenFile(l.path, flag, 0o600)
+	if l.dir == nil {
+		return durable.CreatePrivate(l.path)
 	}
+	f, err := beneath.OpenFile(l.dir, l.baseName(), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, fs.ErrExist) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	if err := f.Close(); err != nil {
-		return err
-	}
-	if l.dir != nil {
-		return l.dir.Sync()
-	}
-	return durable.SyncDir(filepath.Dir(l.path))
+	return errors.Join(f.Close(), l.dir.Sync())
 }
 
 // checkExists returns fs.ErrNotExist if there is no database.
@@ -80,13 +70,18 @@ func (l location) readFile(suffix string) ([]byte, error) {
 	return io.ReadAll(f)
 }
 
-// lockSchema waits until no other process changes the schema, and keeps others waiting until the
-// lock is released.
-func (l location) lockSchema(ctx context.Context) (*flock.Lock, error) {
+// lockSchema waits until no other process changes the schema, and keeps others waiting until
+// unlock.
+func (l location) lockSchema(ctx context.Context) (unlock func(), err error) {
 	if l.dir != nil {
-		return flock.WaitIn(ctx, l.dir, "locks/schema")
+		lock, err := flock.WaitIn(ctx, l.dir, "locks/schema")
+		return func() { _ = lock.Release() }, err
 	}
-	return flock.Wait(ctx, filepath.Join(filepath.Dir(l.path), "locks", "schema"))
+	lock, err := flock.Wait(ctx, l.path+".lock")
+	return func() {
+		_ = os.Remove(l.path + ".lock") // waiters make a new file, see flock.Try
+		_ = lock.Release()
+	}, err
 }
 
 // dataSourceName returns the URI that modernc.org/sqlite takes; each new connection runs the

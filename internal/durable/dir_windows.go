@@ -1,5 +1,12 @@
 package durable
 
+import "os"
+
 // syncDir does nothing: Windows flushes no directories, and its file systems log changes
 // of them.
 func syncDir(string) error { return nil }
+
+// inheritOwner does nothing: what is made inherits the access list of its directory.
+func inheritOwner(*os.File) error { return nil }
+
+func inheritDirOwner(string) error { return nil }

@@ -4,12 +4,56 @@ package durable
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 )
 
 // SyncDir makes the entries of a directory durable.
 func SyncDir(path string) error { return syncDir(path) }
+
+// MkdirAll is os.MkdirAll with mode 0700 that makes each directory durable.
+func MkdirAll(path string) error { return mkdirAll(path, func(string) error { return nil }) }
+
+// mkdirAll is MkdirAll that calls made with each directory that it has made, before it syncs.
+func mkdirAll(path string, made func(dir string) error) error {
+	if _, err := os.Stat(path); err == nil {
+		return nil
+	}
+	parent := filepath.Dir(path)
+	if parent != path {
+		if err := mkdirAll(parent, made); err != nil {
+			return err
+		}
+	}
+	err := os.Mkdir(path, 0o700)
+	if err == nil {
+		err = made(path)
+	}
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return SyncDir(parent)
+}
+
+// CreatePrivate makes an empty file, with mode 0600, unless one exists, and the directories above
+// it, with mode 0700. What root makes gets the owner of the directory that it is made in.
+func CreatePrivate(path string) error {
+	if err := mkdirAll(filepath.Dir(path), inheritDirOwner); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(inheritOwner(f), f.Close()); err != nil {
+		return err
+	}
+	return SyncDir(filepath.Dir(path))
+}
 
 // WriteFile replaces the content of the file at path: a reader, or a crash, finds the old
 // content or all of the new. The file gets the given mode regardless of the umask. fs.ErrExist:

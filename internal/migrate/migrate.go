@@ -82,6 +82,16 @@ func (s Schema) Check(version int64) error {
 	return nil
 }
 
+// CheckCurrent is Check for what is open for reading only. ErrUnsupported: the version is older
+// than Latest, and cannot be brought up to date.
+func (s Schema) CheckCurrent(version int64) error {
+	if latest := s.Latest(); version < latest {
+		return driver.Errorf(driver.ErrUnsupported,
+			"%s has schema %d, this version of vole reads %d; open it once with the right to write", s.Database, version, latest)
+	}
+	return s.Check(version)
+}
+
 // Up runs the migrations that a database lacks. ErrUnsupported: its version is newer than
 // Latest.
 func (s Schema) Up(ctx context.Context, db *sql.DB) error { return s.UpTo(ctx, db, s.Latest()) }

@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/catalog"
+	"github.com/volehq/vole/internal/sqldb"
 )
 
 // AuditRecord is one line of the audit log: who did what, and how it ended.
@@ -35,13 +35,14 @@ func (r *AuditRecord) columnValues() []any {
 }
 
 const (
-	auditColumns     = `at, org, key_id, key_name, action, volume, path, detail, addr, request_id, status, volume_name`
-	auditColumnCount = 12 // columns
-	// maxRecordBatch bounds how many records share a statement.
+	auditColumns = `at, org, key_id, key_name, action, volume, path, detail, addr, request_id, status, volume_name`
+	// maxRecordBatch bounds how many records share a commit.
 	maxRecordBatch = 256
 	// commitDelay is how long the first record of a commit waits for others. A commit for each
 	// record would cost as much as the change that it reports.
 	commitDelay = 50 * time.Millisecond
+	// recordTimeout bounds the writing of records.
+	recordTimeout = 30 * time.Second
 	// maxAuditPage is the most records that Audit returns.
 	maxAuditPage = 1000
 )
@@ -121,27 +122,16 @@ func (s *Store) writeRecordsLoop() {
 	}
 }
 
-// insertRecords inserts records in one statement.
+// insertRecords inserts records in one transaction. No record appears twice, so it is not repeated
+// if it may have succeeded.
 func (s *Store) insertRecords(batch []*pendingRecord) error {
-	var query strings.Builder
-	query.WriteString(`INSERT INTO server_audit (` + auditColumns + `) VALUES `)
-	var args []any
-	for i, r := range batch {
-		if i > 0 {
-			query.WriteString(", ")
-		}
-		for j := range auditColumnCount {
-			fmt.Fprintf(&query, "%c$%d", "(,"[min(j, 1)], len(args)+j+1)
-		}
-		query.WriteString(")")
-		args = append(args, r.row...)
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*s.patience)
+	ctx, cancel := context.WithTimeout(context.Background(), recordTimeout)
 	defer cancel()
-	// Only what certainly had no effect is retried, so that no record appears twice.
-	err := s.retry(ctx, failedWithoutEffect, func() error {
-		_, err := s.execOnce(ctx, query.String(), args...)
-		return err
+	err := s.runTx(ctx, sqldb.TxOptions{AtMostOnce: true}, func(tx sqldb.Tx) error {
+		for _, r := range batch {
+			tx.QueueExec(`INSERT INTO server_audit (`+auditColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)`, r.row...)
+		}
+		return nil
 	})
 	if errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("the database does not answer: %w", err)
@@ -161,7 +151,7 @@ func (s *Store) Audit(ctx context.Context, org string, before int64, limit int) 
 	if before <= 0 {
 		before = 1<<63 - 1
 	}
-	return queryAll(ctx, s, func(scan scanFunc) (r AuditRecord, err error) {
+	return queryAll(ctx, s, func(scan sqldb.Scanner) (r AuditRecord, err error) {
 		var at int64
 		err = scan(&r.ID, &at, &r.Org, &r.KeyID, &r.KeyName, &r.Action, &r.Volume, &r.Path, &r.Detail, &r.Addr, &r.RequestID, &r.Status, &r.VolumeName)
 		r.At = catalog.Time(at)

@@ -139,6 +139,6 @@ func (s *Store) writeKeyUse(ctx context.Context, u keyUse) {
 	ctx, cancel := context.WithTimeout(ctx, keyUseTimeout)
 	defer cancel()
 	// Other servers and other cache entries may have written a use already.
-	_, _ = s.execOnce(ctx, `UPDATE server_keys SET last_used = $1 WHERE id = $2 AND last_used <= $3`,
+	_, _ = s.exec(ctx, `UPDATE server_keys SET last_used = $1 WHERE id = $2 AND last_used <= $3`,
 		u.at, u.keyID, u.at-int64(keyUseInterval))
 }

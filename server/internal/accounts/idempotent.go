@@ -38,7 +38,7 @@ func (s *Store) BeginIdempotent(ctx context.Context, r Idempotent) (prior *Idemp
 	for {
 		// The insert decides who wins. Who won is read from the row, by its claim: the answer to
 		// the insert may be lost and the insert retried.
-		_, err := s.execRetrying(ctx, `INSERT INTO server_idempotency (org, key, fingerprint, claim, result, created)
+		_, err := s.exec(ctx, `INSERT INTO server_idempotency (org, key, fingerprint, claim, result, created)
 			VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (org, key) DO NOTHING`,
 			r.Org, r.Key, r.Fingerprint, mine, []byte{}, catalog.Nanos(r.Created))
 		if err != nil {
@@ -82,7 +82,7 @@ func (s *Store) FinishIdempotent(ctx context.Context, org, key, result string) e
 	if len(result) > maxResult {
 		return driver.Errorf(driver.ErrInvalid, "a result of %d bytes; the limit is %d", len(result), maxResult)
 	}
-	n, err := s.execRetrying(ctx, `UPDATE server_idempotency SET result = $1, done = 1 WHERE org = $2 AND key = $3 AND done = 0`,
+	n, err := s.exec(ctx, `UPDATE server_idempotency SET result = $1, done = 1 WHERE org = $2 AND key = $3 AND done = 0`,
 		append([]byte{}, result...), org, key)
 	if err != nil || n > 0 {
 		return err
@@ -105,7 +105,7 @@ func (s *Store) ForgetIdempotent(ctx context.Context, org, key string) error {
 	if err := validateIdempotent(org, key); err != nil {
 		return err
 	}
-	_, err := s.execRetrying(ctx, `DELETE FROM server_idempotency WHERE org = $1 AND key = $2`, org, key)
+	_, err := s.exec(ctx, `DELETE FROM server_idempotency WHERE org = $1 AND key = $2`, org, key)
 	return err
 }
 

@@ -5,16 +5,15 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
-	"database/sql"
 	"encoding/base64"
 	"encoding/hex"
-	"errors"
 	"strings"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/catalog"
+	"github.com/volehq/vole/internal/sqldb"
 )
 
 const (
@@ -97,7 +96,7 @@ func (s *Store) CreateKey(ctx context.Context, n NewKey) (key Key, secret string
 		Created: catalog.Time(catalog.Nanos(now)), CreatedBy: n.CreatedBy, Expires: catalog.Time(catalog.Nanos(n.Expires)),
 	}
 	// A conflict can only be with itself, if the answer to a first try was lost.
-	_, err = s.execRetrying(ctx, `INSERT INTO server_keys (id, org, name, scopes, volumes, format, hash, created, created_by, expires)
+	_, err = s.exec(ctx, `INSERT INTO server_keys (id, org, name, scopes, volumes, format, hash, created, created_by, expires)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (id) DO NOTHING`,
 		key.ID, key.Org, key.Name, int64(key.Scopes), joinVolumes(key.Volumes), key.Format, hash[:],
 		catalog.Nanos(key.Created), key.CreatedBy, catalog.Nanos(key.Expires))
@@ -170,7 +169,7 @@ func (s *Store) Keys(ctx context.Context, org string) ([]Key, error) {
 	if err := validateOrg(org); err != nil {
 		return nil, err
 	}
-	return queryAll(ctx, s, func(scan scanFunc) (Key, error) {
+	return queryAll(ctx, s, func(scan sqldb.Scanner) (Key, error) {
 		var row keyRow
 		err := scan(row.scanTargets()...)
 		return row.toKey(), err
@@ -226,28 +225,29 @@ func (s *Store) RevokeKey(ctx context.Context, org, id string, opts RevokeOption
 	}
 	var k Key
 	var loss Loss
-	err := s.inExclusiveTx(ctx, func(tx *sql.Tx) error {
+	err := s.inExclusiveTx(ctx, func(tx sqldb.Tx) error {
 		var row keyRow
+		var found bool
 		k, loss = Key{}, Loss{}
-		err := tx.QueryRowContext(ctx, s.adaptParameters(`SELECT `+keyColumns+` FROM server_keys WHERE org = $1 AND id = $2`), org, id).Scan(row.scanTargets()...)
-		if errors.Is(err, sql.ErrNoRows) {
-			return missing
-		}
+		err := tx.RunQueries(sqldb.SelectOne(&found, row.scanTargets(), `SELECT `+keyColumns+` FROM server_keys WHERE org = $1 AND id = $2`, org, id))
 		if err != nil {
 			return err
+		}
+		if !found {
+			return missing
 		}
 		if k = row.toKey(); !k.Revoked.IsZero() {
 			return nil
 		}
-		if loss, err = s.lossByRevoking(ctx, tx, k, opts.Provider); err != nil {
+		if loss, err = s.lossByRevoking(tx, k, opts.Provider); err != nil {
 			return err
 		}
 		if loss.Any() && !opts.Force {
 			return &LastKeyError{loss, org}
 		}
 		k.Revoked = catalog.Time(catalog.Nanos(s.clock()))
-		_, err = tx.ExecContext(ctx, s.adaptParameters(`UPDATE server_keys SET revoked = $1 WHERE org = $2 AND id = $3`), catalog.Nanos(k.Revoked), org, id)
-		return err
+		tx.QueueExec(`UPDATE server_keys SET revoked = $1 WHERE org = $2 AND id = $3`, catalog.Nanos(k.Revoked), org, id)
+		return nil
 	})
 	s.cache.forgetKey(id) // on errors too: the commit may have succeeded
 	return k, loss, err
@@ -256,15 +256,14 @@ func (s *Store) RevokeKey(ctx context.Context, org, id string, opts RevokeOption
 // lossByRevoking determines which rights would be lost with k. It runs in the exclusive
 // transaction of the revocation, so that two concurrent revocations cannot end the last two
 // keys.
-func (s *Store) lossByRevoking(ctx context.Context, tx *sql.Tx, k Key, provider Scope) (loss Loss, err error) {
+func (s *Store) lossByRevoking(tx sqldb.Tx, k Key, provider Scope) (loss Loss, err error) {
 	if k.checkUsable(s.clock()) != nil {
 		return loss, nil
 	}
-	others := func(where string, scope Scope, args ...any) (bool, error) {
-		var n int64
-		err := tx.QueryRowContext(ctx, s.adaptParameters(`SELECT count(*) FROM server_keys WHERE id <> $1 AND revoked = 0 AND (expires = 0 OR expires > $2) AND (scopes & $3) <> 0`+where),
-			append([]any{k.ID, catalog.Nanos(s.clock()), int64(scope)}, args...)...).Scan(&n)
-		return n > 0, err
+	others := func(where string, scope Scope, args ...any) (found bool, err error) {
+		err = tx.RunQueries(sqldb.SelectOne(&found, []any{new(int)}, `SELECT 1 FROM server_keys WHERE id <> $1 AND revoked = 0 AND (expires = 0 OR expires > $2) AND (scopes & $3) <> 0`+where+` LIMIT 1`,
+			append([]any{k.ID, catalog.Nanos(s.clock()), int64(scope)}, args...)...))
+		return found, err
 	}
 	var more bool
 	if k.Scopes.Has(Admin) && k.Volumes == nil && !provider.Has(Admin) {
@@ -284,7 +283,7 @@ func (s *Store) lossByRevoking(ctx context.Context, tx *sql.Tx, k Key, provider 
 
 // RevokeOrg revokes all keys of an organisation that is being removed.
 func (s *Store) RevokeOrg(ctx context.Context, org string) error {
-	_, err := s.execRetrying(ctx, `UPDATE server_keys SET revoked = $1 WHERE org = $2 AND revoked = 0`, catalog.Nanos(s.clock()), org)
+	_, err := s.exec(ctx, `UPDATE server_keys SET revoked = $1 WHERE org = $2 AND revoked = 0`, catalog.Nanos(s.clock()), org)
 	s.cache.forgetAllKeys()
 	return err
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/ballast"
+	"github.com/volehq/vole/internal/sqldb"
 	"github.com/volehq/vole/internal/testing/servers"
 )
 
@@ -93,7 +94,7 @@ func TestFirstOpens(t *testing.T) {
 func TestSigning(t *testing.T) {
 	forEachDatabase(t, func(t *testing.T, database string) {
 		stores := []*Store{openStore(t, database, Options{}), openStore(t, database, Options{})}
-		if _, err := stores[0].execRetrying(t.Context(), `DELETE FROM server_secrets`); err != nil {
+		if _, err := stores[0].exec(t.Context(), `DELETE FROM server_secrets`); err != nil {
 			t.Fatal(err)
 		}
 		var mu sync.Mutex
@@ -114,7 +115,7 @@ func TestSigning(t *testing.T) {
 		if len(seen) != 1 || seen[string(stores[0].signingSecret)] != 0 {
 			t.Errorf("%d secrets, want a new one alone", len(seen))
 		}
-		if _, err := stores[0].execRetrying(t.Context(), `UPDATE server_secrets SET secret = $1`, []byte("short")); err != nil {
+		if _, err := stores[0].exec(t.Context(), `UPDATE server_secrets SET secret = $1`, []byte("short")); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := Open(t.Context(), database, Options{}); !errors.Is(err, driver.ErrCorrupt) {
@@ -127,7 +128,7 @@ func TestSchemaVersions(t *testing.T) {
 	forEachDatabase(t, func(t *testing.T, database string) {
 		s := openStore(t, database, Options{})
 		insert := `INSERT INTO vole_server_version (version_id, is_applied) VALUES (9999, true)`
-		if _, err := s.execRetrying(t.Context(), insert); err != nil {
+		if _, err := s.exec(t.Context(), insert); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := Open(t.Context(), database, Options{}); !errors.Is(err, driver.ErrUnsupported) {
@@ -146,7 +147,7 @@ func TestTables(t *testing.T) {
 				query = `SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'`
 			}
 			s := openStore(t, e.database(t), Options{})
-			names, err := queryAll(t.Context(), s, func(scan scanFunc) (name string, err error) {
+			names, err := queryAll(t.Context(), s, func(scan sqldb.Scanner) (name string, err error) {
 				err = scan(&name)
 				return name, err
 			}, query)
@@ -200,28 +201,6 @@ func checkModes(t *testing.T, root string, want int) {
 	})
 	if err != nil || n != want {
 		t.Errorf("%d files and directories, want %d; %v", n, want, err)
-	}
-}
-
-// TestPragmas looks at what each connection is set to.
-func TestPragmas(t *testing.T) {
-	s := openStore(t, filepath.Join(t.TempDir(), "accounts.db"), Options{})
-	read := func(pragma string, dest any) {
-		t.Helper()
-		if err := s.write.QueryRowContext(t.Context(), "PRAGMA "+pragma).Scan(dest); err != nil {
-			t.Fatal(err)
-		}
-	}
-	var mode string
-	var sync, busy int
-	read("journal_mode", &mode)
-	read("synchronous", &sync)
-	read("busy_timeout", &busy)
-	if mode != "wal" || sync != 2 || busy != 10000 {
-		t.Errorf("journal_mode %s, synchronous %d, busy_timeout %d", mode, sync, busy)
-	}
-	if _, err := s.read.ExecContext(t.Context(), `DELETE FROM server_keys`); err == nil {
-		t.Error("a connection for reading writes")
 	}
 }
 

@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 
 	"github.com/volehq/vole/driver"
-	"github.com/volehq/vole/internal/nofollow"
 	"golang.org/x/sys/unix"
 )
 
@@ -24,28 +23,4 @@ func refuseForeignLinks(path string) error {
 		}
 	}
 	return nil
-}
-
-// inheritedOwner returns the owner for what root makes at path: that of the directory above, who
-// may run the server without root and would be locked out of root's files. uid is negative if
-// nothing needs to change.
-func inheritedOwner(path string) (uid, gid int, err error) {
-	var st unix.Stat_t
-	if os.Geteuid() != 0 {
-		return -1, -1, nil
-	}
-	if err := unix.Stat(filepath.Dir(path), &st); err != nil || st.Uid == 0 {
-		return -1, -1, err
-	}
-	return int(st.Uid), int(st.Gid), nil
-}
-
-// chownDir gives a new directory its owner, following no link that took its name.
-func chownDir(dir string, uid, gid int) error {
-	n, err := nofollow.Open(unix.AT_FDCWD, dir)
-	if err != nil {
-		return err
-	}
-	defer n.Close()
-	return n.Chown(uid, gid)
 }

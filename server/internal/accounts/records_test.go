@@ -338,8 +338,7 @@ func TestServerRestarts(t *testing.T) {
 	if err := pg.CreateDatabase("accounts"); err != nil {
 		t.Fatal(err)
 	}
-	s := openStore(t, pg.URL("accounts"), Options{CacheFor: -1})
-	s.patience, s.readPatience = 10*time.Minute, 10*time.Minute // however slowly PostgreSQL starts
+	s := openStore(t, pg.URL("accounts"), Options{CacheFor: -1, patience: 10 * time.Minute}) // however slowly PostgreSQL starts
 	_, secret := makeKey(t, s, NewKey{})
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup

@@ -137,17 +137,17 @@ func TestVolumeTokenRestricted(t *testing.T) {
 			"gone":          {`id = 'x'`, "unknown"},
 		} {
 			k, _, tok := token(t, s, NewKey{}, time.Hour)
-			if _, err := s.execRetrying(t.Context(), `UPDATE server_keys SET `+x.change+` WHERE id = $1`, k.ID); err != nil {
+			if _, err := s.exec(t.Context(), `UPDATE server_keys SET `+x.change+` WHERE id = $1`, k.ID); err != nil {
 				t.Fatal(err)
 			}
 			_, _, err := s.AuthenticateVolume(t.Context(), tok)
 			refused(t, what, err, x.detail, tok)
-			if _, err := s.execRetrying(t.Context(), `DELETE FROM server_keys`); err != nil {
+			if _, err := s.exec(t.Context(), `DELETE FROM server_keys`); err != nil {
 				t.Fatal(err)
 			}
 		}
 		k, _, tok := token(t, s, NewKey{Scopes: Write}, time.Hour)
-		if _, err := s.execRetrying(t.Context(), `UPDATE server_keys SET scopes = 1 WHERE id = $1`, k.ID); err != nil {
+		if _, err := s.exec(t.Context(), `UPDATE server_keys SET scopes = 1 WHERE id = $1`, k.ID); err != nil {
 			t.Fatal(err)
 		}
 		if p, _, err := s.AuthenticateVolume(t.Context(), tok); err != nil || p.Scopes != Read {

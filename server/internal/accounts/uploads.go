@@ -6,6 +6,7 @@ import (
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/catalog"
+	"github.com/volehq/vole/internal/sqldb"
 )
 
 // Upload is a file that is being uploaded in pieces.
@@ -48,7 +49,7 @@ func (u *Upload) validate() error {
 const uploadColumns = `org, id, key_id, volume, path, staging, size, mode, exclusive, created, expires`
 
 // scanUpload reads a row of uploadColumns.
-func scanUpload(scan scanFunc) (u Upload, err error) {
+func scanUpload(scan sqldb.Scanner) (u Upload, err error) {
 	var path, staging []byte
 	var mode, exclusive, created, expires int64
 	err = scan(&u.Org, &u.ID, &u.KeyID, &u.Volume, &path, &staging, &u.Size, &mode, &exclusive, &created, &expires)
@@ -70,7 +71,7 @@ func (s *Store) CreateUpload(ctx context.Context, u Upload) error {
 	if err := u.validate(); err != nil {
 		return err
 	}
-	have, err := queryAll(ctx, s, func(scan scanFunc) (n int64, err error) { err = scan(&n); return n, err },
+	have, err := queryAll(ctx, s, func(scan sqldb.Scanner) (n int64, err error) { err = scan(&n); return n, err },
 		`SELECT count(*) FROM server_uploads WHERE org = $1`, u.Org)
 	if err != nil {
 		return err
@@ -82,13 +83,13 @@ func (s *Store) CreateUpload(ctx context.Context, u Upload) error {
 	if u.Exclusive {
 		exclusive = 1
 	}
-	err = s.retry(ctx, failedWithoutEffect, func() error {
-		_, err := s.execOnce(ctx, `INSERT INTO server_uploads (`+uploadColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
+	err = s.runTx(ctx, sqldb.TxOptions{AtMostOnce: true}, func(tx sqldb.Tx) error {
+		tx.QueueExec(`INSERT INTO server_uploads (`+uploadColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
 			u.Org, u.ID, u.KeyID, u.Volume, []byte(u.Path), append([]byte{}, u.Staging...), u.Size, int64(u.Mode), exclusive,
 			catalog.Nanos(u.Created), catalog.Nanos(u.Expires))
-		return err
+		return nil
 	})
-	if isUniqueViolation(err) {
+	if s.db.IsUniqueViolation(err) {
 		return driver.Errorf(driver.ErrExists, "an upload %s already exists", quoteClipped(u.ID))
 	}
 	return err
@@ -117,7 +118,7 @@ func (s *Store) DeleteUpload(ctx context.Context, org, id string) error {
 	if validateOrg(org) != nil || driver.ValidateName(id) != nil {
 		return nil
 	}
-	_, err := s.execRetrying(ctx, `DELETE FROM server_uploads WHERE org = $1 AND id = $2`, org, id)
+	_, err := s.exec(ctx, `DELETE FROM server_uploads WHERE org = $1 AND id = $2`, org, id)
 	return err
 }
 

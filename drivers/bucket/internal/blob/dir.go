@@ -57,7 +57,7 @@ func openDirStore(dir string, faults *fault.Injector) (*dirStore, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := mkdirAllDurable(dir); err != nil {
+	if err := durable.MkdirAll(dir); err != nil {
 		return nil, translateSysErr(err)
 	}
 	root, err := os.OpenRoot(dir)
@@ -73,24 +73,6 @@ func openDirStore(dir string, faults *fault.Injector) (*dirStore, error) {
 	}
 	s.removeStaleTmp(time.Now().Add(-staleAfter))
 	return s, nil
-}
-
-// mkdirAllDurable makes a directory and its parents, and syncs the parent of each one that it
-// made.
-func mkdirAllDurable(dir string) error {
-	err := os.Mkdir(dir, 0o700)
-	if errors.Is(err, fs.ErrNotExist) {
-		if err = mkdirAllDurable(filepath.Dir(dir)); err == nil {
-			err = os.Mkdir(dir, 0o700)
-		}
-	}
-	if errors.Is(err, fs.ErrExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	return durable.SyncDir(filepath.Dir(dir))
 }
 
 // removeStaleTmp removes files in tmp that are older than a time. Failures are ignored: the
