@@ -150,11 +150,9 @@ func (a *attachment) insertRow(tx *catalog.Tx, proc string) error {
 		return err
 	}
 	a.info.Volume = info.Name
-	if a.bypassesFS() {
-		if info.Quota != 0 {
-			return driver.Errorf(driver.ErrUnsupported,
-				"the volume has a quota of %s, which cannot be enforced on a path of the host; attach it read-only, or clear the quota", info.Quota)
-		}
+	if a.bypassesFS() && info.Quota != 0 {
+		return driver.Errorf(driver.ErrUnsupported,
+			"the volume has a quota of %s, which cannot be enforced on a path of the host; attach it read-only, or clear the quota", info.Quota)
 	}
 	_, err = tx.Exec(`UPDATE volumes SET made = max(made, 1), stale = max(stale, ?), last_used = max(?, last_used + 1) WHERE id = ?`,
 		a.bypassesFS(), catalog.Nanos(a.info.Since), info.ID)

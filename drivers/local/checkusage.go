@@ -17,18 +17,18 @@ type usageFigures struct {
 	held tally
 }
 
-// countVolume counts the contents of a volume. For a disk that another process uses it returns
-// the recorded figure, which that process keeps right.
-func (b *Backend) countVolume(ctx context.Context, r volumeRow) (f usageFigures, err error) {
-	if r.Kind != driver.KindDisk {
+// countVolume counts the contents of a volume. busy: another process uses the disk, and the figure
+// is the recorded one, which that process keeps right.
+func (b *Backend) countVolume(ctx context.Context, r volumeRow) (f usageFigures, busy bool, err error) {
+	if r.Kind == driver.KindDisk {
+		f.used, busy, err = b.disks.Volume(r.ID).SumFiles(ctx)
+	} else {
 		f.used, f.held, err = b.countVolumeFiles(ctx, r.ID)
-		return f, err
 	}
-	used, busy, err := b.disks.Volume(r.ID).SumFiles(ctx)
 	if busy {
-		used = int64(r.Used)
+		f.used = int64(r.Used)
 	}
-	return usageFigures{used: used}, err
+	return f, busy, err
 }
 
 // usageFigures is the recorded charge.
@@ -53,7 +53,7 @@ func (c *checker) checkUsage(info driver.Info) error {
 	}
 	// Count without locks first: most figures are right, and no writer has to wait then.
 	before := c.b.withLiveUsage(r).usageFigures()
-	counted, err := c.b.countVolume(c.ctx, r)
+	counted, _, err := c.b.countVolume(c.ctx, r)
 	if err == nil && counted == before {
 		return nil
 	}
@@ -82,7 +82,7 @@ func (c *checker) recountAtRest(id string) (before, counted usageFigures, err er
 	}
 	r = c.b.withLiveUsage(r)
 	before = r.usageFigures()
-	if counted, err = c.b.countVolume(c.ctx, r); err != nil {
+	if counted, _, err = c.b.countVolume(c.ctx, r); err != nil {
 		return before, counted, err
 	}
 	counted.used += c.b.namelessBytes(id)

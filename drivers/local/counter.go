@@ -155,7 +155,7 @@ func (c *counter) startCounting(ctx context.Context) error {
 	if err == nil && measure {
 		_, err = c.b.measureLocked(ctx, c.id, p)
 		if err != nil {
-			err = errors.Join(err, c.b.leaveCounting(withoutCancel(ctx), p, c.id, proc))
+			err = errors.Join(err, c.b.leaveCounting(context.WithoutCancel(ctx), p, c.id, proc))
 		}
 	}
 	if err != nil {

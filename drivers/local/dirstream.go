@@ -37,12 +37,9 @@ func (f *volumeFS) OpenDir(ctx context.Context, name string, opts driver.DirOpti
 	if err != nil {
 		return nil, f.explainError(err)
 	}
-	if name == "." {
-		var st unix.Stat_t
-		if unix.Fstat(int(d.Fd()), &st) == nil && st.Nlink == 0 {
-			d.Close()
-			return nil, errVolumeRemoved()
-		}
+	if name == "." && isDeleted(d) {
+		d.Close()
+		return nil, errVolumeRemoved()
 	}
 	return dirstream.New(dirSource{d, opts.NamesOnly}, opts.Sorted), nil
 }

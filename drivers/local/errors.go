@@ -4,6 +4,7 @@ package local
 
 import (
 	"errors"
+	"io"
 	"os"
 	"sync"
 	"syscall"
@@ -39,10 +40,10 @@ func translateHomeError(err error) error {
 }
 
 // translateError turns an error of the operating system, of os.Root or of SQLite into one that
-// matches a sentinel of driver. Errors that match one already stay as they are.
+// matches a sentinel of driver. Errors that match one already, and io.EOF, stay as they are.
 func translateError(err error) error {
-	if err == nil {
-		return nil
+	if err == nil || err == io.EOF {
+		return err
 	}
 	if e := errPathEscapes(); e != nil && errors.Is(err, e) {
 		return driver.Errorf(driver.ErrPathEscape, "a symbolic link on the way leads out of the volume")

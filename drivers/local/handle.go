@@ -78,10 +78,7 @@ func (h *handle) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 		}
 	}
 	n, err := preadFull(h.fd, p, off)
-	if err != nil && err != io.EOF {
-		err = translateError(err)
-	}
-	return n, err
+	return n, translateError(err)
 }
 
 // preadFull reads as io.ReaderAt does.
@@ -253,14 +250,10 @@ func writeZeros(f *os.File, off, length int64) error {
 
 // NextData implements driver.File.
 func (h *handle) NextData(ctx context.Context, off int64) (start, end int64, err error) {
-	if err := h.life.Enter(ctx); err != nil {
-		return 0, 0, err
-	}
-	defer h.life.Leave()
-	start, end, err = findNextData(h.fd, off)
-	if err != nil && err != io.EOF {
-		err = translateError(err)
-	}
+	err = h.life.Run(ctx, func() error {
+		start, end, err = findNextData(h.fd, off)
+		return translateError(err)
+	})
 	return start, end, err
 }
 
@@ -290,29 +283,21 @@ func findNextData(fd int, off int64) (start, end int64, err error) {
 
 // Stat implements driver.File.
 func (h *handle) Stat(ctx context.Context) (driver.Entry, error) {
-	if err := h.life.Enter(ctx); err != nil {
-		return driver.Entry{}, err
-	}
-	defer h.life.Leave()
 	var st unix.Stat_t
-	if err := unix.Fstat(h.fd, &st); err != nil {
-		return driver.Entry{}, translateError(err)
-	}
-	return entryOfStat(h.name, &st), nil
+	err := h.life.Run(ctx, func() error { return translateError(unix.Fstat(h.fd, &st)) })
+	return entryOfStat(h.name, &st), err
 }
 
 // Sync implements driver.File.
 func (h *handle) Sync(ctx context.Context) error {
-	if err := h.life.Enter(ctx); err != nil {
-		return err
-	}
-	defer h.life.Leave()
-	if !h.dirty.Swap(false) {
-		return nil
-	}
-	err := h.b.host.syncFile(h.file)
-	if err != nil {
-		h.dirty.Store(true)
-	}
-	return translateError(err)
+	return h.life.Run(ctx, func() error {
+		if !h.dirty.Swap(false) {
+			return nil
+		}
+		err := h.b.host.syncFile(h.file)
+		if err != nil {
+			h.dirty.Store(true)
+		}
+		return translateError(err)
+	})
 }

@@ -4,6 +4,7 @@ package local
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 
 	"github.com/volehq/vole/driver"
@@ -36,6 +37,19 @@ func (h hostFS) syncFile(f *os.File) error { return h.faults.Do("fsync", f.Name(
 // grantOwnerRights gives the owner all rights to a directory, without following a link.
 func (h hostFS) grantOwnerRights(parent *os.File, name string) error {
 	return h.mutate("chmod", name, func() error { return nofollow.Chmod(int(parent.Fd()), name, 0o700) })
+}
+
+// withOwnerRights runs a change of a directory. If it fails by the mode of the directory, which is
+// name in parent, it gives the owner all rights to that and runs the change again.
+func (h hostFS) withOwnerRights(parent *os.File, name string, change func() error) error {
+	err := change()
+	if !errors.Is(err, fs.ErrPermission) {
+		return err
+	}
+	if err := h.grantOwnerRights(parent, name); err != nil {
+		return err
+	}
+	return change()
 }
 
 // openResolved opens what a resolved name leads to. op names the operation for tests.

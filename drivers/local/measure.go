@@ -73,15 +73,9 @@ func (b *Backend) measureLocked(ctx context.Context, id string, p *page) (driver
 	if err != nil {
 		return driver.Info{}, err
 	}
-	var used int64
-	var held tally
-	if r.Kind == driver.KindDisk {
-		var busy bool
-		if used, busy, err = b.disks.Volume(id).SumFiles(ctx); busy {
-			return b.currentInfo(r), nil // its user counts, or marks the usage as stale
-		}
-	} else {
-		used, held, err = b.countVolumeFiles(ctx, id)
+	counted, busy, err := b.countVolume(ctx, r)
+	if busy {
+		return b.currentInfo(r), nil // its user counts, or marks the usage as stale
 	}
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
@@ -91,7 +85,7 @@ func (b *Backend) measureLocked(ctx context.Context, id string, p *page) (driver
 		}
 		return driver.Info{}, translateError(err)
 	}
-	used += b.namelessBytes(id)
+	used, held := counted.used+b.namelessBytes(id), counted.held
 	err = b.db.Write(ctx, catalog.Lazy, func(tx *catalog.Tx) error {
 		past, err := b.liveBypassingWriters(tx, id)
 		if err != nil {

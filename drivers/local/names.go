@@ -98,7 +98,7 @@ func (f *volumeFS) removeDirectory(ctx context.Context, name string) error {
 		// of the tree under its name. The files are then deleted and uncharged one by one.
 		err = f.syncParents(p)
 		if err == nil {
-			err = f.b.host.removeTree(to.parent, to.name, c.chargedRemoval(withoutCancel(ctx)))
+			err = f.b.host.removeTree(to.parent, to.name, c.chargedRemoval(context.WithoutCancel(ctx)))
 		}
 		if err != nil {
 			c.markStale() // recovery deletes the rest and does not uncharge it
@@ -111,16 +111,7 @@ func (f *volumeFS) removeDirectory(ctx context.Context, name string) error {
 // moveToTemp renames a directory into tmp. A directory without write permission for its owner
 // gets that first: the rename changes its "..".
 func (f *volumeFS) moveToTemp(p, to resolved) error {
-	rename := func() error {
-		return f.b.host.mutate("rename", p.name, func() error { return unix.Renameat(p.parentFD(), p.name, to.parentFD(), to.name) })
-	}
-	err := rename()
-	if errors.Is(err, fs.ErrPermission) {
-		if err = f.b.host.grantOwnerRights(p.parent, p.name); err == nil {
-			err = rename()
-		}
-	}
-	return err
+	return f.b.host.withOwnerRights(p.parent, p.name, func() error { return f.renameTemp(p, to, false) })
 }
 
 // Rename implements driver.FS.

@@ -194,18 +194,17 @@ func modeOrDefault(mode fs.FileMode) fs.FileMode {
 // startHandle checks that the open file is a regular one, and adds it to those that the backend
 // closes. On failure it has closed the descriptor.
 func (h *handle) startHandle(ctx context.Context, opts driver.OpenOptions) (st unix.Stat_t, err error) {
-	if err := unix.Fstat(h.fd, &st); err != nil {
-		h.closeDescriptor()
-		return st, translateError(err)
+	err = translateError(unix.Fstat(h.fd, &st))
+	switch kind := st.Mode & unix.S_IFMT; {
+	case err != nil:
+	case kind == unix.S_IFDIR:
+		err = driver.ErrIsDir
+	case kind != unix.S_IFREG:
+		err = errNotRegular(filemode.Go(uint32(st.Mode)))
 	}
-	switch st.Mode & unix.S_IFMT {
-	case unix.S_IFREG:
-	case unix.S_IFDIR:
+	if err != nil {
 		h.closeDescriptor()
-		return st, driver.ErrIsDir
-	default:
-		h.closeDescriptor()
-		return st, errNotRegular(filemode.Go(uint32(st.Mode)))
+		return st, err
 	}
 	h.key.ino = uint64(st.Ino)
 	h.b.acquireInode(h.key)

@@ -8,6 +8,7 @@ package local
 // lockNames on do not exist; they are only locked.
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"sync/atomic"
@@ -118,11 +119,8 @@ func (p *page) lockHolder() string {
 	if _, err := p.f.ReadAt(text, offHolder); err != nil {
 		return ""
 	}
-	n := 0
-	for n < len(text) && text[n] != 0 {
-		n++
-	}
-	return string(text[:n])
+	text, _, _ = bytes.Cut(text, []byte{0})
+	return string(text)
 }
 
 // setLockHolder records the holder of all locks of the page.

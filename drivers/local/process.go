@@ -128,7 +128,3 @@ func (b *Backend) removeDeadProcesses(live *liveness) {
 		}
 	}
 }
-
-// withoutCancel is the context of the second half of an operation, which must not stop halfway
-// when the caller gives up.
-func withoutCancel(ctx context.Context) context.Context { return context.WithoutCancel(ctx) }

@@ -25,7 +25,7 @@ func (b *Backend) Remove(ctx context.Context, ref driver.Ref) (info driver.Info,
 		if info, err = b.commitRemoving(ctx, ref, nil); err != nil {
 			return err
 		}
-		return b.finishRemoval(withoutCancel(ctx), info.ID)
+		return b.finishRemoval(context.WithoutCancel(ctx), info.ID)
 	})
 	return info, err
 }
@@ -68,7 +68,7 @@ func (b *Backend) RemoveUnused(ctx context.Context, id string, since time.Time) 
 		if err != nil {
 			return err
 		}
-		return b.finishRemoval(withoutCancel(ctx), id)
+		return b.finishRemoval(context.WithoutCancel(ctx), id)
 	})
 	return info, err
 }

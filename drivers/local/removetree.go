@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -91,14 +90,12 @@ func (r *remover) removeDirectory(dir *os.File, name string, depth int) error {
 // emptyDirectory removes everything in a directory. It reads the directory again until it is
 // empty, because removing entries may make readdir skip others.
 func (r *remover) emptyDirectory(parent *os.File, name string, depth int) error {
-	d, err := openDirAt(parent, name)
-	if errors.Is(err, fs.ErrPermission) {
-		// The owner may delete entries that the mode keeps them from listing.
-		if err := r.host.grantOwnerRights(parent, name); err != nil {
-			return err
-		}
+	// The owner may delete entries that the mode keeps them from listing.
+	var d *os.File
+	err := r.host.withOwnerRights(parent, name, func() (err error) {
 		d, err = openDirAt(parent, name)
-	}
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -115,12 +112,7 @@ func (r *remover) emptyDirectory(parent *os.File, name string, depth int) error 
 			return err
 		}
 		for _, n := range names {
-			err := r.removeEntry(d, n, depth)
-			if errors.Is(err, fs.ErrPermission) {
-				if err = r.host.grantOwnerRights(parent, name); err == nil {
-					err = r.removeEntry(d, n, depth)
-				}
-			}
+			err := r.host.withOwnerRights(parent, name, func() error { return r.removeEntry(d, n, depth) })
 			// Another process may have replaced the entry: the next read finds it.
 			if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENOTDIR) {
 				return err
@@ -157,12 +149,9 @@ func (r *remover) moveToRoot(d *os.File, name string) error {
 	for {
 		r.moved++
 		to := fmt.Sprintf(".deep-%d", r.moved)
-		err := r.host.mutate("rename", name, func() error { return unix.Renameat(int(d.Fd()), name, int(r.root.Fd()), to) })
-		if errors.Is(err, fs.ErrPermission) {
-			if err = r.host.grantOwnerRights(d, name); err == nil {
-				err = r.host.mutate("rename", name, func() error { return unix.Renameat(int(d.Fd()), name, int(r.root.Fd()), to) })
-			}
-		}
+		err := r.host.withOwnerRights(d, name, func() error {
+			return r.host.mutate("rename", name, func() error { return unix.Renameat(int(d.Fd()), name, int(r.root.Fd()), to) })
+		})
 		if err == nil && r.renamed != nil {
 			r.renamed(name, to)
 		}

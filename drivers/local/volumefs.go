@@ -156,15 +156,13 @@ func (f *volumeFS) Close() error { return f.life.Close(context.Background()) }
 
 // changeVolume runs an operation that changes something, with the volume's counter.
 func (f *volumeFS) changeVolume(ctx context.Context, change func(c *counter) error) error {
-	if err := f.life.Enter(ctx); err != nil {
-		return err
-	}
-	defer f.life.Leave()
-	c, err := f.beginChange(ctx)
-	if err != nil {
-		return err
-	}
-	return f.explainError(change(c))
+	return f.life.Run(ctx, func() error {
+		c, err := f.beginChange(ctx)
+		if err != nil {
+			return err
+		}
+		return f.explainError(change(c))
+	})
 }
 
 // beginChange checks that the volume may be changed, and returns its counter.
@@ -201,9 +199,12 @@ func (f *volumeFS) explainError(err error) error {
 }
 
 // isRootDeleted reports whether the volume's root has been deleted: it has no link left.
-func (f *volumeFS) isRootDeleted() bool {
+func (f *volumeFS) isRootDeleted() bool { return isDeleted(f.dataDir) }
+
+// isDeleted reports whether an open file or directory has no link left.
+func isDeleted(f *os.File) bool {
 	var st unix.Stat_t
-	return unix.Fstat(int(f.dataDir.Fd()), &st) == nil && st.Nlink == 0
+	return unix.Fstat(int(f.Fd()), &st) == nil && st.Nlink == 0
 }
 
 // resolved is the result of resolving a path: a name in an open directory. Whoever resolves a
@@ -301,33 +302,29 @@ func (f *volumeFS) syncResolved(p resolved) error {
 
 // readResolved runs an operation that reads the named file.
 func (f *volumeFS) readResolved(ctx context.Context, name string, read func(resolved) error) error {
-	if err := f.life.Enter(ctx); err != nil {
-		return err
-	}
-	defer f.life.Leave()
-	p, err := f.resolve(name)
-	if err != nil {
-		return f.explainError(err)
-	}
-	defer p.release()
-	return f.explainError(read(p))
+	return f.life.Run(ctx, func() error {
+		p, err := f.resolve(name)
+		if err != nil {
+			return f.explainError(err)
+		}
+		defer p.release()
+		return f.explainError(read(p))
+	})
 }
 
 // Stat implements driver.FS.
-func (f *volumeFS) Stat(ctx context.Context, name string) (driver.Entry, error) {
-	if err := f.life.Enter(ctx); err != nil {
-		return driver.Entry{}, err
-	}
-	defer f.life.Leave()
-	info, err := f.root.Stat(name)
-	if err != nil {
-		return driver.Entry{}, f.explainError(err)
-	}
-	e := entryOfInfo(path.Base(name), info)
-	if name == "." && e.Nlink == 0 {
-		return driver.Entry{}, errVolumeRemoved()
-	}
-	return e, nil
+func (f *volumeFS) Stat(ctx context.Context, name string) (e driver.Entry, err error) {
+	err = f.life.Run(ctx, func() error {
+		info, err := f.root.Stat(name)
+		if err != nil {
+			return f.explainError(err)
+		}
+		if e = entryOfInfo(path.Base(name), info); name == "." && e.Nlink == 0 {
+			return errVolumeRemoved()
+		}
+		return nil
+	})
+	return e, err
 }
 
 // Lstat implements driver.FS.
@@ -344,16 +341,15 @@ func (f *volumeFS) Lstat(ctx context.Context, name string) (e driver.Entry, err 
 }
 
 // Readlink implements driver.FS.
-func (f *volumeFS) Readlink(ctx context.Context, name string) (string, error) {
-	if err := f.life.Enter(ctx); err != nil {
-		return "", err
-	}
-	defer f.life.Leave()
-	target, err := f.root.Readlink(name)
-	if errors.Is(err, unix.EINVAL) {
-		return "", driver.Errorf(driver.ErrInvalid, "not a symbolic link")
-	}
-	return target, f.explainError(err)
+func (f *volumeFS) Readlink(ctx context.Context, name string) (target string, err error) {
+	err = f.life.Run(ctx, func() error {
+		target, err = f.root.Readlink(name)
+		if errors.Is(err, unix.EINVAL) {
+			return driver.Errorf(driver.ErrInvalid, "not a symbolic link")
+		}
+		return f.explainError(err)
+	})
+	return target, err
 }
 
 // Statfs implements driver.FS.
@@ -362,48 +358,44 @@ func (f *volumeFS) Statfs(ctx context.Context) (driver.Statfs, error) {
 		return driver.Statfs{}, err
 	}
 	defer f.life.Leave()
-	info, err := f.b.Get(ctx, driver.ByID(f.id))
+	r, err := f.b.getVolume(ctx, driver.ByID(f.id))
 	if err != nil {
 		return driver.Statfs{}, err
 	}
+	r = f.b.withLiveUsage(r)
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(int(f.dataDir.Fd()), &st); err != nil {
 		return driver.Statfs{}, translateError(err)
 	}
 	s := driver.Statfs{
-		Used:  int64(info.Used),
+		Used:  int64(r.Used),
 		Free:  int64(st.Bavail) * int64(st.Bsize),
 		Files: int64(st.Ffree),
 	}
 	s.Total = s.Used + s.Free
-	if info.Quota != 0 {
-		s.Total = int64(info.Quota)
+	if r.Quota != 0 {
+		s.Total = int64(r.Quota)
 		s.Free = min(s.Free, max(0, s.Total-s.Used))
 	}
-	if r, err := f.b.getVolume(ctx, driver.ByID(f.id)); err == nil {
-		held := f.b.withLiveUsage(r).tally
-		s.Files = min(s.Files, max(0, driver.MetadataBounds(r.Quota).Entries-max(0, held.entries)))
-	}
+	s.Files = min(s.Files, max(0, driver.MetadataBounds(r.Quota).Entries-max(0, r.tally.entries)))
 	return s, nil
 }
 
 // Sync implements driver.FS.
 func (f *volumeFS) Sync(ctx context.Context) error {
-	if err := f.life.Enter(ctx); err != nil {
+	return f.life.Run(ctx, func() error {
+		if f.isRootDeleted() {
+			return errVolumeRemoved()
+		}
+		if f.readOnly || !f.dirty.Swap(false) {
+			return nil
+		}
+		err := f.explainError(f.syncVolume())
+		if err != nil {
+			f.dirty.Store(true)
+		}
 		return err
-	}
-	defer f.life.Leave()
-	if f.isRootDeleted() {
-		return errVolumeRemoved()
-	}
-	if f.readOnly || !f.dirty.Swap(false) {
-		return nil
-	}
-	err := f.explainError(f.syncVolume())
-	if err != nil {
-		f.dirty.Store(true)
-	}
-	return err
+	})
 }
 
 // syncVolume makes all changes durable by syncing the file system that holds the volume.

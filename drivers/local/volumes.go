@@ -113,13 +113,13 @@ func (b *Backend) completeCreate(ctx context.Context, info driver.Info, draft bo
 		err = b.makeDataDir(id)
 	}
 	if err == nil && !draft {
-		err = b.executeWrite(withoutCancel(ctx), catalog.Lazy, `UPDATE volumes SET state = 'ready', owner = '' WHERE id = ?`, id)
+		err = b.executeWrite(context.WithoutCancel(ctx), catalog.Lazy, `UPDATE volumes SET state = 'ready', owner = '' WHERE id = ?`, id)
 	}
 	if err == nil {
 		return nil
 	}
 	// If that fails too, recovery does it once this process has ended.
-	return errors.Join(translateError(err), b.undoCreate(withoutCancel(ctx), id))
+	return errors.Join(translateError(err), b.undoCreate(context.WithoutCancel(ctx), id))
 }
 
 // undoCreate removes a volume that cannot be created.

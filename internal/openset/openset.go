@@ -150,6 +150,15 @@ func (l *Life) Enter(ctx context.Context) error {
 	return nil
 }
 
+// Run runs an operation between Enter and Leave.
+func (l *Life) Run(ctx context.Context, operation func() error) error {
+	if err := l.Enter(ctx); err != nil {
+		return err
+	}
+	defer l.Leave()
+	return operation()
+}
+
 // Leave ends an operation. The last one after Close frees the thing.
 func (l *Life) Leave() { _ = l.leave() }
 

@@ -27,11 +27,7 @@ func (f *volumeFS) OpenDir(ctx context.Context, path string, opts driver.DirOpti
 
 // Read implements driver.Dir.
 func (s dirStream) Read(ctx context.Context, n int) ([]driver.Entry, error) {
-	if err := s.f.enter(ctx); err != nil {
-		return nil, err
-	}
-	defer s.f.life.Leave()
-	return s.Stream.Read(ctx, n)
+	return readValue(ctx, s.f, func() ([]driver.Entry, error) { return s.Stream.Read(ctx, n) })
 }
 
 // dirSource is a dirstream.Source. It reads whole entries: ext4 has them at hand.

@@ -98,11 +98,7 @@ func (h *handle) Close() error { return h.life.Close(context.Background()) }
 
 // runRead runs an operation that leaves the content as it is.
 func (h *handle) runRead(ctx context.Context, fn func() error) error {
-	if err := h.life.Enter(ctx); err != nil {
-		return err
-	}
-	defer h.life.Leave()
-	return translateError(fn())
+	return h.life.Run(ctx, func() error { return translateError(fn()) })
 }
 
 // runChange runs a change of the content and charges its growth.

@@ -44,18 +44,6 @@ func (v Volume) OpenFS(ctx context.Context, opts driver.FSOptions) (driver.FS, e
 	return f, nil
 }
 
-// enter begins an operation, which ends with life.Leave, on a volume that is not removed.
-func (f *volumeFS) enter(ctx context.Context) error {
-	if err := f.life.Enter(ctx); err != nil {
-		return err
-	}
-	if f.d.image.isRemoved() {
-		f.life.Leave()
-		return errRemoved()
-	}
-	return nil
-}
-
 // Finish implements openset.Member.
 func (f *volumeFS) Finish(ctx context.Context) error {
 	if f.readOnly || f.d.image.isRemoved() {
@@ -76,13 +64,14 @@ func (f *volumeFS) Free() error {
 // Close implements driver.FS.
 func (f *volumeFS) Close() error { return f.life.Close(context.Background()) }
 
-// runRead runs an operation that changes nothing.
+// runRead runs an operation that changes nothing, on a volume that is not removed.
 func (f *volumeFS) runRead(ctx context.Context, fn func() error) error {
-	if err := f.enter(ctx); err != nil {
-		return err
-	}
-	defer f.life.Leave()
-	return translateError(fn())
+	return f.life.Run(ctx, func() error {
+		if f.d.image.isRemoved() {
+			return errRemoved()
+		}
+		return translateError(fn())
+	})
 }
 
 // readValue is runRead for an operation with a result.
@@ -97,22 +86,20 @@ func readValue[T any](ctx context.Context, f *volumeFS, read func() (T, error)) 
 // runChange runs an operation that changes files, charges their growth, and syncs it unless in
 // batch mode.
 func (f *volumeFS) runChange(ctx context.Context, fn func() error) error {
-	if err := f.enter(ctx); err != nil {
+	return f.runRead(ctx, func() error {
+		if f.readOnly {
+			return f.set.Home.ReadOnlyError()
+		}
+		if err := f.d.counter.BeginChange(ctx); err != nil {
+			return err
+		}
+		err := fn()
+		f.d.updateCharge()
+		if err == nil && !f.batch {
+			err = f.fs.Sync(context.WithoutCancel(ctx))
+		}
 		return err
-	}
-	defer f.life.Leave()
-	if f.readOnly {
-		return f.set.Home.ReadOnlyError()
-	}
-	if err := f.d.counter.BeginChange(ctx); err != nil {
-		return err
-	}
-	err := fn()
-	f.d.updateCharge()
-	if err == nil && !f.batch {
-		err = f.fs.Sync(context.WithoutCancel(ctx))
-	}
-	return translateError(err)
+	})
 }
 
 // Stat implements driver.FS.
