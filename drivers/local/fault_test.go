@@ -24,9 +24,9 @@ import (
 	"github.com/volehq/vole/internal/fault"
 )
 
-// A step is one operation whose every system call and SQL statement is made to fail,
+// faultStep is one operation whose every system call and SQL statement is made to fail,
 // and before and after each of which the process is killed.
-type kernelCopyStep struct {
+type faultStep struct {
 	name  string
 	setup func(ctx context.Context, s *vole.Store) error
 	op    func(ctx context.Context, s *vole.Store) error
@@ -61,8 +61,8 @@ func withTree(ctx context.Context, s *vole.Store) error {
 }
 
 // onFS is a step on the files of the volume of withTree.
-func onFS(name string, op func(ctx context.Context, f *vole.FS) error) kernelCopyStep {
-	return kernelCopyStep{name: name, setup: withTree, op: func(ctx context.Context, s *vole.Store) error {
+func onFS(name string, op func(ctx context.Context, f *vole.FS) error) faultStep {
+	return faultStep{name: name, setup: withTree, op: func(ctx context.Context, s *vole.Store) error {
 		v, err := s.Get(ctx, "v")
 		if err != nil {
 			return err
@@ -75,8 +75,8 @@ func onFS(name string, op func(ctx context.Context, f *vole.FS) error) kernelCop
 	}}
 }
 
-func onVolume(name string, op func(ctx context.Context, v *vole.Volume) error) kernelCopyStep {
-	return kernelCopyStep{name: name, setup: withTree, op: func(ctx context.Context, s *vole.Store) error {
+func onVolume(name string, op func(ctx context.Context, v *vole.Volume) error) faultStep {
+	return faultStep{name: name, setup: withTree, op: func(ctx context.Context, s *vole.Store) error {
 		v, err := s.Get(ctx, "v")
 		if err != nil {
 			return err
@@ -85,7 +85,7 @@ func onVolume(name string, op func(ctx context.Context, v *vole.Volume) error) k
 	}}
 }
 
-func loose(s kernelCopyStep) kernelCopyStep {
+func loose(s faultStep) faultStep {
 	s.loose = true
 	return s
 }
@@ -121,17 +121,17 @@ func fillDisk(ctx context.Context, s *vole.Store, size vole.Size) error {
 }
 
 // onDisk makes a step one on the disk volume of withDisk.
-func onDisk(s kernelCopyStep) kernelCopyStep {
+func onDisk(s faultStep) faultStep {
 	s.name, s.setup = "disk: "+s.name, withDisk
 	return s
 }
 
-func onTinyDisk(s kernelCopyStep) kernelCopyStep {
+func onTinyDisk(s faultStep) faultStep {
 	s.name, s.setup = "tiny disk: "+s.name, withTinyDisk
 	return s
 }
 
-var steps = []kernelCopyStep{
+var steps = []faultStep{
 	onTinyDisk(onVolume("grow", func(ctx context.Context, v *vole.Volume) error {
 		return v.Update(ctx, vole.Update{Capacity: 20 * vole.MiB})
 	})),
@@ -341,7 +341,7 @@ func openFaulty(ctx context.Context, home string, faults *fault.Injector) (*vole
 }
 
 // setUp makes a home in which the step can run.
-func (st kernelCopyStep) setUp(t *testing.T) (home string) {
+func (st faultStep) setUp(t *testing.T) (home string) {
 	t.Helper()
 	home = filepath.Join(t.TempDir(), "template")
 	s, err := vole.Open(t.Context(), vole.Options{Home: home})
@@ -358,7 +358,7 @@ func (st kernelCopyStep) setUp(t *testing.T) (home string) {
 }
 
 // run runs the step on a home that is set up, with the hook in place of each operation.
-func (st kernelCopyStep) run(ctx context.Context, home string, hook fault.Hook) error {
+func (st faultStep) run(ctx context.Context, home string, hook fault.Hook) error {
 	faults := &fault.Injector{}
 	s, err := openFaulty(ctx, home, faults)
 	if err != nil {
@@ -371,7 +371,7 @@ func (st kernelCopyStep) run(ctx context.Context, home string, hook fault.Hook) 
 
 // prepare returns a home that is set up for a step, the states before and after the step,
 // and how many operations of it can fail.
-func prepare(t *testing.T, st kernelCopyStep) (template string, before, after map[string]string, faults int) {
+func prepare(t *testing.T, st faultStep) (template string, before, after map[string]string, faults int) {
 	t.Helper()
 	template = st.setUp(t)
 	home := copyHome(t, template)
@@ -391,7 +391,7 @@ func prepare(t *testing.T, st kernelCopyStep) (template string, before, after ma
 }
 
 // judge checks what a step left: with success what it says, otherwise that or nothing.
-func judge(t *testing.T, what string, home string, st kernelCopyStep, before, after map[string]string, succeeded bool) {
+func judge(t *testing.T, what string, home string, st faultStep, before, after map[string]string, succeeded bool) {
 	t.Helper()
 	failed := t.Failed()
 	got := state(t, home, st.loose)
@@ -436,7 +436,7 @@ func TestEveryFault(t *testing.T) {
 }
 
 // failAt runs a step on a copy of template, its nth operation failing.
-func failAt(t *testing.T, st kernelCopyStep, template string, before, after map[string]string, nth int64, errno syscall.Errno) {
+func failAt(t *testing.T, st faultStep, template string, before, after map[string]string, nth int64, errno syscall.Errno) {
 	home := copyHome(t, template)
 	var n atomic.Int64
 	var where string

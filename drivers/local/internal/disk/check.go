@@ -34,7 +34,7 @@ func (v Volume) Check(ctx context.Context, report Report) error {
 	if err != nil {
 		return err
 	}
-	now, err := v.lookUp(ctx)
+	now, err := v.lookUpInfo(ctx)
 	st, serr := image.Stat()
 	if err = errors.Join(err, serr); err == nil && driver.Size(st.Size()) == now.Capacity {
 		err = image.checkFileSystem(ctx, report)

@@ -49,7 +49,7 @@ func (s dirSource) Describe(list []ext4.Info) ([]driver.Entry, error) {
 		if s.namesOnly {
 			out[i] = driver.Entry{Name: info.Name, Mode: info.Mode.Type()}
 		} else {
-			out[i], _ = entryOf(info, nil)
+			out[i], _ = entryOfInfo(info, nil)
 		}
 	}
 	return out, nil

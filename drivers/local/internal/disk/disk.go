@@ -75,8 +75,8 @@ type Volume struct {
 // Volume returns the volume of an id.
 func (s *Set) Volume(id string) Volume { return Volume{s, id} }
 
-// lookUp describes the volume.
-func (v Volume) lookUp(ctx context.Context) (driver.Info, error) {
+// lookUpInfo describes the volume.
+func (v Volume) lookUpInfo(ctx context.Context) (driver.Info, error) {
 	return v.Home.Get(ctx, driver.ByID(v.id))
 }
 
@@ -94,7 +94,7 @@ func RoundSize(capacity driver.Size) (driver.Size, error) {
 // SumFiles returns the sum of the sizes of the volume's files. busy: another process has the
 // image open, so they cannot be counted now.
 func (v Volume) SumFiles(ctx context.Context) (used int64, busy bool, err error) {
-	if d := v.acquireIfOpen(); d != nil {
+	if d := v.acquireSharedIfOpen(); d != nil {
 		used, err = d.fs.SumSizes(ctx)
 		return used, false, errors.Join(translateError(err), d.release())
 	}

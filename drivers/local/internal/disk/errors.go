@@ -47,5 +47,7 @@ func translateErrno(err error) error {
 	return err
 }
 
-// errRemoved returns ErrNotFound for a volume that was removed while it was open.
-func errRemoved() error { return driver.Errorf(driver.ErrNotFound, "the volume has been removed") }
+// errVolumeRemoved returns ErrNotFound for a volume that was removed while it was open.
+func errVolumeRemoved() error {
+	return driver.Errorf(driver.ErrNotFound, "the volume has been removed")
+}

@@ -31,7 +31,7 @@ func (v Volume) Grow(ctx context.Context, from, capacity driver.Size) (driver.Si
 		return 0, err
 	}
 	defer image.Close()
-	if err := translateError(image.grow(ctx, int64(size))); err != nil {
+	if err := translateError(image.growFileSystem(ctx, int64(size))); err != nil {
 		if errors.Is(err, driver.ErrNoSpace) {
 			image.undoGrowth(ctx, from)
 		}
@@ -63,15 +63,15 @@ func (i *heldImage) undoGrowth(ctx context.Context, capacity driver.Size) {
 	}
 }
 
-// grow grows the file system in the image, and the image if that is smaller.
-func (i *heldImage) grow(ctx context.Context, size int64) error {
+// growFileSystem grows the file system in the image, and the image if that is smaller.
+func (i *heldImage) growFileSystem(ctx context.Context, size int64) error {
 	_, err := ext4.Grow(ctx, i, size, ext4.GrowOptions{SideLog: i.openSideLog})
 	return err
 }
 
 // finishGrowth completes a growth: file system and record get the size of the image.
 func (i *heldImage) finishGrowth(ctx context.Context, size int64) error {
-	if err := i.grow(ctx, size); err != nil {
+	if err := i.growFileSystem(ctx, size); err != nil {
 		return translateError(err)
 	}
 	return i.volume.Home.RecordCapacity(ctx, i.volume.id, driver.Size(size))
@@ -80,7 +80,7 @@ func (i *heldImage) finishGrowth(ctx context.Context, size int64) error {
 // completeGrowth finishes a growth that was interrupted: the image then is larger than the home
 // has recorded. Failures are left to a check; the file system is consistent at any time.
 func (i *heldImage) completeGrowth(ctx context.Context) {
-	info, err := i.volume.lookUp(ctx)
+	info, err := i.volume.lookUpInfo(ctx)
 	if err != nil {
 		return
 	}

@@ -55,7 +55,7 @@ func (f *volumeFS) OpenEntry(ctx context.Context, name string) (driver.File, dri
 		var info ext4.Info
 		var err error
 		h.f, info, err = f.fs.OpenEntry(name)
-		return entryOf(info, err)
+		return entryOfInfo(info, err)
 	})
 	if err == nil {
 		err = h.startHandle()
@@ -108,7 +108,7 @@ func (h *handle) runChange(ctx context.Context, fn func() error) error {
 			return driver.Errorf(driver.ErrReadOnly, "the file is open for reading only")
 		}
 		if h.d.image.isRemoved() {
-			return errRemoved()
+			return errVolumeRemoved()
 		}
 		defer h.d.updateCharge()
 		return fn()
@@ -172,7 +172,7 @@ func (h *handle) NextData(ctx context.Context, off int64) (start, end int64, err
 // Stat implements driver.File.
 func (h *handle) Stat(ctx context.Context) (entry driver.Entry, err error) {
 	err = h.runRead(ctx, func() error {
-		entry, err = entryOf(h.f.Stat())
+		entry, err = entryOfInfo(h.f.Stat())
 		entry.Name = h.name
 		return err
 	})

@@ -73,22 +73,22 @@ func pollPatiently(ctx context.Context, try func() (done bool, err error), busy 
 // process holds it, and the error names that process.
 func (v Volume) acquireHold(ctx context.Context, image *os.File, kind holdKind, shared bool) (h *Hold, err error) {
 	err = pollPatiently(ctx, func() (bool, error) {
-		h, err = v.tryHold(image, kind, shared)
+		h, err = v.tryAcquireHold(image, kind, shared)
 		if errors.Is(err, fs.ErrNotExist) {
-			err = v.errMissing(ctx, "directory")
+			err = v.errMissingPart(ctx, "directory")
 		}
 		return h != nil, err
-	}, func() error { return v.errInUse(image) })
+	}, func() error { return v.errImageInUse(image) })
 	return h, err
 }
 
-// tryHold is acquireHold without waiting. It returns nil and no error if the image is in use.
-func (v Volume) tryHold(image *os.File, kind holdKind, shared bool) (*Hold, error) {
-	own, err := v.tryLock(kind, shared)
+// tryAcquireHold is acquireHold without waiting. It returns nil and no error if the image is in use.
+func (v Volume) tryAcquireHold(image *os.File, kind holdKind, shared bool) (*Hold, error) {
+	own, err := v.tryFlockFile(kind, shared)
 	if own == nil || err != nil {
 		return nil, err
 	}
-	other, err := v.tryLock(1-kind, shared)
+	other, err := v.tryFlockFile(1-kind, shared)
 	other.Release()
 	if other == nil || err != nil || loopDeviceOf(image, shared) != "" {
 		own.Release()
@@ -97,13 +97,13 @@ func (v Volume) tryHold(image *os.File, kind holdKind, shared bool) (*Hold, erro
 	return own, nil
 }
 
-// tryLock opens and locks the file that holds of this kind lock. It returns nil and no error if
+// tryFlockFile opens and locks the file that holds of this kind lock. It returns nil and no error if
 // another process has the lock.
-func (v Volume) tryLock(kind holdKind, shared bool) (*Hold, error) {
+func (v Volume) tryFlockFile(kind holdKind, shared bool) (*Hold, error) {
 	var f *os.File
 	var err error
 	if kind == holdAttach {
-		f, err = beneath.OpenFile(v.Volumes, v.pathTo(ImageName), os.O_RDONLY, 0)
+		f, err = beneath.OpenFile(v.Volumes, v.pathInVolumes(ImageName), os.O_RDONLY, 0)
 	} else {
 		f, err = beneath.OpenDir(v.Volumes, v.id)
 	}
@@ -149,7 +149,7 @@ func (v Volume) HoldForRemoval(ctx context.Context) (release func(), err error) 
 	defer image.Close()
 	var hold *Hold
 	err = pollPatiently(ctx, func() (done bool, err error) {
-		if hold, err = v.tryLock(holdAttach, false); err != nil {
+		if hold, err = v.tryFlockFile(holdAttach, false); err != nil {
 			return true, nil
 		}
 		if hold != nil && loopDeviceOf(image, false) == "" {
@@ -158,11 +158,11 @@ func (v Volume) HoldForRemoval(ctx context.Context) (release func(), err error) 
 		hold.Release()
 		hold = nil
 		// Another may be just removing it, and then the removal says so.
-		if _, err := v.lookUp(ctx); err != nil {
+		if _, err := v.lookUpInfo(ctx); err != nil {
 			return true, nil
 		}
 		return false, v.Home.RefuseAttached(ctx, v.id)
-	}, func() error { return v.errInUse(image) })
+	}, func() error { return v.errImageInUse(image) })
 	if err != nil {
 		end()
 		return nil, err
@@ -201,7 +201,7 @@ func (v Volume) serializeRemoval(ctx context.Context) (end func(), err error) {
 // ErrInUse: a process has them open. A volume whose directory is lost needs no hold.
 func (v Volume) HoldClosed(ctx context.Context) (h *Hold, err error) {
 	err = pollPatiently(ctx, func() (bool, error) {
-		h, err = v.tryLock(holdFiles, false)
+		h, err = v.tryFlockFile(holdFiles, false)
 		if errors.Is(err, fs.ErrNotExist) {
 			return true, nil
 		}
@@ -212,8 +212,8 @@ func (v Volume) HoldClosed(ctx context.Context) (h *Hold, err error) {
 	return h, err
 }
 
-// errInUse returns ErrInUse for an image, naming the user if it can be found.
-func (v Volume) errInUse(image *os.File) error {
+// errImageInUse returns ErrInUse for an image, naming the user if it can be found.
+func (v Volume) errImageInUse(image *os.File) error {
 	if err := v.Home.RefuseAttached(context.Background(), v.id); err != nil {
 		return err
 	}

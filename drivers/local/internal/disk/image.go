@@ -27,8 +27,8 @@ const (
 // maxSideLogged is the size in bytes below which an image may need a side log.
 const maxSideLogged = 16 << 20
 
-// pathTo returns the path of a file of the volume beneath the directory of all volumes.
-func (v Volume) pathTo(name string) string { return v.id + "/" + name }
+// pathInVolumes returns the path of a file of the volume beneath the directory of all volumes.
+func (v Volume) pathInVolumes(name string) string { return v.id + "/" + name }
 
 // Create makes the image of a volume whose directory exists, durably. name becomes its label.
 func (v Volume) Create(name string, capacity driver.Size) error {
@@ -46,7 +46,7 @@ func (v Volume) Create(name string, capacity driver.Size) error {
 		return err
 	}
 	defer f.Close()
-	if err := v.format(f, name, capacity); err != nil {
+	if err := v.formatImage(f, name, capacity); err != nil {
 		return err
 	}
 	err = v.Faults.Do("rename", ImageName, func() error { return beneath.Rename(dir, tempName, ImageName) })
@@ -56,8 +56,8 @@ func (v Volume) Create(name string, capacity driver.Size) error {
 	return v.syncDirectory(dir)
 }
 
-// format gives a new image its size and a file system.
-func (v Volume) format(f *os.File, name string, capacity driver.Size) error {
+// formatImage gives a new image its size and a file system.
+func (v Volume) formatImage(f *os.File, name string, capacity driver.Size) error {
 	err := v.Faults.Do("truncate", tempName, func() error { return f.Truncate(int64(capacity)) })
 	if errors.Is(err, unix.EFBIG) {
 		return driver.Errorf(driver.ErrInvalid, "the file system of the home has no files of %s; make a smaller volume", capacity)
@@ -81,7 +81,7 @@ func (s *Set) syncDirectory(dir *os.File) error { return s.Faults.Do("fsync", di
 
 // Exists reports whether the volume has an image.
 func (v Volume) Exists() (bool, error) {
-	_, err := beneath.Lstat(v.Volumes, v.pathTo(ImageName))
+	_, err := beneath.Lstat(v.Volumes, v.pathInVolumes(ImageName))
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
@@ -91,9 +91,9 @@ func (v Volume) Exists() (bool, error) {
 // openImage opens the volume's image. ErrNotFound: the volume does not exist. ErrCorrupt: its
 // image is missing.
 func (v Volume) openImage(ctx context.Context, readOnly bool) (*os.File, error) {
-	f, err := beneath.OpenFile(v.Volumes, v.pathTo(ImageName), openFlag(readOnly), 0)
+	f, err := beneath.OpenFile(v.Volumes, v.pathInVolumes(ImageName), openFlag(readOnly), 0)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, v.errMissing(ctx, "image")
+		return nil, v.errMissingPart(ctx, "image")
 	}
 	return f, translateErrno(err)
 }
@@ -106,10 +106,10 @@ func openFlag(readOnly bool) int {
 	return os.O_RDWR
 }
 
-// errMissing is the error for a volume of which a part does not exist: ErrNotFound if the volume
+// errMissingPart is the error for a volume of which a part does not exist: ErrNotFound if the volume
 // was removed, otherwise ErrCorrupt.
-func (v Volume) errMissing(ctx context.Context, part string) error {
-	if _, err := v.lookUp(ctx); err != nil {
+func (v Volume) errMissingPart(ctx context.Context, part string) error {
+	if _, err := v.lookUpInfo(ctx); err != nil {
 		return err
 	}
 	return driver.Errorf(driver.ErrCorrupt, "the volume's %s is missing; run a check of the home", part)
@@ -168,19 +168,19 @@ func (i *heldImage) isRemoved() bool {
 	return unix.Fstat(int(i.Fd()), &st) == nil && st.Nlink == 0
 }
 
-// allocated returns how many bytes of the host the image takes.
-func (i *heldImage) allocated() (int64, error) {
+// allocatedBytes returns how many bytes of the host the image takes.
+func (i *heldImage) allocatedBytes() (int64, error) {
 	var st unix.Stat_t
 	err := unix.Fstat(int(i.Fd()), &st)
 	return st.Blocks * 512, err // stat(2): blocks of 512 bytes whatever the file system
 }
 
-// openSideLog opens the side log of an image that is too small for a log of its own, as
+// openSideLogFile opens the side log of an image that is too small for a log of its own, as
 // ext4.OpenOptions wants it: nil if there is none. A writer makes it. A reader finds one only if
 // a writer died.
 func (i *heldImage) openSideLog() (ext4.SideLog, error) {
 	if i.sideLog == nil {
-		f, err := i.volume.openSideLog(i.readOnly, i.small && !i.readOnly)
+		f, err := i.volume.openSideLogFile(i.readOnly, i.small && !i.readOnly)
 		if f == nil || err != nil {
 			return nil, err
 		}
@@ -189,9 +189,9 @@ func (i *heldImage) openSideLog() (ext4.SideLog, error) {
 	return device{i.sideLog, i.faults}, nil
 }
 
-// openSideLog opens the volume's side log; nil and no error: it has none.
-func (v Volume) openSideLog(readOnly, create bool) (*os.File, error) {
-	f, err := beneath.OpenFile(v.Volumes, v.pathTo(sideLogName), openFlag(readOnly), 0)
+// openSideLogFile opens the volume's side log; nil and no error: it has none.
+func (v Volume) openSideLogFile(readOnly, create bool) (*os.File, error) {
+	f, err := beneath.OpenFile(v.Volumes, v.pathInVolumes(sideLogName), openFlag(readOnly), 0)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return f, err
 	}
@@ -213,7 +213,7 @@ func (v Volume) openSideLog(readOnly, create bool) (*os.File, error) {
 // replaySideLog writes the contents of the side log to the image and completes an interrupted
 // growth, before anything but ext4 uses the image.
 func (v Volume) replaySideLog(ctx context.Context) error {
-	st, err := beneath.Lstat(v.Volumes, v.pathTo(sideLogName))
+	st, err := beneath.Lstat(v.Volumes, v.pathInVolumes(sideLogName))
 	beside := err == nil && st.Size > 0
 	if !beside && !v.hasUnfinishedGrowth(ctx) {
 		return nil

@@ -47,7 +47,7 @@ type shareKey struct {
 // shares that of a writer.
 func (v Volume) acquireShared(ctx context.Context, readOnly bool) (*sharedFS, error) {
 	for {
-		d, first, err := v.findOrAdd(ctx, readOnly)
+		d, first, err := v.findOrAddShared(ctx, readOnly)
 		if err != nil {
 			return nil, err
 		}
@@ -55,7 +55,7 @@ func (v Volume) acquireShared(ctx context.Context, readOnly bool) (*sharedFS, er
 			continue
 		}
 		if first {
-			if d.err = d.open(ctx); d.err != nil {
+			if d.err = d.openFileSystem(ctx); d.err != nil {
 				d.removeFromIndex() // the next user tries again
 			}
 			close(d.ready)
@@ -80,10 +80,10 @@ func (v Volume) acquireShared(ctx context.Context, readOnly bool) (*sharedFS, er
 	}
 }
 
-// findOrAdd returns the file system of a volume with one more reference. If first is set the
+// findOrAddShared returns the file system of a volume with one more reference. If first is set the
 // caller must open it and close ready. It returns nil if it had to wait for one that was being
 // closed; call it again then.
-func (v Volume) findOrAdd(ctx context.Context, readOnly bool) (d *sharedFS, first bool, err error) {
+func (v Volume) findOrAddShared(ctx context.Context, readOnly bool) (d *sharedFS, first bool, err error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	d = v.shared[shareKey{v.id, false}]
@@ -109,9 +109,9 @@ func (v Volume) findOrAdd(ctx context.Context, readOnly bool) (d *sharedFS, firs
 	return d, true, nil
 }
 
-// acquireIfOpen returns the writable file system that this process has open on the volume, with
+// acquireSharedIfOpen returns the writable file system that this process has open on the volume, with
 // one more reference; nil if there is none.
-func (v Volume) acquireIfOpen() *sharedFS {
+func (v Volume) acquireSharedIfOpen() *sharedFS {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	d := v.shared[shareKey{v.id, false}]
@@ -130,8 +130,8 @@ func (v Volume) acquireIfOpen() *sharedFS {
 	return d
 }
 
-// open opens the image, under a hold, and the file system in it.
-func (d *sharedFS) open(ctx context.Context) (err error) {
+// openFileSystem opens the image, under a hold, and the file system in it.
+func (d *sharedFS) openFileSystem(ctx context.Context) (err error) {
 	if d.image, err = d.volume.openHeldImage(ctx, d.readOnly); err != nil {
 		return err
 	}
@@ -162,7 +162,7 @@ func (d *sharedFS) release() error {
 	if !last {
 		return nil
 	}
-	// findOrAdd waits for closed: it finds image and hold released.
+	// findOrAddShared waits for closed: it finds image and hold released.
 	defer func() {
 		d.removeFromIndex()
 		close(d.closed)

@@ -68,7 +68,7 @@ func (f *volumeFS) Close() error { return f.life.Close(context.Background()) }
 func (f *volumeFS) runRead(ctx context.Context, fn func() error) error {
 	return f.life.Run(ctx, func() error {
 		if f.d.image.isRemoved() {
-			return errRemoved()
+			return errVolumeRemoved()
 		}
 		return translateError(fn())
 	})
@@ -104,16 +104,16 @@ func (f *volumeFS) runChange(ctx context.Context, fn func() error) error {
 
 // Stat implements driver.FS.
 func (f *volumeFS) Stat(ctx context.Context, path string) (driver.Entry, error) {
-	return readValue(ctx, f, func() (driver.Entry, error) { return entryOf(f.fs.Stat(path)) })
+	return readValue(ctx, f, func() (driver.Entry, error) { return entryOfInfo(f.fs.Stat(path)) })
 }
 
 // Lstat implements driver.FS.
 func (f *volumeFS) Lstat(ctx context.Context, path string) (driver.Entry, error) {
-	return readValue(ctx, f, func() (driver.Entry, error) { return entryOf(f.fs.Lstat(path)) })
+	return readValue(ctx, f, func() (driver.Entry, error) { return entryOfInfo(f.fs.Lstat(path)) })
 }
 
-// entryOf translates ext4's description of a file. It passes err on.
-func entryOf(i ext4.Info, err error) (driver.Entry, error) {
+// entryOfInfo translates ext4's description of a file. It passes err on.
+func entryOfInfo(i ext4.Info, err error) (driver.Entry, error) {
 	return driver.Entry{
 		Name: i.Name, Mode: i.Mode, Size: i.Size, Allocated: i.Allocated, UID: i.UID, GID: i.GID,
 		Nlink: uint64(i.Nlink), Inode: uint64(i.Ino), Rdev: i.Rdev, Atime: i.Atime, Mtime: i.Mtime, Ctime: i.Ctime,
@@ -245,12 +245,12 @@ func (f *volumeFS) Listxattr(ctx context.Context, path string) ([]string, error)
 // Statfs implements driver.FS.
 func (f *volumeFS) Statfs(ctx context.Context) (driver.Statfs, error) {
 	return readValue(ctx, f, func() (driver.Statfs, error) {
-		info, err := f.d.volume.lookUp(ctx)
+		info, err := f.d.volume.lookUpInfo(ctx)
 		if err != nil {
 			return driver.Statfs{}, err
 		}
 		u := f.fs.Usage()
-		allocated, err := f.d.image.allocated()
+		allocated, err := f.d.image.allocatedBytes()
 		return driver.Statfs{Total: u.Size, Used: int64(info.Used), Free: u.Free, Files: u.FreeInodes, Allocated: allocated}, err
 	})
 }
