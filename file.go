@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 
 	"github.com/volehq/vole/driver"
 )
@@ -14,6 +15,16 @@ type File struct {
 	d    driver.File
 	vol  *Volume
 	path string
+}
+
+// NewReader streams n bytes of the file from offset off; n < 0 means to its end. A range
+// beyond the end yields what there is. Closing the Reader closes the file.
+func (f *File) NewReader(ctx context.Context, off, n int64) *Reader {
+	end := int64(-1)
+	if n >= 0 && off <= math.MaxInt64-n {
+		end = off + n
+	}
+	return &Reader{ctx: ctx, f: f, off: off, end: end}
 }
 
 // wrapError leaves io.EOF as it is, which io's interfaces ask for.
@@ -120,54 +131,3 @@ func (d *Dir) Read(ctx context.Context, n int) ([]Entry, error) {
 
 // Close closes the directory.
 func (d *Dir) Close() error { return d.vol.wrapError("close", d.path, d.d.Close()) }
-
-// Reader streams a range of a file. It serves io.Copy with large reads of its own.
-type Reader struct {
-	ctx context.Context // of NewReader: io.Reader has no place for one
-	f   *File
-	off int64
-	end int64 // first byte not to read; < 0: the file's end
-}
-
-func newReader(ctx context.Context, f *File, off, n int64) *Reader {
-	end := int64(-1)
-	if n >= 0 && off <= 1<<63-1-n {
-		end = off + n
-	}
-	return &Reader{ctx: ctx, f: f, off: off, end: end}
-}
-
-// Stat describes the file that is read.
-func (r *Reader) Stat() (Entry, error) { return r.f.Stat(r.ctx) }
-
-// Read implements io.Reader.
-func (r *Reader) Read(p []byte) (int, error) {
-	if len(p) == 0 {
-		return 0, nil
-	}
-	if r.end >= 0 {
-		p = p[:min(int64(len(p)), max(0, r.end-r.off))]
-		if len(p) == 0 {
-			return 0, io.EOF
-		}
-	}
-	n, err := r.f.ReadAt(r.ctx, p, r.off)
-	r.off += int64(n)
-	if n > 0 && errors.Is(err, io.EOF) {
-		err = nil
-	}
-	return n, err
-}
-
-// streamBuf is the size of one read when a stream is copied: large enough that the
-// cost of a call does not show, small enough for the processor's cache.
-const streamBuf = 256 << 10
-
-// WriteTo implements io.WriterTo.
-func (r *Reader) WriteTo(w io.Writer) (int64, error) {
-	// Neither side may bring its own, smaller buffer.
-	return io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{r}, make([]byte, streamBuf))
-}
-
-// Close closes the file.
-func (r *Reader) Close() error { return r.f.Close() }

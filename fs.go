@@ -36,7 +36,7 @@ func (f *FS) runOnPath(ctx context.Context, op, path string, fn func(p string) e
 	return f.vol.wrapError(op, path, err)
 }
 
-// runOnTwoPaths is do for two paths; an error names the second, unless the first is at fault.
+// runOnTwoPaths is runOnPath for two paths; an error names the second, unless the first is at fault.
 func (f *FS) runOnTwoPaths(ctx context.Context, op, from, to string, fn func(from, to string) error) error {
 	a, err := cleanVolumePath(ctx, from)
 	if err != nil {
@@ -277,7 +277,7 @@ func (f *FS) NewReader(ctx context.Context, path string, off, n int64) (*Reader,
 	if err != nil {
 		return nil, err
 	}
-	return newReader(ctx, h, off, n), nil
+	return h.NewReader(ctx, off, n), nil
 }
 
 // Open opens a regular file; the zero options read an existing one.
@@ -502,7 +502,7 @@ func (f *FS) Sync(ctx context.Context) error {
 // Close syncs and closes. Closing twice does nothing.
 func (f *FS) Close() error { return f.vol.wrapError("close", "", f.d.Close()) }
 
-// runWithMode is do for operations that take a mode.
+// runWithMode is runOnPath for operations that take a mode.
 func (f *FS) runWithMode(ctx context.Context, op, path string, mode fs.FileMode, fn func(p string) error) error {
 	return f.runOnPath(ctx, op, path, func(p string) error {
 		if err := checkMode(mode); err != nil {

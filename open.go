@@ -45,6 +45,8 @@ type Options struct {
 	// (ErrPermission), also to root: what another user has prepared is not to be opened by
 	// mistake.
 	ForeignHome bool
+	// UserAgent is how the program names itself to a server, as "backup/1.2". Default: "vole".
+	UserAgent string
 }
 
 // Open opens the volumes that opts names. It makes a local home that is not there, and
@@ -58,7 +60,7 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 		return nil, wrapError("open", "", "", err)
 	}
 	if c.Cloud() {
-		b, err := cloud.Open(ctx, cloud.Options{URL: c.URL, Key: c.Key, CAFile: c.CAFile, InsecureHTTP: c.InsecureHTTP, ReadOnly: opts.ReadOnly})
+		b, err := cloud.Open(ctx, cloud.Options{URL: c.URL, Key: c.Key, CAFile: c.CAFile, InsecureHTTP: c.InsecureHTTP, ReadOnly: opts.ReadOnly, UserAgent: opts.UserAgent})
 		if err != nil {
 			return nil, wrapError("open", "", c.URL, err)
 		}

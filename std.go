@@ -155,21 +155,8 @@ func (f *stdFile) ReadAt(p []byte, off int64) (int, error) {
 }
 
 func (f *stdFile) Seek(off int64, whence int) (int64, error) {
-	switch whence {
-	case io.SeekCurrent:
-		off += f.off
-	case io.SeekEnd:
-		e, err := f.Reader.Stat()
-		if err != nil {
-			return 0, toStdError("seek", f.name, err)
-		}
-		off += e.Size
-	}
-	if off < 0 || whence < io.SeekStart || whence > io.SeekEnd {
-		return 0, &fs.PathError{Op: "seek", Path: f.name, Err: fs.ErrInvalid}
-	}
-	f.off = off
-	return off, nil
+	at, err := f.Reader.Seek(off, whence)
+	return at, toStdError("seek", f.name, err)
 }
 
 // stdDir is an open directory as a fs.ReadDirFile.

@@ -36,6 +36,7 @@ import (
 	"time"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/drivers/cloud"
 	"github.com/volehq/vole/drivers/local"
 )
 
@@ -54,6 +55,13 @@ func (s *Store) Caps() Caps { return s.b.Caps() }
 // backend. It is for packages of this module that keep their own in a home.
 func (s *Store) Local() *local.Backend {
 	b, _ := s.b.(*local.Backend)
+	return b
+}
+
+// Cloud returns the client of the server that keeps the volumes of s; nil if it is another
+// backend. It has what only servers have: keys, organisations, the audit log, events.
+func (s *Store) Cloud() *cloud.Backend {
+	b, _ := s.b.(*cloud.Backend)
 	return b
 }
 

@@ -1,9 +1,7 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"reflect"
@@ -14,7 +12,8 @@ import (
 	"github.com/volehq/vole/internal/profile"
 )
 
-// app is what the commands share: where they read and write, and the global flags.
+// app is one run of the program: where its command reads and writes, the global flags, and
+// what the command has open.
 type app struct {
 	stdin          io.Reader
 	stdout, stderr *screen // for the program's own text; see screen
@@ -30,7 +29,13 @@ type app struct {
 	quiet       bool   // --quiet
 	bytes       bool   // --bytes
 
-	chosen *profile.Choice // by choose; nil: not yet
+	chosen *profile.Choice // by resolveProfile; nil: not yet
+
+	// What the command has open. endCommand closes it when the command has returned, so that
+	// no command needs a function inside another for what it opens.
+	store    *vole.Store // by openStore; nil: none
+	opened   []io.Closer // file systems, directories, sandboxes; the last one is closed first
+	serverOp string      // the operation in errors of a server that name none; see openServer
 
 	helpErr     error       // of a request for help on what is no command
 	interrupted func() bool // a signal has ended the command
@@ -40,21 +45,6 @@ type app struct {
 	// started is true once cobra has accepted the command line. An error before
 	// that is one of usage.
 	started bool
-}
-
-// withFS runs fn on the opened files of one volume and closes them.
-func (a *app) withFS(ctx context.Context, ref string, opts vole.FSOptions, fn func(f *vole.FS) error) error {
-	return a.withStore(ctx, func(s *vole.Store) error {
-		v, err := s.Get(ctx, ref)
-		if err != nil {
-			return err
-		}
-		f, err := v.OpenFS(ctx, opts)
-		if err != nil {
-			return err
-		}
-		return errors.Join(fn(f), f.Close())
-	})
 }
 
 // newApp is an app on these streams.

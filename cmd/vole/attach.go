@@ -65,7 +65,7 @@ processes that inherited the hold on a disk volume's image keep it.`,
 		},
 		ValidArgsFunction: func(cmd *cobra.Command, args []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
 			if len(args) > 0 {
-				return nil, cobra.ShellCompDirectiveDefault
+				return completeFiles(cmd, args, prefix)
 			}
 			return completeNames(a, 1)(cmd, args, prefix)
 		},
@@ -79,7 +79,8 @@ processes that inherited the hold on a disk volume's image keep it.`,
 	return cmd
 }
 
-func (a *app) attachAndRun(ctx context.Context, name string, argv []string, opts vole.AttachOptions) error {
+// attachAndRun attaches a volume, runs a program to its end, and detaches.
+func (a *app) attachAndRun(ctx context.Context, name string, argv []string, opts vole.AttachOptions) (err error) {
 	if err := a.needsHome("attach", "a program uses a volume by its place on this host"); err != nil {
 		return err
 	}
@@ -92,33 +93,30 @@ func (a *app) attachAndRun(ctx context.Context, name string, argv []string, opts
 	if opts.Holder == "" {
 		opts.Holder = defaultHolder(argv[0])
 	}
-	return a.withStore(ctx, func(s *vole.Store) (err error) {
-		v, err := s.Get(ctx, name)
-		if err != nil {
-			return err
-		}
-		attach := v.Attach
-		if opts.ReadOnly && v.Info().Kind == vole.KindDisk {
-			// A program that may not write cannot replay a log that a crash left.
-			attach = func(ctx context.Context, opts vole.AttachOptions) (*vole.Attachment, error) {
-				return attachCleanDisk(ctx, v, opts)
-			}
-		}
-		att, err := attach(ctx, opts)
-		if err != nil {
-			return withHint(err, vole.ErrInUse, "'vole inspect %s' shows who has it attached", name)
-		}
-		// The program's own exit code comes first among the errors.
-		defer func() { err = errors.Join(err, att.Detach(context.WithoutCancel(ctx))) }()
-		if att.Path() == "" {
-			return &vole.Error{Op: "attach", Volume: name, Err: driver.Errorf(vole.ErrUnsupported,
-				"these volumes have no place on this host; 'vole fs' and 'vole cp' reach their files")}
-		}
-		at, undo := a.bindReadOnlyView(att)
-		err = a.runAttached(ctx, att, at, argv, sigs)
-		a.warnStillHeld(context.WithoutCancel(ctx), v, att)
-		return errors.Join(err, undo())
-	})
+	v, err := a.openVolume(ctx, name)
+	if err != nil {
+		return err
+	}
+	var att *vole.Attachment
+	if opts.ReadOnly && v.Info().Kind == vole.KindDisk {
+		// A program that may not write cannot replay a log that a crash left.
+		att, err = attachCleanDisk(ctx, v, opts)
+	} else {
+		att, err = v.Attach(ctx, opts)
+	}
+	if err != nil {
+		return withHint(err, vole.ErrInUse, "'vole inspect %s' shows who has it attached", name)
+	}
+	// The program's own exit code comes first among the errors.
+	defer func() { err = errors.Join(err, att.Detach(context.WithoutCancel(ctx))) }()
+	if att.Path() == "" {
+		return &vole.Error{Op: "attach", Volume: name, Err: driver.Errorf(vole.ErrUnsupported,
+			"these volumes have no place on this host; 'vole fs' and 'vole cp' reach their files")}
+	}
+	at, undo := a.bindReadOnlyView(att)
+	err = a.runAttached(ctx, att, at, argv, sigs)
+	a.warnStillHeld(context.WithoutCancel(ctx), v, att)
+	return errors.Join(err, undo())
 }
 
 // bindReadOnlyView returns by which path the program is to use an attached volume. For reading

@@ -33,15 +33,15 @@ With --limit, when more records follow, the cursor of the next page is printed o
 standard error. Under --json a page is an object {"records": [...], "next": "..."}.`,
 		Example: `  vole audit --limit 50
   vole audit --json | jq -r '.[] | select(.status >= 400)'`,
-		Args:              exactArgs(0, ""),
-		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if cmd.Flags().Changed("limit") && limit <= 0 {
 				return usageErrorf("--limit %d: must be at least 1", limit)
 			}
-			return a.withCloud(cmd.Context(), "audit", func(b *cloud.Backend) error {
-				return a.showAuditLog(cmd.Context(), b, cursor, limit)
-			})
+			server, err := a.openServer(cmd.Context(), "audit")
+			if err != nil {
+				return err
+			}
+			return a.showAuditLog(cmd.Context(), server, cursor, limit)
 		},
 	}
 	cmd.Flags().IntVar(&limit, "limit", 0, "most records to print (default all)")
@@ -74,59 +74,49 @@ func (a *app) showAuditLog(ctx context.Context, b *cloud.Backend, cursor string,
 	}
 }
 
-// auditPrinter prints a stream of records: a table, ids, a JSON array, or a page.
+// auditPrinter prints a stream of records: as a listing does, but under --json --limit a page.
 type auditPrinter struct {
-	a     *app
-	t     *table
-	arr   *jsonArray
+	*listing[api.AuditRecord]
 	paged bool
-	page  auditJSON
+	page  auditJSON // collected under --json where paged
 }
 
 func (a *app) newAuditPrinter(paged bool) *auditPrinter {
-	p := &auditPrinter{a: a, paged: paged, page: auditJSON{Records: []api.AuditRecord{}}}
-	switch {
-	case a.json && !paged:
-		p.arr = a.newJSONArray()
-	case !a.json && !a.quiet:
-		p.t = a.newTable("AT", "STATUS", "ACTION", "KEY", "VOLUME", "PATH", "DETAIL", "FROM", "KEY ID", "VOLUME ID").
-			allowShortening("PATH", "DETAIL", "KEY ID", "VOLUME ID")
+	t := a.newTable("AT", "STATUS", "ACTION", "KEY", "VOLUME", "PATH", "DETAIL", "FROM", "KEY ID", "VOLUME ID").
+		allowShortening("PATH", "DETAIL", "KEY ID", "VOLUME ID")
+	records := newListing(a, t, func(r api.AuditRecord) string { return strconv.FormatInt(r.ID, 10) }, auditRow)
+	return &auditPrinter{listing: records, paged: paged, page: auditJSON{Records: []api.AuditRecord{}}}
+}
+
+// auditRow is a record as a row of a table.
+func auditRow(r api.AuditRecord) []string {
+	id := r.Volume
+	if !driver.IsID(id) {
+		id = "" // the name of a volume that did not exist
 	}
-	return p
+	row := []string{r.At.UTC().Format(time.RFC3339), strconv.Itoa(r.Status)}
+	for _, cell := range []string{r.Action, r.KeyName, r.VolumeName, r.Path, r.Detail, r.Addr, r.Key, id} {
+		row = append(row, dashIfEmpty(cell))
+	}
+	return row
 }
 
 func (p *auditPrinter) printRecord(r api.AuditRecord) error {
-	switch {
-	case p.arr != nil:
-		return p.arr.add(r)
-	case p.a.json:
+	if p.a.json && p.paged {
 		p.page.Records = append(p.page.Records, r)
 		return nil
-	case p.t == nil:
-		return p.a.printf("%d\n", r.ID)
 	}
-	id := r.Volume
-	if !driver.IsID(id) {
-		id = "" // the name of one that there was not
-	}
-	cell := dashIfEmpty
-	return p.t.addRow(r.At.UTC().Format(time.RFC3339), strconv.Itoa(r.Status), cell(r.Action), cell(r.KeyName), cell(r.VolumeName), cell(r.Path),
-		cell(r.Detail), cell(r.Addr), cell(r.Key), cell(id))
+	return p.listing.printRecord(r)
 }
 
+// close ends the output; next is the cursor of what follows, if anything.
 func (p *auditPrinter) close(next string) error {
-	switch {
-	case p.arr != nil:
-		return p.arr.close()
-	case p.a.json:
+	if p.a.json && p.paged {
 		p.page.Next = next
 		return p.a.printJSON(p.page)
 	}
 	if p.paged && next != "" {
 		defer p.a.notef("more records follow; continue with --cursor %s", next)
 	}
-	if p.t != nil {
-		return p.t.close()
-	}
-	return nil
+	return p.listing.close()
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
@@ -17,7 +18,7 @@ import (
 )
 
 func newBucketCmd(a *app) *cobra.Command {
-	cmd := &cobra.Command{
+	return newGroupCmd(&cobra.Command{
 		Use:   "bucket",
 		Short: "Look after a namespace: volumes in a database and a blob store",
 		Long: `Look after a namespace, which keeps the volumes of organisations in an SQL database
@@ -30,16 +31,13 @@ or ~/.aws. 'vole help namespaces' has more.`,
 		Example: `  vole bucket export --dir /srv/vole
   vole bucket check --db postgres://vole@db/vole --s3 'https://s3.example.com/vole?region=eu-1'
   vole bucket rebuild --dir /srv/vole`,
-		Args: cobra.ArbitraryArgs,
-		RunE: func(cmd *cobra.Command, args []string) error { return runCommandGroup(cmd, args) },
-	}
-	cmd.AddCommand(newBucketExportCmd(a), newBucketRebuildCmd(a), newBucketCheckCmd(a), newBucketSweepCmd(a))
-	return cmd
+	}, newBucketExportCmd(a), newBucketRebuildCmd(a), newBucketCheckCmd(a), newBucketSweepCmd(a))
 }
 
 // bucketFlags name a namespace.
 type bucketFlags struct {
 	db, dir, s3 string
+	opts        bucket.Options // what a command adds to them
 }
 
 func (b *bucketFlags) register(cmd *cobra.Command) {
@@ -51,7 +49,8 @@ func (b *bucketFlags) register(cmd *cobra.Command) {
 
 // namespaceOptions returns what the flags and the environment say.
 func (b *bucketFlags) namespaceOptions() (bucket.Options, error) {
-	o := bucket.Options{Dir: b.dir, Database: b.db, Maintain: -1}
+	o := b.opts
+	o.Dir, o.Database, o.Maintain = b.dir, b.db, -1
 	if err := checkSystem("bucket"); err != nil {
 		return o, err
 	}
@@ -60,13 +59,8 @@ func (b *bucketFlags) namespaceOptions() (bucket.Options, error) {
 			"put the URL into VOLE_BUCKET_DB, or the password into PGPASSWORD or ~/.pgpass"}
 	}
 	s3 := b.s3
-	if b.dir == "" { // a namespace that is named is not mixed with one of the environment
-		if o.Database == "" {
-			o.Database = os.Getenv("VOLE_BUCKET_DB")
-		}
-		if s3 == "" {
-			s3 = os.Getenv("VOLE_BUCKET_S3")
-		}
+	if b.dir == "" {
+		o.Database, s3 = namespaceFromEnv(o.Database, s3)
 	}
 	switch {
 	case o.Dir == "" && (o.Database == "" || s3 == ""):
@@ -80,6 +74,12 @@ func (b *bucketFlags) namespaceOptions() (bucket.Options, error) {
 	var err error
 	o.S3, err = parseS3(s3)
 	return o, err
+}
+
+// namespaceFromEnv completes the database and the bucket of a namespace from the environment. It
+// is not for one that is named by its directory, which would be mixed with another.
+func namespaceFromEnv(db, s3 string) (string, string) {
+	return cmp.Or(db, os.Getenv("VOLE_BUCKET_DB")), cmp.Or(s3, os.Getenv("VOLE_BUCKET_S3"))
 }
 
 // hasPassword reports whether the address of a database has a password in it.
@@ -160,8 +160,12 @@ func checkNamespaceExists(o bucket.Options, rebuild bool) error {
 }
 
 // withNamespace runs fn on the namespace that is there and closes it.
-func (a *app) withNamespace(ctx context.Context, op string, o bucket.Options, fn func(ns *bucket.Namespace) error) error {
-	if err := checkNamespaceExists(o, false); err != nil {
+func (a *app) withNamespace(ctx context.Context, op string, flags *bucketFlags, fn func(ns *bucket.Namespace) error) error {
+	o, err := flags.namespaceOptions()
+	if err == nil {
+		err = checkNamespaceExists(o, false)
+	}
+	if err != nil {
 		return err
 	}
 	ns, err := bucket.Open(ctx, o)

@@ -21,9 +21,7 @@ meanwhile. The exit code is 9 when something is left to repair.`,
 		Example: `  vole bucket check --dir /srv/vole
   vole bucket check --org acme --fix
   vole bucket check --json | jq -r '.[].code'`,
-		Args:              exactArgs(0, ""),
-		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE:              func(cmd *cobra.Command, _ []string) error { return a.checkNamespace(cmd, &flags, org, fix) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.checkNamespace(cmd, &flags, org, fix) },
 	}
 	flags.register(cmd)
 	cmd.Flags().StringVar(&org, "org", "", "only this `organisation`")
@@ -31,14 +29,11 @@ meanwhile. The exit code is 9 when something is left to repair.`,
 	return cmd
 }
 
+// checkNamespace checks a namespace, or one organisation of it, and prints what it finds.
 func (a *app) checkNamespace(cmd *cobra.Command, flags *bucketFlags, org string, fix bool) error {
-	o, err := flags.namespaceOptions()
-	if err != nil {
-		return err
-	}
-	o.ReadOnly = !fix
+	flags.opts.ReadOnly = !fix
 	ctx, opts := cmd.Context(), vole.CheckOptions{Fix: fix}
-	return a.withNamespace(ctx, "check", o, func(ns *bucket.Namespace) error {
+	return a.withNamespace(ctx, "check", flags, func(ns *bucket.Namespace) error {
 		return a.printFindings("bucket check", fix, func(report func(vole.Finding) error, _ *progress) error {
 			if org == "" {
 				return ns.Audit(ctx, opts, report)

@@ -22,9 +22,7 @@ refers to must not have been swept.`,
 		Example: `  vole bucket export --dir /srv/vole
   VOLE_BUCKET_DB=postgres://vole:secret@db/vole vole bucket export --s3 https://s3.example.com/vole
   vole bucket export --org acme --all`,
-		Args:              exactArgs(0, ""),
-		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE:              func(cmd *cobra.Command, _ []string) error { return a.exportManifests(cmd, &flags, opts) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.exportManifests(cmd, &flags, opts) },
 	}
 	flags.register(cmd)
 	cmd.Flags().StringVar(&opts.Org, "org", "", "only the volumes of this `organisation`")
@@ -32,11 +30,8 @@ refers to must not have been swept.`,
 	return cmd
 }
 
+// exportManifests writes manifests, and prints each volume as it is done.
 func (a *app) exportManifests(cmd *cobra.Command, flags *bucketFlags, opts bucket.ExportOptions) error {
-	o, err := flags.namespaceOptions()
-	if err != nil {
-		return err
-	}
 	opts.Done = func(m bucket.Manifest) error {
 		switch {
 		case a.json:
@@ -46,17 +41,12 @@ func (a *app) exportManifests(cmd *cobra.Command, flags *bucketFlags, opts bucke
 		}
 		return a.printf("%s/%s: %s\n", m.Org, m.Name, a.sizeInText(vole.Size(m.Size)))
 	}
-	return a.withNamespace(cmd.Context(), "export", o, func(ns *bucket.Namespace) error {
+	return a.withNamespace(cmd.Context(), "export", flags, func(ns *bucket.Namespace) error {
 		res, err := ns.Export(cmd.Context(), opts)
-		switch {
-		case err != nil:
+		if err != nil {
 			return err
-		case a.json:
-			return a.printJSON(res)
-		case a.quiet:
-			return nil
 		}
-		return a.printf("exported %s, %d had not changed; %s removed\n",
+		return a.printResult(res, "exported %s, %d had not changed; %s removed\n",
 			countOf(int64(res.Exported), "volume"), res.Unchanged, countOf(int64(res.Removed), "old manifest"))
 	})
 }

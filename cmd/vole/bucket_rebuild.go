@@ -30,9 +30,7 @@ volumes are lost, or an older manifest had to be used.`,
 		Example: `  vole bucket rebuild --dir /srv/vole
   vole bucket rebuild --db postgres://vole@db/empty --s3 https://s3.example.com/vole
   vole bucket check --dir /srv/vole`,
-		Args:              exactArgs(0, ""),
-		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE:              func(cmd *cobra.Command, _ []string) error { return a.rebuildNamespace(cmd, &flags) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.rebuildNamespace(cmd, &flags) },
 	}
 	flags.register(cmd)
 	return cmd
@@ -57,14 +55,9 @@ func (a *app) rebuildNamespace(cmd *cobra.Command, flags *bucketFlags) error {
 	if err != nil {
 		return withHint(wrapBucketError("rebuild", err), vole.ErrExists, "make a new database, or remove the SQLite file, if what is in it is not wanted any more")
 	}
-	switch {
-	case a.json:
-		err = a.printJSON(out)
-	case !a.quiet:
-		err = a.printf("rebuilt %s, %s, %s, %s; %s left to the sweeper\n",
-			countOf(int64(out.Orgs), "organisation"), countOf(int64(out.Volumes), "volume"), countOf(int64(out.Files), "file"),
-			a.sizeInText(vole.Size(out.Used)), countOf(int64(out.Freed), "object"))
-	}
+	err = a.printResult(out, "rebuilt %s, %s, %s, %s; %s left to the sweeper\n",
+		countOf(int64(out.Orgs), "organisation"), countOf(int64(out.Volumes), "volume"), countOf(int64(out.Files), "file"),
+		a.sizeInText(vole.Size(out.Used)), countOf(int64(out.Freed), "object"))
 	if err != nil || out.Damaged+out.Lost == 0 {
 		return err
 	}

@@ -31,39 +31,27 @@ to, and one shorter than a write under way makes that fail. What was not used ye
 for an hour, unless the grace time is less than a second: then nobody must be writing.`,
 		Example: `  vole bucket sweep --dir /srv/vole
   vole bucket sweep --dir /srv/vole --grace 1h`,
-		Args:              exactArgs(0, ""),
-		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE:              func(cmd *cobra.Command, _ []string) error { return a.sweepNamespace(cmd, &flags, grace) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.sweepNamespace(cmd, &flags, grace) },
 	}
 	flags.register(cmd)
 	cmd.Flags().DurationVar(&grace, "grace", 24*time.Hour, "keep for this `time` what nothing refers to; at least that between two exports")
 	return cmd
 }
 
+// sweepNamespace sweeps once, and prints what that removed.
 func (a *app) sweepNamespace(cmd *cobra.Command, flags *bucketFlags, grace time.Duration) error {
-	o, err := flags.namespaceOptions()
-	switch {
-	case err != nil:
-		return err
-	case grace <= 0 || grace > longestTime:
+	if grace <= 0 || grace > longestTime {
 		return usageErrorf("--grace %v: must be more than 0 and at most %v", grace, longestTime)
 	}
-	o.Grace = grace
 	counters := prometheus.NewRegistry()
-	o.Metrics = counters
-	return a.withNamespace(cmd.Context(), "sweep", o, func(ns *bucket.Namespace) error {
+	flags.opts.Grace, flags.opts.Metrics = grace, counters
+	return a.withNamespace(cmd.Context(), "sweep", flags, func(ns *bucket.Namespace) error {
 		if err := ns.Maintain(cmd.Context()); err != nil {
 			return err
 		}
 		count := func(name string) int64 { return counterValue(counters, "vole_bucket_"+name) }
 		j := sweptJSON{count("swept_blobs_total"), vole.Size(count("swept_bytes_total")), count("removed_volumes_total")}
-		switch {
-		case a.json:
-			return a.printJSON(j)
-		case a.quiet:
-			return nil
-		}
-		return a.printf("swept %s, %s; %d removed volumes are gone\n", countOf(int64(j.Blobs), "blob"), a.sizeInText(j.Size), j.Volumes)
+		return a.printResult(j, "swept %s, %s; %d removed volumes are gone\n", countOf(int64(j.Blobs), "blob"), a.sizeInText(j.Size), j.Volumes)
 	})
 }
 

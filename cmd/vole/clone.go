@@ -35,14 +35,15 @@ volume.`,
 			if err != nil {
 				return err
 			}
-			ctx := cmd.Context()
-			return a.withStore(ctx, func(s *vole.Store) error {
-				v, err := a.cloneVolume(ctx, s, args[0], args[1], change)
-				if err != nil {
-					return err
-				}
-				return a.printVolume(v.Info())
-			})
+			s, err := a.openStore(cmd.Context())
+			if err != nil {
+				return err
+			}
+			v, err := a.cloneVolume(cmd.Context(), s, args[0], args[1], change)
+			if err != nil {
+				return err
+			}
+			return a.printVolume(v.Info())
 		},
 	}
 	f := cmd.Flags()
@@ -70,6 +71,7 @@ func specOfClone(of vole.Info, change vole.Update) vole.Spec {
 	return spec
 }
 
+// cloneVolume makes a volume of what another holds: by the backend, or else by a copy of all files.
 func (a *app) cloneVolume(ctx context.Context, s *vole.Store, name, newName string, change vole.Update) (*vole.Volume, error) {
 	from, err := s.Get(ctx, name)
 	if err != nil {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -10,8 +11,8 @@ import (
 	"github.com/volehq/vole"
 )
 
-// A completion must come while the user still waits for it, and a shell shows only
-// so many.
+// A completion must come while the user still waits for it (applyTimeout sees to that), and a
+// shell shows only so many.
 const (
 	completionTime = time.Second
 	completionMax  = 1000
@@ -20,14 +21,52 @@ const (
 // completer computes completions, as cobra asks for them.
 type completer func(cmd *cobra.Command, args []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective)
 
-// completeNames completes up to max names of volumes (0: any number).
-func completeNames(a *app, max int) completer {
+// completeUpTo completes up to max arguments (0: any number) by list, and no files.
+func completeUpTo(max int, list func(ctx context.Context, args []string, prefix string) []cobra.Completion) completer {
 	return func(cmd *cobra.Command, args []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		if max > 0 && len(args) >= max {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
-		return a.completeVolumeNames(cmd.Context(), prefix, args), cobra.ShellCompDirectiveNoFileComp
+		return list(cmd.Context(), args, prefix), cobra.ShellCompDirectiveNoFileComp
 	}
+}
+
+// completeAmong completes up to max arguments (0: any number) by names that list finds in what
+// openForCompletion has opened.
+func completeAmong(a *app, max int, list func(ctx context.Context) []string) completer {
+	return completeUpTo(max, func(ctx context.Context, _ []string, prefix string) (found []cobra.Completion) {
+		if a.openForCompletion(ctx) == nil {
+			return nil
+		}
+		for _, name := range list(ctx) {
+			if strings.HasPrefix(name, prefix) {
+				found = appendCompletion(found, name, "")
+			}
+		}
+		return found
+	})
+}
+
+// completeInTurn completes the first argument by the first of these, and so on; further ones not.
+func completeInTurn(each ...completer) completer {
+	return func(cmd *cobra.Command, args []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		if len(args) >= len(each) {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		return each[len(args)](cmd, nil, prefix)
+	}
+}
+
+// completeFiles completes files of the host.
+func completeFiles(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	return nil, cobra.ShellCompDirectiveDefault
+}
+
+// completeNames completes up to max names of volumes (0: any number).
+func completeNames(a *app, max int) completer {
+	return completeUpTo(max, func(ctx context.Context, args []string, prefix string) []cobra.Completion {
+		return a.completeVolumeNames(ctx, prefix, args, "")
+	})
 }
 
 // completePaths completes NAME:/path for up to max arguments. With host, files of the
@@ -40,10 +79,7 @@ func completePaths(a *app, max int, host bool) completer {
 		if name, p, ok := splitVolumePath(prefix); ok {
 			return a.completeVolumePaths(cmd.Context(), name, p), noSpace
 		}
-		var list []cobra.Completion
-		for _, n := range a.completeVolumeNames(cmd.Context(), prefix, nil) {
-			list = append(list, n+":/")
-		}
+		list := a.completeVolumeNames(cmd.Context(), prefix, nil, ":/")
 		if host && (len(list) == 0 || prefix == "") {
 			return list, cobra.ShellCompDirectiveDefault
 		}
@@ -75,78 +111,60 @@ func isCompletable(s string) bool {
 	return !needsEscape(s, nil) && !strings.ContainsAny(s, shellActive)
 }
 
-// withCompletionTimeout runs fn on the volumes of a home that is there, opened for reading, for as
-// long as a completion may take. A completion makes nothing, and has no place for an
-// error: what was found before it is offered.
-func (a *app) withCompletionTimeout(ctx context.Context, fn func(ctx context.Context, s *vole.Store) error) {
-	ctx, cancel := context.WithTimeout(ctx, completionTime)
-	defer cancel()
-	if a.checkHome(ctx) != nil {
-		return
-	}
-	s, err := a.openStore(ctx, true)
-	if err != nil {
-		return
-	}
-	defer s.Close()
-	_ = fn(ctx, s)
-}
-
-func (a *app) completeVolumeNames(ctx context.Context, prefix string, not []string) (list []cobra.Completion) {
-	given := make(map[string]bool, len(not))
-	for _, n := range not {
-		given[n] = true
-	}
-	a.withCompletionTimeout(ctx, func(ctx context.Context, s *vole.Store) error {
-		for v, err := range s.Volumes(ctx, vole.Filter{}) {
-			if err != nil || len(list) == completionMax {
-				return err
-			}
-			if n := v.Name(); strings.HasPrefix(n, prefix) && !given[n] {
-				list = appendCompletion(list, n, "")
-			}
-		}
+// completeVolumeNames completes names of volumes that are not among given. after follows each.
+func (a *app) completeVolumeNames(ctx context.Context, prefix string, given []string, after string) (list []cobra.Completion) {
+	s := a.openForCompletion(ctx)
+	if s == nil {
 		return nil
-	})
+	}
+	for v, err := range s.Volumes(ctx, vole.Filter{}) {
+		if err != nil || len(list) == completionMax {
+			break // what was found before an error is offered
+		}
+		if n := v.Name(); strings.HasPrefix(n, prefix) && !slices.Contains(given, n) {
+			list = appendCompletion(list, n+after, "")
+		}
+	}
 	return list
 }
 
+// completeVolumePaths completes a path in the named volume by what is in its directory.
 func (a *app) completeVolumePaths(ctx context.Context, name, prefix string) (list []cobra.Completion) {
 	dir, base := path.Split(prefix)
 	if dir == "" {
 		dir = "/"
 	}
-	a.withCompletionTimeout(ctx, func(ctx context.Context, s *vole.Store) error {
-		v, err := s.Get(ctx, name)
-		if err != nil {
-			return err
-		}
-		f, err := v.OpenFS(ctx, vole.FSOptions{ReadOnly: true})
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		for e, err := range f.Entries(ctx, dir) {
-			if err != nil || len(list) == completionMax {
-				return err
-			}
-			if !strings.HasPrefix(e.Name, base) {
-				continue
-			}
-			c := name + ":" + dir + e.Name
-			if e.IsDir() {
-				c += "/"
-			}
-			list = appendCompletion(list, c, "")
-		}
+	if a.openForCompletion(ctx) == nil {
 		return nil
-	})
+	}
+	f, err := a.openFS(ctx, name, vole.FSOptions{ReadOnly: true})
+	if err != nil {
+		return nil
+	}
+	for e, err := range f.Entries(ctx, dir) {
+		if err != nil || len(list) == completionMax {
+			break
+		}
+		if !strings.HasPrefix(e.Name, base) {
+			continue
+		}
+		c := name + ":" + dir + e.Name
+		if e.IsDir() {
+			c += "/"
+		}
+		list = appendCompletion(list, c, "")
+	}
 	return list
+}
+
+// completeFlagWith completes the value of a flag by these words.
+func completeFlagWith(cmd *cobra.Command, flag string, words ...string) {
+	_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp))
 }
 
 // noFlagFiles keeps the shell from offering files as values of these flags.
 func noFlagFiles(cmd *cobra.Command, flags ...string) {
 	for _, f := range flags {
-		cmd.RegisterFlagCompletionFunc(f, cobra.NoFileCompletions)
+		_ = cmd.RegisterFlagCompletionFunc(f, cobra.NoFileCompletions)
 	}
 }

@@ -23,10 +23,7 @@ func completeMounts(a *app, f *runFlags) completer {
 	return func(cmd *cobra.Command, _ []string, prefix string) (list []cobra.Completion, _ cobra.ShellCompDirective) {
 		name, rest, ok := strings.Cut(prefix, ":")
 		if !ok {
-			for _, n := range a.completeVolumeNames(cmd.Context(), prefix, nil) {
-				list = append(list, n+":/")
-			}
-			return list, noSpace
+			return a.completeVolumeNames(cmd.Context(), prefix, nil, ":/"), noSpace
 		}
 		guest, opts, ok := strings.Cut(rest, ":")
 		if ok {
@@ -126,9 +123,9 @@ func completeLabels(a *app) completer {
 // completeLabelKeys completes keys of labels of the volume that is the first argument, or of
 // all volumes.
 func completeLabelKeys(a *app) completer {
-	return func(cmd *cobra.Command, args []string, prefix string) (list []cobra.Completion, _ cobra.ShellCompDirective) {
-		return a.knownLabels(cmd.Context(), args...).sortedKeys("", prefix, ""), cobra.ShellCompDirectiveNoFileComp
-	}
+	return completeUpTo(0, func(ctx context.Context, args []string, prefix string) []cobra.Completion {
+		return a.knownLabels(ctx, args...).sortedKeys("", prefix, "")
+	})
 }
 
 // labelSet has the values of each key of labels.
@@ -137,30 +134,29 @@ type labelSet map[string]map[string]bool
 // knownLabels are the labels of the named volumes, or of all.
 func (a *app) knownLabels(ctx context.Context, names ...string) labelSet {
 	known := labelSet{}
-	a.withCompletionTimeout(ctx, func(ctx context.Context, s *vole.Store) error {
-		for _, name := range names {
-			v, err := s.Get(ctx, name)
-			if err != nil {
-				return err
-			}
-			known.addLabel(v.Info().Labels)
+	s := a.openForCompletion(ctx)
+	if s == nil {
+		return known
+	}
+	for _, name := range names {
+		if v, err := s.Get(ctx, name); err == nil {
+			known.addLabels(v.Info().Labels)
 		}
-		if len(names) > 0 {
-			return nil
+	}
+	if len(names) > 0 {
+		return known
+	}
+	for v, err := range s.Volumes(ctx, vole.Filter{}) {
+		if err != nil {
+			break
 		}
-		for v, err := range s.Volumes(ctx, vole.Filter{}) {
-			if err != nil {
-				return err
-			}
-			known.addLabel(v.Info().Labels)
-		}
-		return nil
-	})
+		known.addLabels(v.Info().Labels)
+	}
 	return known
 }
 
-// addLabel adds labels, up to as many keys and values of each as a shell is shown.
-func (known labelSet) addLabel(labels vole.Labels) {
+// addLabels adds labels, up to as many keys and values of each as a shell is shown.
+func (known labelSet) addLabels(labels vole.Labels) {
 	for k, v := range labels {
 		if known[k] == nil && len(known) < completionMax {
 			known[k] = map[string]bool{}
@@ -171,6 +167,7 @@ func (known labelSet) addLabel(labels vole.Labels) {
 	}
 }
 
+// sortedKeys are the keys that begin with prefix, with what goes before and after each.
 func (known labelSet) sortedKeys(before, prefix, after string) (list []cobra.Completion) {
 	for _, k := range slices.Sorted(maps.Keys(known)) {
 		if strings.HasPrefix(k, prefix) && isCompletable(k) {

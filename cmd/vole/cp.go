@@ -64,6 +64,7 @@ type cpCmd struct {
 	bar       *progress
 }
 
+// runCopy checks that one side at least is in a volume, copies, and says what was copied.
 func (c *cpCmd) runCopy(ctx context.Context, from, to location) error {
 	switch {
 	case from.stream && to.stream:
@@ -75,20 +76,22 @@ func (c *cpCmd) runCopy(ctx context.Context, from, to location) error {
 	case to.stream && isTerminal(c.stdout):
 		return usageErrorf("cp: a tar stream is not for a terminal; send standard output elsewhere")
 	}
+	s, err := c.openStore(ctx)
+	if err != nil {
+		return err
+	}
 	c.bar = c.newProgress()
 	silent := to.stream || to.volume == "" && c.isOutput(to.path)
 	var stats transfer.Stats
-	err := c.withStore(ctx, func(s *vole.Store) (err error) {
-		switch {
-		case from.stream:
-			stats, err = c.unpackArchive(ctx, s, to)
-		case to.stream:
-			stats, err = c.packArchive(ctx, s, from)
-		default:
-			stats, err = c.copyTree(ctx, s, from, to)
-		}
-		return err
-	})
+	switch {
+	case from.stream:
+		stats, err = c.unpackArchive(ctx, s, &to)
+	case to.stream:
+		stats, err = c.packArchive(ctx, s, &from)
+	default:
+		stats, err = c.copyTree(ctx, s, &from, &to)
+	}
+	err = errors.Join(err, c.closeOpened()) // what was copied is durable only then
 	c.bar.finishBar(err == nil, stats)
 	if err != nil {
 		return withStreamHint(err)
@@ -111,6 +114,7 @@ func withStreamHint(err error) error {
 // farFiles is how many files are copied at once where each call waits for a server.
 const farFiles = 8
 
+// transferOptions are the options of every copy of cp.
 func (c *cpCmd) transferOptions() transfer.Options {
 	return transfer.Options{
 		Op: "cp", Owner: c.owner, Warn: c.bar.warnf, Progress: c.bar, AllowTruncated: c.truncated,
@@ -118,50 +122,36 @@ func (c *cpCmd) transferOptions() transfer.Options {
 	}
 }
 
-// openVolume opens the files of one side.
-func openVolume(ctx context.Context, s *vole.Store, name string, opts vole.FSOptions) (*vole.FS, error) {
-	v, err := getVolume(ctx, s, name)
-	if err != nil {
-		return nil, err
-	}
-	return v.OpenFS(ctx, opts)
-}
-
+// getVolume returns the volume of one side.
 func getVolume(ctx context.Context, s *vole.Store, name string) (*vole.Volume, error) {
 	v, err := s.Get(ctx, name)
 	return v, withHint(err, vole.ErrNotFound, "'vole create %s' makes it; a path of the host is written ./%s:...", name, name)
 }
 
 // copyTree copies a tree to a tree.
-func (c *cpCmd) copyTree(ctx context.Context, s *vole.Store, from, to location) (stats transfer.Stats, err error) {
-	both, err := c.openVolumeOnce(ctx, s, from, to)
+func (c *cpCmd) copyTree(ctx context.Context, s *vole.Store, from, to *location) (stats transfer.Stats, err error) {
+	if err := c.openVolumeOnce(ctx, s, from, to); err != nil {
+		return stats, err
+	}
+	o, err := c.openSource(ctx, s, from)
 	if err != nil {
 		return stats, err
 	}
-	if both != nil {
-		defer func() { err = errors.Join(err, both.Close()) }()
-	}
-	o, err := c.openSource(ctx, s, from, both)
-	if err != nil {
-		return stats, err
-	}
-	defer func() { err = errors.Join(err, o.Close()) }()
-	pl, err := c.openTarget(ctx, s, to, both)
+	pl, err := c.openTarget(ctx, s, to)
 	if o.mode&fs.ModeSymlink != 0 && (errors.Is(err, vole.ErrLoop) || err == nil && !pl.isDir) {
 		// A link takes the place of a link: behind it, it would replace a file by what may
 		// lead back to itself.
 		if err == nil {
-			err = errors.Join(pl.refuseNodeTarget(to), pl.Close())
+			err = pl.refuseNodeTarget(*to)
 		}
 		if to.asLink = true; err == nil || errors.Is(err, vole.ErrLoop) {
-			pl, err = c.openTarget(ctx, s, to, both)
+			pl, err = c.openTarget(ctx, s, to)
 		}
 	}
 	if err != nil {
 		return stats, err
 	}
-	defer func() { err = errors.Join(err, pl.Close()) }()
-	at, err := chooseTargetPath(o, pl, to)
+	at, err := chooseTargetPath(o, pl, *to)
 	if err == nil {
 		err = refuseCopyOntoItself(ctx, o, pl, at)
 	}
@@ -204,77 +194,64 @@ func (c *cpCmd) measureSource(ctx context.Context, s *vole.Store, o *copySource)
 	return func() {}
 }
 
-// openVolumeOnce opens the files of the volume that both sides of a copy are in; nil: they are
-// in two, or on the host. A disk volume has one writer and then no readers, so what is read
-// of it is read through the FS that writes.
-func (c *cpCmd) openVolumeOnce(ctx context.Context, s *vole.Store, from, to location) (*vole.FS, error) {
+// openVolumeOnce opens the files of the volume that both sides of a copy are in; of two volumes,
+// and of the host, it opens nothing. A disk volume has one writer and then no readers, so what is
+// read of it is read through the FS that writes.
+func (c *cpCmd) openVolumeOnce(ctx context.Context, s *vole.Store, from, to *location) error {
 	if from.volume == "" || to.volume == "" {
-		return nil, nil
+		return nil
 	}
 	src, err := getVolume(ctx, s, from.volume)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	dst, err := getVolume(ctx, s, to.volume)
 	if err != nil || src.ID() != dst.ID() {
-		return nil, err
+		return err
 	}
-	return dst.OpenFS(ctx, vole.FSOptions{Batch: true})
+	err = c.openFiles(ctx, s, to, vole.FSOptions{Batch: true})
+	from.files = to.files
+	return err
 }
 
-// sharedFS is an FS of which one side of a copy leaves the closing to the copy.
-type sharedFS struct{}
-
-func (sharedFS) Close() error { return nil }
-
-// openSource opens the source of a copy, through shared unless that is nil.
-func (c *cpCmd) openSource(ctx context.Context, s *vole.Store, l location, shared *vole.FS) (*copySource, error) {
-	if l.volume == "" {
-		home, err := c.homeUnlessCloud()
-		if err != nil {
-			return nil, err
-		}
-		return openHostSource("cp", l, c.follow, home)
+// openFiles opens the files of the volume of one side, unless they are open. closeOpened closes them.
+func (c *cpCmd) openFiles(ctx context.Context, s *vole.Store, l *location, opts vole.FSOptions) error {
+	if l.files != nil {
+		return nil
 	}
-	if shared != nil {
-		o, err := openVolumeSource(ctx, shared, l, c.follow)
-		if err == nil {
-			o.Closer = sharedFS{}
-		}
-		return o, err
-	}
-	f, err := openVolume(ctx, s, l.volume, vole.FSOptions{ReadOnly: true})
+	v, err := getVolume(ctx, s, l.volume)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	o, err := openVolumeSource(ctx, f, l, c.follow)
+	f, err := v.OpenFS(ctx, opts)
 	if err != nil {
-		return nil, errors.Join(err, f.Close())
+		return err
 	}
-	return o, nil
+	l.files = f
+	c.closeAtEnd(f)
+	return nil
 }
 
-// openTarget opens the target of a copy, through shared unless that is nil.
-func (c *cpCmd) openTarget(ctx context.Context, s *vole.Store, l location, shared *vole.FS) (*copyTarget, error) {
+// openSource opens the source of a copy.
+func (c *cpCmd) openSource(ctx context.Context, s *vole.Store, l *location) (*copySource, error) {
 	if l.volume == "" {
-		return openHostTarget(l)
+		return c.openHostSource("cp", *l, c.follow)
 	}
-	if shared != nil {
-		pl, err := openVolumeTarget(ctx, shared, l)
-		if err == nil {
-			pl.Closer = sharedFS{}
-		}
-		return pl, err
-	}
-	f, err := openVolume(ctx, s, l.volume, vole.FSOptions{Batch: true})
-	if err != nil {
+	if err := c.openFiles(ctx, s, l, vole.FSOptions{ReadOnly: true}); err != nil {
 		return nil, err
 	}
-	pl, err := openVolumeTarget(ctx, f, l)
-	if err != nil {
-		return nil, errors.Join(err, f.Close())
+	return openVolumeSource(ctx, *l, c.follow)
+}
+
+// openTarget opens the target of a copy.
+func (c *cpCmd) openTarget(ctx context.Context, s *vole.Store, l *location) (*copyTarget, error) {
+	if l.volume == "" {
+		return c.openHostTarget(*l)
 	}
-	return pl, nil
+	if err := c.openFiles(ctx, s, l, vole.FSOptions{Batch: true}); err != nil {
+		return nil, err
+	}
+	return openVolumeTarget(ctx, *l)
 }
 
 // refuseCopyOntoItself refuses to copy a file onto itself and a directory into itself, both of
@@ -302,12 +279,11 @@ func refuseCopyOntoItself(ctx context.Context, o *copySource, pl *copyTarget, at
 }
 
 // unpackArchive reads a tar stream into a directory of a volume.
-func (c *cpCmd) unpackArchive(ctx context.Context, s *vole.Store, to location) (stats transfer.Stats, err error) {
-	pl, err := c.openTarget(ctx, s, to, nil)
+func (c *cpCmd) unpackArchive(ctx context.Context, s *vole.Store, to *location) (stats transfer.Stats, err error) {
+	pl, err := c.openTarget(ctx, s, to)
 	if err != nil {
 		return stats, err
 	}
-	defer func() { err = errors.Join(err, pl.Close()) }()
 	if !pl.exists || !pl.isDir {
 		err := &fs.PathError{Op: "cp", Path: to.displayPath(), Err: vole.ErrNotDir}
 		return stats, &hinted{err, "a tar stream is unpacked into a directory that is there"}
@@ -318,12 +294,11 @@ func (c *cpCmd) unpackArchive(ctx context.Context, s *vole.Store, to location) (
 }
 
 // packArchive writes a file or a tree of a volume to standard output as a tar stream.
-func (c *cpCmd) packArchive(ctx context.Context, s *vole.Store, from location) (stats transfer.Stats, err error) {
-	o, err := c.openSource(ctx, s, from, nil)
+func (c *cpCmd) packArchive(ctx context.Context, s *vole.Store, from *location) (stats transfer.Stats, err error) {
+	o, err := c.openSource(ctx, s, from)
 	if err != nil {
 		return stats, err
 	}
-	defer func() { err = errors.Join(err, o.Close()) }()
 	if o.fsys == nil {
 		return stats, usageErrorf("cp: %s is not in a volume; tar makes streams of the host's files", from.arg)
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"testing"
@@ -25,6 +26,7 @@ func TestTargetLinksOfOthers(t *testing.T) {
 	if err := os.Chmod(shared, 0o777|os.ModeSticky); err != nil {
 		t.Fatal(err)
 	}
+	a := newApp(nil, io.Discard, io.Discard)
 	for _, to := range []string{victim, filepath.Join(victim, "missing")} {
 		for _, c := range []struct {
 			dir     string
@@ -35,14 +37,11 @@ func TestTargetLinksOfOthers(t *testing.T) {
 			if err := errors.Join(os.Symlink(to, link), os.Lchown(link, c.uid, -1)); err != nil {
 				t.Fatal(err)
 			}
-			pl, err := openHostTarget(location{arg: link, path: link})
+			_, err := a.openHostTarget(location{arg: link, path: link})
 			if refused := errors.Is(err, vole.ErrPermission); refused != c.refused || err != nil && !refused {
 				t.Errorf("%s of %d to %s: %v, want it refused: %v", link, c.uid, to, err, c.refused)
 			}
-			if err == nil {
-				pl.Close()
-			}
-			if err := os.Remove(link); err != nil {
+			if err := errors.Join(a.closeOpened(), os.Remove(link)); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -62,9 +61,10 @@ func TestTargetLinkInLinkedDirectory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	a := newApp(nil, io.Discard, io.Discard)
 	for name, want := range map[string]string{"up": "deep/file", "through": "file", "dir": "deep"} {
 		p := filepath.Join(dir, "short", name)
-		pl, err := openHostTarget(location{arg: p, path: p})
+		pl, err := a.openHostTarget(location{arg: p, path: p})
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
@@ -72,6 +72,8 @@ func TestTargetLinkInLinkedDirectory(t *testing.T) {
 		if got := filepath.Join(pl.dir, pl.path); got != filepath.Join(dir, want) {
 			t.Errorf("%s leads to %s, want %s in %s", name, got, want, dir)
 		}
-		pl.Close()
+	}
+	if err := a.closeOpened(); err != nil {
+		t.Error(err)
 	}
 }

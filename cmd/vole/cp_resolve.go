@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -23,6 +22,8 @@ type location struct {
 	path   string
 	stream bool // "-"
 	asLink bool // a link that path itself is, is not followed
+
+	files *vole.FS // of volume, once they are open
 }
 
 func parseLocation(arg string) location {
@@ -51,9 +52,8 @@ func (l location) asksForContents() bool { return l.path == "." || strings.HasSu
 // followsLink reports whether the form of a path follows a link at its end.
 func (l location) followsLink() bool { return asksForDir(l.path) }
 
-// copySource is the source of a copy, found and open.
+// copySource is the source of a copy, found and open. closeOpened closes it.
 type copySource struct {
-	io.Closer
 	tree     transfer.Tree
 	fsys     *vole.FS // of a volume; nil: the host
 	path     string   // in tree
@@ -65,9 +65,8 @@ type copySource struct {
 	inode uint64 // in a volume
 }
 
-// copyTarget is the target of a copy, found and open.
+// copyTarget is the target of a copy, found and open. closeOpened closes it.
 type copyTarget struct {
-	io.Closer
 	tree   transfer.Tree
 	fsys   *vole.FS // of a volume; nil: the host
 	dir    string   // of the host, that is tree
@@ -77,7 +76,8 @@ type copyTarget struct {
 }
 
 // openVolumeSource finds the source of a copy in a volume.
-func openVolumeSource(ctx context.Context, f *vole.FS, l location, follow bool) (*copySource, error) {
+func openVolumeSource(ctx context.Context, l location, follow bool) (*copySource, error) {
+	f := l.files
 	p, err := cleanPath("cp", l.volume, l.path)
 	if err != nil {
 		return nil, err
@@ -96,14 +96,18 @@ func openVolumeSource(ctx context.Context, f *vole.FS, l location, follow bool) 
 		return nil, &vole.Error{Op: "cp", Volume: l.volume, Path: l.path, Err: vole.ErrNotDir}
 	}
 	return &copySource{
-		Closer: f, tree: transfer.Volume(f), fsys: f, path: p, name: name,
+		tree: transfer.Volume(f), fsys: f, path: p, name: name,
 		contents: l.asksForContents() || name == ".", // the root has no name of its own
 		mode:     e.Mode, size: e.Size, inode: e.Inode,
 	}, nil
 }
 
 // openHostSource finds the source of a copy on the host. op is the operation in its errors.
-func openHostSource(op string, l location, follow bool, home string) (*copySource, error) {
+func (a *app) openHostSource(op string, l location, follow bool) (*copySource, error) {
+	home, err := a.homeUnlessCloud()
+	if err != nil {
+		return nil, err
+	}
 	abs, err := filepath.Abs(l.path)
 	if err != nil {
 		return nil, err
@@ -133,7 +137,8 @@ func openHostSource(op string, l location, follow bool, home string) (*copySourc
 	if err != nil {
 		return nil, err
 	}
-	return &copySource{Closer: h, tree: h, path: p, name: name, contents: l.asksForContents(), mode: info.Mode(), size: info.Size()}, nil
+	a.closeAtEnd(h)
+	return &copySource{tree: h, path: p, name: name, contents: l.asksForContents(), mode: info.Mode(), size: info.Size()}, nil
 }
 
 // containsHome reports whether the home lies in the directory that dir describes: copying
@@ -160,7 +165,8 @@ func containsHome(dir os.FileInfo, home string) bool {
 
 // openVolumeTarget finds the target of a copy in a volume. What a link leads to is meant,
 // there or not.
-func openVolumeTarget(ctx context.Context, f *vole.FS, l location) (*copyTarget, error) {
+func openVolumeTarget(ctx context.Context, l location) (*copyTarget, error) {
+	f := l.files
 	p, err := cleanPath("cp", l.volume, l.path)
 	if err != nil {
 		return nil, err
@@ -175,7 +181,7 @@ func openVolumeTarget(ctx context.Context, f *vole.FS, l location) (*copyTarget,
 		return nil, err
 	}
 	e, err := f.Lstat(ctx, p)
-	pl := &copyTarget{Closer: f, tree: transfer.Volume(f), fsys: f, path: p, exists: err == nil, isDir: err == nil && e.IsDir()}
+	pl := &copyTarget{tree: transfer.Volume(f), fsys: f, path: p, exists: err == nil, isDir: err == nil && e.IsDir()}
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 		parent, perr := f.Lstat(ctx, path.Dir(p))
@@ -191,7 +197,7 @@ func openVolumeTarget(ctx context.Context, f *vole.FS, l location) (*copyTarget,
 
 // openHostTarget finds the target of a copy on the host, and opens the directory that all
 // is written beneath: the target itself if it is a directory, else the one around it.
-func openHostTarget(l location) (*copyTarget, error) {
+func (a *app) openHostTarget(l location) (*copyTarget, error) {
 	p, err := filepath.Abs(l.path)
 	if err != nil {
 		return nil, err
@@ -227,7 +233,8 @@ func openHostTarget(l location) (*copyTarget, error) {
 	if pl.isDir && !h.Is(info) {
 		return nil, errors.Join(transfer.HostError("cp", l.path, driver.Errorf(vole.ErrExists, "another user replaced it while it was opened")), h.Close())
 	}
-	pl.Closer, pl.tree = h, h
+	a.closeAtEnd(h)
+	pl.tree = h
 	return pl, nil
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -47,8 +48,7 @@ limits and the labels that the flags ask for. It is never changed.`,
   vole create vm-7 --kind disk --size 20G
   vole create rootfs --kind disk --from rootfs.tar.zst
   docker export box | vole create box --kind disk --from -`,
-		Args:              exactArgs(1, "the volume's name"),
-		ValidArgsFunction: cobra.NoFileCompletions,
+		Args: exactArgs(1, "the volume's name"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			spec, err := parseSpec(f.kind, f.size, f.quota, f.labels)
 			if err != nil {
@@ -57,7 +57,7 @@ limits and the labels that the flags ask for. It is never changed.`,
 			if cmd.Flags().Changed("from") {
 				return a.createFilled(cmd.Context(), args[0], spec, f.existOK, f.from, f.fill)
 			}
-			return a.createVolume(cmd, args[0], spec, f.existOK)
+			return a.createVolume(cmd.Context(), args[0], spec, f.existOK)
 		},
 	}
 	f.register(a, cmd)
@@ -74,37 +74,33 @@ func (f *createFlags) register(a *app, cmd *cobra.Command) {
 	s.BoolVar(&f.fill.truncated, "allow-truncated", false, "take a tar stream that lacks its end, or is empty, for a whole one")
 	s.StringArrayVarP(&f.labels, "label", "l", nil, "label `KEY=VALUE`; may be given several times")
 	s.BoolVar(&f.existOK, "exist-ok", false, "succeed if a matching volume already exists")
-	cmd.RegisterFlagCompletionFunc("kind", cobra.FixedCompletions([]string{"dir", "disk"}, cobra.ShellCompDirectiveNoFileComp))
+	completeFlagWith(cmd, "kind", "dir", "disk")
 	noFlagFiles(cmd, "size", "quota")
 	_ = cmd.RegisterFlagCompletionFunc("label", completeLabels(a))
 }
 
-func (a *app) createVolume(cmd *cobra.Command, name string, spec vole.Spec, existOK bool) error {
-	ctx := cmd.Context()
-	return a.withNewStore(ctx, func(s *vole.Store) (err error) {
-		var v *vole.Volume
-		if existOK {
-			v, _, err = s.Ensure(ctx, name, spec)
-		} else {
-			v, err = s.Create(ctx, name, spec)
-			err = withHint(err, vole.ErrExists, "--exist-ok accepts a volume that is there")
-		}
-		if err != nil {
-			return err
-		}
-		return a.printVolume(v.Info())
-	})
+// createVolume makes an empty volume.
+func (a *app) createVolume(ctx context.Context, name string, spec vole.Spec, existOK bool) error {
+	s, err := a.openOrMakeStore(ctx)
+	if err != nil {
+		return err
+	}
+	var v *vole.Volume
+	if existOK {
+		v, _, err = s.Ensure(ctx, name, spec)
+	} else {
+		v, err = s.Create(ctx, name, spec)
+		err = withHint(err, vole.ErrExists, "--exist-ok accepts a volume that is there")
+	}
+	if err != nil {
+		return err
+	}
+	return a.printVolume(v.Info())
 }
 
 // printVolume prints what a command made or changed: its name, or all under --json.
 func (a *app) printVolume(info vole.Info) error {
-	switch {
-	case a.json:
-		return a.printJSON(info)
-	case a.quiet:
-		return nil
-	}
-	return a.printf("%s\n", info.Name)
+	return a.printResult(info, "%s\n", info.Name)
 }
 
 // parseSpec makes a Spec of the flags of create.

@@ -21,43 +21,39 @@ func (a *app) createFilled(ctx context.Context, name string, spec vole.Spec, exi
 	if from == "" {
 		return usageErrorf("create: --from: the path is empty; write . for the current directory")
 	}
-	return a.withNewStore(ctx, func(s *vole.Store) error {
-		if existOK {
-			v, err := s.Get(ctx, name)
-			if err == nil {
-				return errors.Join(fitsExisting(spec, v), a.printVolume(v.Info()))
+	s, err := a.openOrMakeStore(ctx)
+	if err != nil {
+		return err
+	}
+	if existOK {
+		v, err := s.Get(ctx, name)
+		if err == nil {
+			if err := spec.Fits(v.Info()); err != nil {
+				return errors.Join(&vole.Error{Op: fillOp, Volume: v.Name(), Err: err}, a.printVolume(v.Info()))
 			}
-			if !errors.Is(err, vole.ErrNotFound) {
-				return err
-			}
+			return a.printVolume(v.Info())
 		}
-		fl := &filling{app: a, store: s, from: from, opts: opts, bar: a.newProgress()}
-		v, err := fl.fillVolume(ctx, name, spec)
-		fl.bar.finishBar(err == nil, fl.stats)
-		if err != nil && fl.began {
-			return withStreamHint(err) // whatever exists already, it is not the volume
-		}
-		if err != nil {
-			return withHint(err, vole.ErrExists, "--exist-ok accepts a volume that is there")
-		}
-		if n := fl.stats.Lost + fl.stats.Skipped; n > 0 {
-			a.warnf("not everything was kept (warnings: %d); --strict makes nothing then", n)
-		}
-		info, err := v.Refresh(ctx) // what it holds now
-		if err != nil {
+		if !errors.Is(err, vole.ErrNotFound) {
 			return err
 		}
-		return a.printVolume(info)
-	})
-}
-
-// fitsExisting returns nil when a volume that is there is what spec asks for.
-func fitsExisting(spec vole.Spec, v *vole.Volume) error {
-	err := spec.Fits(v.Info())
-	if err != nil {
-		err = &vole.Error{Op: "create", Volume: v.Name(), Err: err}
 	}
-	return err
+	fl := &filling{app: a, store: s, from: from, opts: opts, bar: a.newProgress()}
+	v, err := fl.fillVolume(ctx, name, spec)
+	fl.bar.finishBar(err == nil, fl.stats)
+	switch {
+	case err != nil && fl.began:
+		return withStreamHint(err) // whatever exists already, it is not the volume
+	case err != nil:
+		return withHint(err, vole.ErrExists, "--exist-ok accepts a volume that is there")
+	}
+	if n := fl.stats.Lost + fl.stats.Skipped; n > 0 {
+		a.warnf("not everything was kept (warnings: %d); --strict makes nothing then", n)
+	}
+	info, err := v.Refresh(ctx) // what it holds now
+	if err != nil {
+		return err
+	}
+	return a.printVolume(info)
 }
 
 // filling is the making of a volume that is not empty.
@@ -108,7 +104,6 @@ func (f *filling) tryFill(ctx context.Context, name string, spec vole.Spec) (*vo
 		defer in.Close()
 	} else {
 		least = leastDisk
-		defer o.Close() // it was read only
 		if n, err = f.neededSize(ctx, o); err != nil {
 			return nil, err
 		}
@@ -165,11 +160,7 @@ func (f *filling) openContent(ctx context.Context) (*copySource, io.ReadCloser, 
 		return nil, nil, err
 	}
 	if st.IsDir() {
-		home, err := f.homeUnlessCloud()
-		if err != nil {
-			return nil, nil, err
-		}
-		o, err := openHostSource(fillOp, location{arg: "--from " + f.from, path: filepath.Clean(f.from) + "/."}, true, home)
+		o, err := f.openHostSource(fillOp, location{arg: "--from " + f.from, path: filepath.Clean(f.from) + "/."}, true)
 		return o, nil, err
 	}
 	file, err := openForReading(ctx, f.from)

@@ -37,9 +37,14 @@ for writing, that is not known. --json tells how much storage the image takes.
 on the host. --measure counts such volumes, or the named ones, again.`,
 		Example: `  vole df
   vole df pip-cache --measure`,
+		Args:              cobra.ArbitraryArgs,
 		ValidArgsFunction: completeNames(a, 0),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.withStore(cmd.Context(), func(s *vole.Store) error { return a.showDiskUsage(cmd.Context(), s, args, measure) })
+			s, err := a.openStore(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return a.showDiskUsage(cmd.Context(), s, args, measure)
 		},
 	}
 	a.addBytesFlag(cmd)
@@ -47,8 +52,9 @@ on the host. --measure counts such volumes, or the named ones, again.`,
 	return cmd
 }
 
+// showDiskUsage prints the usage of the named volumes, or of all.
 func (a *app) showDiskUsage(ctx context.Context, s *vole.Store, names []string, measure bool) error {
-	p := a.newUsagePrinter()
+	p := a.newUsageListing()
 	var errs []error
 	for _, name := range names {
 		v, err := s.Get(ctx, name)
@@ -71,7 +77,8 @@ func (a *app) showDiskUsage(ctx context.Context, s *vole.Store, names []string, 
 	return errors.Join(append(errs, p.close())...)
 }
 
-func (a *app) usageOfVolume(ctx context.Context, p *usagePrinter, v *vole.Volume, measure bool) error {
+// usageOfVolume prints the usage of one volume.
+func (a *app) usageOfVolume(ctx context.Context, p *listing[usageJSON], v *vole.Volume, measure bool) error {
 	info := v.Info()
 	if measure {
 		var err error
@@ -85,14 +92,14 @@ func (a *app) usageOfVolume(ctx context.Context, p *usagePrinter, v *vole.Volume
 			free := max(0, u.Limit-u.Used)
 			u.Free = &free
 		}
-		return p.printUsage(info, u)
+		return p.printRecord(u)
 	}
 	st, err := spaceInDisk(ctx, v)
 	if st != nil {
 		free, allocated := vole.Size(st.Free), vole.Size(st.Allocated)
 		u.Free, u.Allocated = &free, &allocated
 	}
-	return errors.Join(p.printUsage(info, u), err)
+	return errors.Join(p.printRecord(u), err)
 }
 
 // spaceInDisk asks the file system of a disk volume how much is free; nil: it is in use,
@@ -113,49 +120,21 @@ func spaceInDisk(ctx context.Context, v *vole.Volume) (*vole.Statfs, error) {
 	return &st, errors.Join(err, f.Close())
 }
 
-// usagePrinter prints a stream of usages as a table, names or a JSON array.
-type usagePrinter struct {
-	a *app
-	t *table
-	j *jsonArray
-}
-
-func (a *app) newUsagePrinter() *usagePrinter {
-	p := &usagePrinter{a: a}
-	switch {
-	case a.json:
-		p.j = a.newJSONArray()
-	case !a.quiet:
-		p.t = a.newTable("NAME", "KIND", "USED", "LIMIT", "FREE", "USE%")
-	}
-	return p
-}
-
-func (p *usagePrinter) printUsage(i vole.Info, u usageJSON) error {
-	switch {
-	case p.j != nil:
-		return p.j.add(u)
-	case p.t == nil:
-		return p.a.printf("%s\n", u.Name)
-	case u.Limit == 0:
-		return p.t.addRow(u.Name, string(u.Kind), p.a.formatUsage(i), "-", "-", "-")
-	case u.Free == nil:
-		return p.t.addRow(u.Name, string(u.Kind), p.a.formatUsage(i), p.a.formatSize(u.Limit), "-", "-")
-	}
-	taken := u.Used
-	if u.Kind == vole.KindDisk {
-		taken = u.Limit - *u.Free // the file system's own part with it
-	}
-	percent := fmt.Sprintf("%.0f%%", 100*float64(taken)/float64(u.Limit))
-	return p.t.addRow(u.Name, string(u.Kind), p.a.formatUsage(i), p.a.formatSize(u.Limit), p.a.formatSize(*u.Free), percent)
-}
-
-func (p *usagePrinter) close() error {
-	switch {
-	case p.j != nil:
-		return p.j.close()
-	case p.t != nil:
-		return p.t.close()
-	}
-	return nil
+// newUsageListing prints what volumes hold and may hold.
+func (a *app) newUsageListing() *listing[usageJSON] {
+	t := a.newTable("NAME", "KIND", "USED", "LIMIT", "FREE", "USE%")
+	return newListing(a, t, func(u usageJSON) string { return u.Name }, func(u usageJSON) []string {
+		limit, free, percent := "-", "-", "-"
+		if u.Limit > 0 {
+			limit = a.formatSize(u.Limit)
+		}
+		if u.Free != nil {
+			taken := u.Used
+			if u.Kind == vole.KindDisk {
+				taken = u.Limit - *u.Free // the file system's own part with it
+			}
+			free, percent = a.formatSize(*u.Free), fmt.Sprintf("%.0f%%", 100*float64(taken)/float64(u.Limit))
+		}
+		return []string{u.Name, string(u.Kind), a.formatUsage(u.Used, u.UsedStale), limit, free, percent}
+	})
 }

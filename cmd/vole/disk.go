@@ -17,7 +17,7 @@ import (
 )
 
 func newDiskCmd(a *app) *cobra.Command {
-	cmd := &cobra.Command{
+	return newGroupCmd(&cobra.Command{
 		Use:   "disk",
 		Short: "Work with images of ext4, and bring them into volumes and out",
 		Long: `Work with files that hold an ext4 file system: images that other programs made, or that
@@ -26,21 +26,7 @@ were exported. No mount is needed, nor root. Disk volumes of Vole need none of i
 		Example: `  vole disk import rootfs.ext4 rootfs
   vole disk export rootfs rootfs.ext4.zst --zstd
   vole disk check rootfs.ext4`,
-		Args: cobra.ArbitraryArgs,
-		RunE: func(cmd *cobra.Command, args []string) error { return runCommandGroup(cmd, args) },
-	}
-	cmd.AddCommand(newDiskCheckCmd(a), newDiskDumpCmd(a), newDiskGrowCmd(a), newDiskImportCmd(a), newDiskExportCmd(a))
-	return cmd
-}
-
-// completeImage completes a file of the host, and what follows it by next.
-func completeImage(next completer) completer {
-	return func(cmd *cobra.Command, args []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
-		if len(args) == 0 {
-			return nil, cobra.ShellCompDirectiveDefault
-		}
-		return next(cmd, args, prefix)
-	}
+	}, newDiskCheckCmd(a), newDiskDumpCmd(a), newDiskGrowCmd(a), newDiskImportCmd(a), newDiskExportCmd(a))
 }
 
 // openImage opens an image of the host, which nobody may write meanwhile, nor read if
@@ -117,13 +103,7 @@ type sizeJSON struct {
 }
 
 func (a *app) printImage(j sizeJSON) error {
-	switch {
-	case a.json:
-		return a.printJSON(j)
-	case a.quiet:
-		return nil
-	}
-	return a.printf("%s\n", j.File)
+	return a.printResult(j, "%s\n", j.File)
 }
 
 // unfinishedGrow is what is said of an image of which a growth was cut off. It is no damage.

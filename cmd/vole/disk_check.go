@@ -30,7 +30,7 @@ no damage, but told: Vole completes it when it writes to the image next.`,
 		Example: `  vole disk check rootfs.ext4
   vole disk check rootfs.ext4 --json | jq -r '.[].code'`,
 		Args:              exactArgs(1, "the image"),
-		ValidArgsFunction: completeImage(cobra.NoFileCompletions),
+		ValidArgsFunction: completeInTurn(completeFiles),
 		RunE:              func(cmd *cobra.Command, args []string) error { return a.checkImageFile(cmd, args[0]) },
 	}
 }

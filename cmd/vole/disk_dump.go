@@ -13,28 +13,28 @@ import (
 
 // imageJSON is what the file system in an image says of itself.
 type imageJSON struct {
-	Label      string     `json:"label"`
-	UUID       string     `json:"uuid"`
-	Features   []string   `json:"features"`
-	ImageSize  vole.Size  `json:"image_size"`
-	Size       vole.Size  `json:"size"`
-	Free       vole.Size  `json:"free"`
-	Reserved   vole.Size  `json:"reserved"`
-	BlockSize  vole.Size  `json:"block_size"`
-	Groups     int64      `json:"groups"`
-	GroupSize  vole.Size  `json:"group_size"`
-	InodeSize  vole.Size  `json:"inode_size"`
-	Inodes     int64      `json:"inodes"`
-	FreeInodes int64      `json:"free_inodes"`
-	Journal    vole.Size  `json:"journal"`
-	Dirty      bool       `json:"dirty"`
-	Errors     bool       `json:"errors"`
-	Mounts     int64      `json:"mounts"`
-	MountedOn  string     `json:"mounted_on,omitempty"`
-	Created    *time.Time `json:"created,omitempty"`
-	Mounted    *time.Time `json:"mounted,omitempty"`
-	Written    *time.Time `json:"written,omitempty"`
-	Checked    *time.Time `json:"checked,omitempty"`
+	Label      string    `json:"label"`
+	UUID       string    `json:"uuid"`
+	Features   []string  `json:"features"`
+	ImageSize  vole.Size `json:"image_size"`
+	Size       vole.Size `json:"size"`
+	Free       vole.Size `json:"free"`
+	Reserved   vole.Size `json:"reserved"`
+	BlockSize  vole.Size `json:"block_size"`
+	Groups     int64     `json:"groups"`
+	GroupSize  vole.Size `json:"group_size"`
+	InodeSize  vole.Size `json:"inode_size"`
+	Inodes     int64     `json:"inodes"`
+	FreeInodes int64     `json:"free_inodes"`
+	Journal    vole.Size `json:"journal"`
+	Dirty      bool      `json:"dirty"`
+	Errors     bool      `json:"errors"`
+	Mounts     int64     `json:"mounts"`
+	MountedOn  string    `json:"mounted_on,omitempty"`
+	Created    time.Time `json:"created,omitzero"`
+	Mounted    time.Time `json:"mounted,omitzero"`
+	Written    time.Time `json:"written,omitzero"`
+	Checked    time.Time `json:"checked,omitzero"`
 }
 
 func newDiskDumpCmd(a *app) *cobra.Command {
@@ -46,7 +46,7 @@ free, and the state of its log, as 'dumpe2fs -h' does.`,
 		Example: `  vole disk dump rootfs.ext4
   vole disk dump rootfs.ext4 --json | jq .dirty`,
 		Args:              exactArgs(1, "the image"),
-		ValidArgsFunction: completeImage(cobra.NoFileCompletions),
+		ValidArgsFunction: completeInTurn(completeFiles),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f, err := openImage("dump", args[0], false)
 			if err != nil {
@@ -67,19 +67,13 @@ free, and the state of its log, as 'dumpe2fs -h' does.`,
 }
 
 func newImageJSON(d ext4.Description, size int64) imageJSON {
-	at := func(t time.Time) *time.Time {
-		if t.IsZero() {
-			return nil
-		}
-		return &t
-	}
 	return imageJSON{
 		Label: d.Label, UUID: uuid.UUID(d.UUID).String(), Features: d.Features,
 		ImageSize: vole.Size(size), Size: vole.Size(d.Size), Free: vole.Size(d.Free), Reserved: vole.Size(d.Reserved),
 		BlockSize: vole.Size(d.BlockSize), Groups: d.Groups, GroupSize: vole.Size(d.GroupSize),
 		InodeSize: vole.Size(d.InodeSize), Inodes: d.Inodes, FreeInodes: d.FreeInodes,
 		Journal: vole.Size(d.Journal), Dirty: d.Dirty, Errors: d.Errors, Mounts: d.Mounts, MountedOn: d.MountedOn,
-		Created: at(d.Created), Mounted: at(d.Mounted), Written: at(d.Written), Checked: at(d.Checked),
+		Created: d.Created, Mounted: d.Mounted, Written: d.Written, Checked: d.Checked,
 	}
 }
 
@@ -89,9 +83,9 @@ func (a *app) printDescription(j imageJSON) error {
 	}
 	t := a.newTable()
 	row := func(k, format string, args ...any) { t.addRow(k+":", fmt.Sprintf(format, args...)) }
-	when := func(k string, at *time.Time) {
-		if at != nil {
-			row(k, "%s", a.formatTime(*at))
+	when := func(k string, at time.Time) {
+		if !at.IsZero() {
+			row(k, "%s", a.formatTime(at))
 		}
 	}
 	row("Label", "%s", j.Label)

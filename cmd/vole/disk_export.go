@@ -31,13 +31,8 @@ is sound: a log that a crash left is replayed first.`,
 		Example: `  vole disk export rootfs rootfs.ext4
   vole disk export rootfs rootfs.ext4.zst --zstd
   vole disk export rootfs - --zstd | ssh host vole disk import - rootfs`,
-		Args: exactArgs(2, "the volume's name, and the file"),
-		ValidArgsFunction: func(cmd *cobra.Command, args []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
-			if len(args) == 1 {
-				return nil, cobra.ShellCompDirectiveDefault
-			}
-			return completeNames(a, 1)(cmd, args, prefix)
-		},
+		Args:              exactArgs(2, "the volume's name, and the file"),
+		ValidArgsFunction: completeInTurn(completeNames(a, 1), completeFiles),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.exportDisk(cmd.Context(), args[0], args[1], compress)
 		},
@@ -46,37 +41,36 @@ is sound: a log that a crash left is replayed first.`,
 	return cmd
 }
 
-func (a *app) exportDisk(ctx context.Context, name, to string, compress bool) error {
+// exportDisk writes the image of a disk volume, which it keeps attached for reading meanwhile.
+func (a *app) exportDisk(ctx context.Context, name, to string, compress bool) (err error) {
 	if to == "-" && isTerminal(a.stdout) {
 		return usageErrorf("disk export: an image is not for a terminal; send standard output elsewhere")
 	}
 	if err := a.needsHome("disk export", "the image is read at its place on this host"); err != nil {
 		return err
 	}
-	return a.withStore(ctx, func(s *vole.Store) (err error) {
-		v, err := s.Get(ctx, name)
-		if err != nil {
-			return err
-		}
-		if v.Info().Kind != vole.KindDisk {
-			return &hinted{&vole.Error{Op: "disk export", Volume: name, Err: driver.Errorf(vole.ErrInvalid, "it is a dir volume, which has no image")},
-				"'vole cp " + name + ":/ -' writes a tar stream"}
-		}
-		att, err := attachCleanDisk(ctx, v, vole.AttachOptions{Holder: defaultHolder("vole disk export"), HostPath: true, ReadOnly: true})
-		if err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, att.Detach(context.WithoutCancel(ctx))) }()
-		if att.Path() == "" {
-			return &vole.Error{Op: "disk export", Volume: name, Err: driver.Errorf(vole.ErrUnsupported, "these volumes have no images on this host")}
-		}
-		silent := a.isOutput(to)
-		size, err := a.exportImage(ctx, att.Path(), to, compress)
-		if err != nil || silent {
-			return err
-		}
-		return a.printImage(sizeJSON{Volume: v.Name(), File: to, Size: size})
-	})
+	v, err := a.openVolume(ctx, name)
+	if err != nil {
+		return err
+	}
+	if v.Info().Kind != vole.KindDisk {
+		return &hinted{&vole.Error{Op: "disk export", Volume: name, Err: driver.Errorf(vole.ErrInvalid, "it is a dir volume, which has no image")},
+			"'vole cp " + name + ":/ -' writes a tar stream"}
+	}
+	att, err := attachCleanDisk(ctx, v, vole.AttachOptions{Holder: defaultHolder("vole disk export"), HostPath: true, ReadOnly: true})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, att.Detach(context.WithoutCancel(ctx))) }()
+	if att.Path() == "" {
+		return &vole.Error{Op: "disk export", Volume: name, Err: driver.Errorf(vole.ErrUnsupported, "these volumes have no images on this host")}
+	}
+	silent := a.isOutput(to)
+	size, err := a.exportImage(ctx, att.Path(), to, compress)
+	if err != nil || silent {
+		return err
+	}
+	return a.printImage(sizeJSON{Volume: v.Name(), File: to, Size: size})
 }
 
 // attachCleanDisk attaches a disk volume for reading only. A log that a crash left is
@@ -111,6 +105,7 @@ func needsReplay(image string) bool {
 	return err == nil && d.Dirty
 }
 
+// exportImage writes an image, and shows how far it is.
 func (a *app) exportImage(ctx context.Context, image, to string, compress bool) (size vole.Size, err error) {
 	src, err := os.Open(image)
 	if err != nil {
@@ -128,18 +123,17 @@ func (a *app) exportImage(ctx context.Context, image, to string, compress bool) 
 	if to == "-" {
 		return vole.Size(st.Size()), writeImage(ctx, c, st.Size(), a.payload, compress)
 	}
-	err = exportToFile(ctx, to, c, st.Size(), compress)
+	err = a.exportToFile(ctx, to, c, st.Size(), compress)
 	return vole.Size(st.Size()), asHostError("disk export", to, err)
 }
 
 // exportToFile writes an image to a new file that takes the name to, or into the device or fifo
 // that has it.
-func exportToFile(ctx context.Context, to string, c sparse.Content, size int64, compress bool) (err error) {
-	pl, err := openHostTarget(location{arg: to, path: to})
+func (a *app) exportToFile(ctx context.Context, to string, c sparse.Content, size int64, compress bool) error {
+	pl, err := a.openHostTarget(location{arg: to, path: to})
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, pl.Close()) }()
 	switch {
 	case pl.isDir:
 		return vole.ErrIsDir
@@ -200,6 +194,7 @@ func asHostError(op, p string, err error) error {
 	return transfer.HostError(op, p, err)
 }
 
+// writeSparse writes an image into an empty file, with its holes.
 func writeSparse(ctx context.Context, c sparse.Content, size int64, dst *os.File) error {
 	if err := dst.Truncate(size); err != nil {
 		return err
@@ -230,7 +225,7 @@ func (c countedImage) Read(p []byte) (int, error) {
 	n, err := c.Content.Read(p)
 	c.stats.Bytes += int64(n)
 	c.bar.Add(n)
-	c.bar.setPosition(c.bar.position.Load() + int64(n))
+	c.bar.advance(n)
 	return n, err
 }
 

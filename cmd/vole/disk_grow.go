@@ -19,7 +19,7 @@ the next disk grow, or the first writer of a volume made of it, completes what w
 'vole set NAME --size SIZE'.`,
 		Example:           `  vole disk grow rootfs.ext4 20G`,
 		Args:              exactArgs(2, "the image, and its new size"),
-		ValidArgsFunction: completeImage(cobra.NoFileCompletions),
+		ValidArgsFunction: completeInTurn(completeFiles),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.growImageFile(cmd.Context(), args[0], args[1])
 		},

@@ -38,7 +38,7 @@ partition. --offset says where it begins in any other image, in bytes, or with a
   vole disk import /dev/vg0/data data
   curl -s https://example.org/rootfs.ext4.gz | vole disk import - rootfs`,
 		Args:              exactArgs(2, "the image, and the volume's name"),
-		ValidArgsFunction: completeImage(cobra.NoFileCompletions),
+		ValidArgsFunction: completeInTurn(completeFiles),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			l, err := parseLabels(labels)
 			if err != nil {
@@ -94,27 +94,28 @@ func (a *app) importDisk(ctx context.Context, image, name string, where whereInI
 	if err != nil {
 		return err
 	}
-	defer in.content.Close()
 	if in.note != "" {
 		a.warnf("%s: %s", image, in.note)
 	}
+	s, err := a.openOrMakeStore(ctx)
+	if err != nil {
+		return err
+	}
 	bar := a.newProgress()
-	return a.withNewStore(ctx, func(s *vole.Store) error {
-		var stats transfer.Stats
-		v, err := s.Build(ctx, name, vole.Spec{Kind: vole.KindDisk, Capacity: in.size, Labels: labels}, func(v *vole.Volume) error {
-			return in.importInto(ctx, v, countedImage{in.content, &stats, bar})
-		})
-		stats.Files = 1
-		bar.finishBar(err == nil, stats)
-		if err != nil {
-			return err
-		}
-		info, err := v.Refresh(ctx)
-		if err != nil {
-			return err
-		}
-		return a.printVolume(info)
+	var stats transfer.Stats
+	v, err := s.Build(ctx, name, vole.Spec{Kind: vole.KindDisk, Capacity: in.size, Labels: labels}, func(v *vole.Volume) error {
+		return in.importInto(ctx, v, countedImage{in.content, &stats, bar})
 	})
+	stats.Files = 1
+	bar.finishBar(err == nil, stats)
+	if err != nil {
+		return err
+	}
+	info, err := v.Refresh(ctx)
+	if err != nil {
+		return err
+	}
+	return a.printVolume(info)
 }
 
 // importInto makes the image the content of a new volume, which is checked.

@@ -56,16 +56,20 @@ func (a *app) openImageInput(ctx context.Context, name string, where whereInImag
 		return nil, err
 	}
 	var in *imageInput
-	if f == nil { // standard input
-		r := openInput(ctx, a.stdin)
-		in, err = inputFromStream(name, r, r, where)
+	if f == nil {
+		in, err = inputFromStream(name, a.openInputAtEnd(ctx, a.stdin), where)
 	} else {
-		in, err = inputFromFile(ctx, name, f, where)
+		a.closeAtEnd(f)
+		in, err = a.inputFromFile(ctx, name, f, where)
 	}
-	if err != nil {
-		return nil, wrapImageError("import", name, err)
-	}
-	return in, nil
+	return in, wrapImageError("import", name, err)
+}
+
+// openInputAtEnd is openInput, closed when the command has ended.
+func (a *app) openInputAtEnd(ctx context.Context, r io.Reader) io.Reader {
+	in := openInput(ctx, r)
+	a.closeAtEnd(in)
+	return in
 }
 
 // openInputFile opens a file, a block device or a fifo to be read; nil: standard input.
@@ -88,25 +92,19 @@ func (a *app) openInputFile(ctx context.Context, name string) (*os.File, error) 
 	return openImage("import", name, false)
 }
 
-// inputFromFile reads an image from an open file, which it closes when it fails.
-func inputFromFile(ctx context.Context, name string, f *os.File, where whereInImage) (in *imageInput, err error) {
-	defer func() {
-		if err != nil {
-			f.Close()
-		}
-	}()
+// inputFromFile reads an image from an open file.
+func (a *app) inputFromFile(ctx context.Context, name string, f *os.File, where whereInImage) (in *imageInput, err error) {
 	st, err := f.Stat()
 	if err != nil {
 		return nil, err
 	}
 	block := isBlockDevice(st.Mode())
 	if !st.Mode().IsRegular() && !block {
-		r := openInput(ctx, f)
-		return inputFromStream(name, r, f, where)
+		return inputFromStream(name, a.openInputAtEnd(ctx, f), where)
 	}
 	magic := make([]byte, 4)
 	if n, _ := f.ReadAt(magic, 0); transfer.Compressed(magic[:n]) { // of what cannot be read more is told below
-		return inputFromStream(name, f, f, where)
+		return inputFromStream(name, f, where)
 	}
 	end, err := f.Seek(0, io.SeekEnd)
 	if err != nil {
@@ -123,8 +121,7 @@ func inputFromFile(ctx context.Context, name string, f *os.File, where whereInIm
 	}
 	in = &imageInput{name: name, note: note, size: max(vole.Size(d.Size), ext4.MinSize), least: d.Size}
 	if block {
-		s := sparse.Stream(io.NewSectionReader(f, off, d.Size))
-		in.content, in.came = contentCloser{s, f}, func() (int64, error) { return d.Size, nil }
+		in.content, in.came = sparse.Stream(io.NewSectionReader(f, off, d.Size)), func() (int64, error) { return d.Size, nil }
 		return in, nil
 	}
 	if !where.isGiven() {
@@ -141,21 +138,8 @@ func inputFromFile(ctx context.Context, name string, f *os.File, where whereInIm
 	return in, nil
 }
 
-// contentCloser is a content that is closed otherwise.
-type contentCloser struct {
-	sparse.Content
-	closer io.Closer
-}
-
-func (c contentCloser) Close() error { return c.closer.Close() }
-
 // inputFromStream reads an image, plain or compressed, from its beginning to its end.
-func inputFromStream(name string, r io.Reader, closer io.Closer, where whereInImage) (in *imageInput, err error) {
-	defer func() {
-		if err != nil {
-			closer.Close()
-		}
-	}()
+func inputFromStream(name string, r io.Reader, where whereInImage) (in *imageInput, err error) {
 	if r, err = transfer.Decompress(r); err != nil {
 		return nil, compressedError(err)
 	}
@@ -185,7 +169,7 @@ func inputFromStream(name string, r io.Reader, closer io.Closer, where whereInIm
 		return nil, notExt4Error(name, part, 0, err)
 	}
 	in = &imageInput{name: name, size: max(vole.Size(d.Size), ext4.MinSize), least: d.Size}
-	in.content = contentCloser{sparse.Stream(b), closer}
+	in.content = sparse.Stream(b)
 	in.came = func() (int64, error) { return count.n - off, nil }
 	return in, nil
 }

@@ -22,20 +22,18 @@ The exit code is 9 when something is left to repair.`,
 		Example: `  vole doctor
   vole doctor --fix
   vole doctor --json | jq -r '.[].code'`,
-		Args:              exactArgs(0, ""),
-		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.withStore(cmd.Context(), func(s *vole.Store) error { return a.checkVolumes(cmd, s, fix) })
+			s, err := a.openStore(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return a.printFindings("doctor", fix, func(report func(vole.Finding) error, bar *progress) error {
+				return s.Check(cmd.Context(), vole.CheckOptions{Fix: fix, Progress: bar.setCount}, report)
+			})
 		},
 	}
 	cmd.Flags().BoolVar(&fix, "fix", false, "repair what is found")
 	return cmd
-}
-
-func (a *app) checkVolumes(cmd *cobra.Command, s *vole.Store, fix bool) error {
-	return a.printFindings("doctor", fix, func(report func(vole.Finding) error, bar *progress) error {
-		return s.Check(cmd.Context(), vole.CheckOptions{Fix: fix, Progress: bar.setCount}, report)
-	})
 }
 
 // printFindings prints what a check reports. what is the command that checks.

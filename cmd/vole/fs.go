@@ -2,13 +2,15 @@ package main
 
 import (
 	"context"
+	"errors"
+	"io"
 
 	"github.com/spf13/cobra"
 	"github.com/volehq/vole"
 )
 
 func newFsCmd(a *app) *cobra.Command {
-	cmd := &cobra.Command{
+	return newGroupCmd(&cobra.Command{
 		Use:   "fs",
 		Short: "Work with the files of a volume",
 		Long: `Work with the files of a volume, on every kind of volume alike. A file is named
@@ -17,22 +19,14 @@ the volume, never out of it.`,
 		Example: `  vole fs ls pip-cache:/wheels -l
   echo hello | vole fs put - pip-cache:/greeting
   vole fs cat pip-cache:/greeting`,
-		Args: cobra.ArbitraryArgs,
-		RunE: func(cmd *cobra.Command, args []string) error { return runCommandGroup(cmd, args) },
-	}
-	cmd.AddCommand(newFsLsCmd(a), newFsCatCmd(a), newFsPutCmd(a), newFsGetCmd(a), newFsMkdirCmd(a),
+	}, newFsLsCmd(a), newFsCatCmd(a), newFsPutCmd(a), newFsGetCmd(a), newFsMkdirCmd(a),
 		newFsMvCmd(a), newFsRmCmd(a), newFsStatCmd(a), newFsTreeCmd(a))
-	return cmd
 }
 
-// withReadOnlyFS runs fn on the files of one volume, opened for reading.
-func (a *app) withReadOnlyFS(ctx context.Context, name string, fn func(f *vole.FS) error) error {
-	return a.withFS(ctx, name, vole.FSOptions{ReadOnly: true}, fn)
-}
-
-// withFilesByVolume groups file references by volume, in the order given, and runs fn once
-// for each volume.
-func (a *app) withFilesByVolume(ctx context.Context, refs []string, opts vole.FSOptions, fn func(f *vole.FS, paths []string) error) error {
+// forEachFile runs do on each of the files that refs name, volume by volume in the order given, and
+// ends with the first error; with keepOn, at the end of the volume that had one. The files of a
+// volume are closed, and durable, before those of the next are opened.
+func (a *app) forEachFile(ctx context.Context, refs []string, opts vole.FSOptions, keepOn bool, do func(f *vole.FS, p string) error) error {
 	var names []string
 	paths := map[string][]string{}
 	for _, ref := range refs {
@@ -46,10 +40,44 @@ func (a *app) withFilesByVolume(ctx context.Context, refs []string, opts vole.FS
 		paths[name] = append(paths[name], p)
 	}
 	for _, name := range names {
-		err := a.withFS(ctx, name, opts, func(f *vole.FS) error { return fn(f, paths[name]) })
+		v, err := a.openVolume(ctx, name)
 		if err != nil {
+			return err
+		}
+		f, err := v.OpenFS(ctx, opts)
+		if err != nil {
+			return err
+		}
+		var errs []error
+		for _, p := range paths[name] {
+			if err := do(f, p); err != nil {
+				errs = append(errs, err)
+				if !keepOn {
+					break
+				}
+			}
+		}
+		if err := errors.Join(append(errs, f.Close())...); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// readDirectoryPages calls fn for each entry that is left in d.
+func readDirectoryPages(ctx context.Context, d *vole.Dir, fn func(e vole.Entry) error) error {
+	for {
+		list, err := d.Read(ctx, 512)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		for _, e := range list {
+			if err := fn(e); err != nil {
+				return err
+			}
+		}
+	}
 }

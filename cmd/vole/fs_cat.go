@@ -31,13 +31,8 @@ func newFsCatCmd(a *app) *cobra.Command {
 				return usageErrorf("--offset %d: must not be negative", off)
 			}
 			ctx := cmd.Context()
-			return a.withFilesByVolume(ctx, args, vole.FSOptions{ReadOnly: true}, func(f *vole.FS, paths []string) error {
-				for _, p := range paths {
-					if err := a.writeFileContent(ctx, f, p, off, length); err != nil {
-						return err
-					}
-				}
-				return nil
+			return a.forEachFile(ctx, args, vole.FSOptions{ReadOnly: true}, false, func(f *vole.FS, p string) error {
+				return a.writeFileContent(ctx, f, p, off, length)
 			})
 		},
 	}
@@ -47,17 +42,18 @@ func newFsCatCmd(a *app) *cobra.Command {
 	return cmd
 }
 
+// writeFileContent prints n bytes of a file from offset off; n < 0: to its end.
 func (a *app) writeFileContent(ctx context.Context, f *vole.FS, p string, off, n int64) error {
 	r, err := f.NewReader(ctx, p, off, n)
 	if err != nil {
 		return withHint(err, vole.ErrIsDir, "'vole fs ls' lists a directory, 'vole cp' copies one")
 	}
-	return errors.Join(a.writeFilesInOrder(r, p, off, n), r.Close())
+	return errors.Join(a.writeToEnd(r, p, off, n), r.Close())
 }
 
-// writeFilesInOrder prints what r yields. Where that ends before the file does, and nothing more comes,
-// a part of the file is missing.
-func (a *app) writeFilesInOrder(r *vole.Reader, p string, off, n int64) error {
+// writeToEnd prints what r yields. A server may say that a file ends before its size: then it is
+// asked for more, and when nothing more comes a part of the file is missing.
+func (a *app) writeToEnd(r *vole.Reader, p string, off, n int64) error {
 	for came := int64(0); ; {
 		m, err := io.Copy(a.payload, r)
 		if came += m; err != nil || n >= 0 && came >= n {

@@ -15,7 +15,7 @@ import (
 )
 
 func newFsGetCmd(a *app) *cobra.Command {
-	cmd := &cobra.Command{
+	return &cobra.Command{
 		Use:   "get NAME:/path [FILE|-]",
 		Short: "Read a file to the host or standard output",
 		Long: `Read a file of a volume to a file of the host: FILE, or into the directory FILE, or
@@ -26,7 +26,7 @@ FILE is, is followed; a device or fifo gets the bytes and stays.`,
   vole fs get app:/report.html /tmp/
   vole fs get app:/db.tar - | tar t`,
 		Args:              rangeArgs(1, 2, "NAME:/path, and perhaps a file or -"),
-		ValidArgsFunction: completePutGet(a, false),
+		ValidArgsFunction: completeInTurn(completePaths(a, 0, false), completeFiles),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name, p, err := parseFilePath(args[0])
 			if err != nil {
@@ -36,12 +36,16 @@ FILE is, is followed; a device or fifo gets the bytes and stays.`,
 			if len(args) > 1 {
 				file = args[1]
 			}
-			return a.withReadOnlyFS(cmd.Context(), name, func(f *vole.FS) error { return a.getFile(cmd.Context(), f, p, file) })
+			f, err := a.openFS(cmd.Context(), name, vole.FSOptions{ReadOnly: true})
+			if err != nil {
+				return err
+			}
+			return a.getFile(cmd.Context(), f, p, file)
 		},
 	}
-	return cmd
 }
 
+// getFile copies a file of a volume to a file of the host, or to standard output.
 func (a *app) getFile(ctx context.Context, f *vole.FS, p, file string) (err error) {
 	r, err := f.NewReader(ctx, p, 0, -1)
 	if err != nil {
@@ -56,11 +60,10 @@ func (a *app) getFile(ctx context.Context, f *vole.FS, p, file string) (err erro
 		return a.getFileTo(a.payload, r, e.Size)
 	}
 	silent := a.isOutput(file)
-	pl, err := openHostTarget(location{arg: file, path: file})
+	pl, err := a.openHostTarget(location{arg: file, path: file})
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, pl.Close()) }()
 	at, err := chooseTargetPath(&copySource{name: path.Base(absPath(p)), mode: e.Mode}, pl, location{arg: file, path: file})
 	if err != nil {
 		return err
@@ -70,7 +73,7 @@ func (a *app) getFile(ctx context.Context, f *vole.FS, p, file string) (err erro
 	bar, stats := a.newProgress(), transfer.Stats{}
 	defer func() { bar.finishBar(err == nil, stats) }()
 	bar.setTotal(e.Size)
-	whole := barReader{&exactReader{r, e.Size}, bar}
+	whole := countingReader{&exactReader{r, e.Size}, bar.Add}
 	opts := transfer.Options{Op: "cp", Warn: bar.warnf}
 	node, err := pl.openNode(ctx, at)
 	if err != nil {
@@ -91,18 +94,18 @@ func (a *app) getFile(ctx context.Context, f *vole.FS, p, file string) (err erro
 // getFileTo copies a file to standard output. Where that is a pipe or a terminal, no bar is
 // drawn into what others show there.
 func (a *app) getFileTo(w io.Writer, r io.Reader, size int64) error {
-	f, ok := w.(*os.File)
-	if !ok {
-		_, err := io.Copy(w, r)
-		return err
+	regular := false
+	if f, ok := w.(*os.File); ok {
+		info, err := f.Stat()
+		regular = err == nil && info.Mode().IsRegular()
 	}
-	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+	if !regular {
 		_, err := io.Copy(w, r)
 		return err
 	}
 	bar := a.newProgress()
 	bar.setTotal(size)
-	n, err := io.Copy(w, barReader{r, bar})
+	n, err := io.Copy(w, countingReader{r, bar.Add})
 	bar.finishBar(err == nil, transfer.Stats{Files: 1, Bytes: n})
 	return err
 }

@@ -32,7 +32,11 @@ unless -a is given.`,
 			if err != nil {
 				return err
 			}
-			return a.withReadOnlyFS(cmd.Context(), name, func(f *vole.FS) error { return a.listDirectory(cmd.Context(), f, p, opts) })
+			f, err := a.openFS(cmd.Context(), name, vole.FSOptions{ReadOnly: true})
+			if err != nil {
+				return err
+			}
+			return a.listDirectory(cmd.Context(), f, p, opts)
 		},
 	}
 	a.addBytesFlag(cmd)
@@ -43,6 +47,7 @@ unless -a is given.`,
 	return cmd
 }
 
+// listDirectory prints what is in a directory, or the file at p when it is none.
 func (a *app) listDirectory(ctx context.Context, f *vole.FS, p string, opts listOptions) error {
 	e, err := f.Stat(ctx, p)
 	if err != nil {
@@ -107,17 +112,23 @@ func (p *entryPrinter) printEntry(path, name string, e vole.Entry) error {
 	case p.tab == nil:
 		return p.a.printf("%s\n", p.a.displayFileName(name))
 	}
-	name = p.a.displayFileName(name)
-	if e.Mode&fs.ModeSymlink != 0 {
-		target, err := p.f.Readlink(p.ctx, path)
-		if err != nil {
-			return err
-		}
-		name += " -> " + p.a.displayFileName(target)
+	name, err := p.a.nameAndTarget(p.ctx, p.f, path, name, e)
+	if err != nil {
+		return err
 	}
 	id := func(n uint32) string { return strconv.FormatUint(uint64(n), 10) }
 	return p.tab.addRow(modeString(e.Mode), strconv.FormatUint(e.Nlink, 10), id(e.UID), id(e.GID),
 		p.a.formatSize(vole.Size(e.Size)), p.a.formatTime(e.Mtime), name)
+}
+
+// nameAndTarget is the name of a file as it is shown, and where the file is a link what it leads to.
+func (a *app) nameAndTarget(ctx context.Context, f *vole.FS, path, name string, e vole.Entry) (string, error) {
+	name = a.displayFileName(name)
+	if e.Mode&fs.ModeSymlink == 0 {
+		return name, nil
+	}
+	target, err := f.Readlink(ctx, path)
+	return name + " -> " + a.displayFileName(target), err
 }
 
 func (p *entryPrinter) close() error {

@@ -27,19 +27,11 @@ func newFsMkdirCmd(a *app) *cobra.Command {
 				return err
 			}
 			ctx := cmd.Context()
-			return a.withFilesByVolume(ctx, args, vole.FSOptions{}, func(f *vole.FS, paths []string) error {
-				for _, p := range paths {
-					var err error
-					if parents {
-						err = f.MkdirAll(ctx, p, perm)
-					} else {
-						err = withHint(f.Mkdir(ctx, p, perm), vole.ErrNotExist, "-p makes missing parents")
-					}
-					if err != nil {
-						return err
-					}
+			return a.forEachFile(ctx, args, vole.FSOptions{}, false, func(f *vole.FS, p string) error {
+				if parents {
+					return f.MkdirAll(ctx, p, perm)
 				}
-				return nil
+				return withHint(f.Mkdir(ctx, p, perm), vole.ErrNotExist, "-p makes missing parents")
 			})
 		},
 	}

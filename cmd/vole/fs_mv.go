@@ -29,14 +29,16 @@ there it moves under its own name; a file that is there is replaced.`,
 				return &hinted{usageErrorf("mv: %s and %s are different volumes", name, toName), "'vole cp' copies between volumes"}
 			}
 			ctx := cmd.Context()
-			return a.withFS(ctx, name, vole.FSOptions{}, func(f *vole.FS) error {
-				if e, err := f.Stat(ctx, to); err == nil && e.IsDir() {
-					to = joinPath(to, baseName(from))
-				} else if err == nil && asksForDir(to) {
-					return &vole.Error{Op: "mv", Volume: name, Path: to, Err: vole.ErrNotDir}
-				}
-				return f.Rename(ctx, from, to, vole.RenameOptions{NoReplace: noClobber})
-			})
+			f, err := a.openFS(ctx, name, vole.FSOptions{})
+			if err != nil {
+				return err
+			}
+			if e, err := f.Stat(ctx, to); err == nil && e.IsDir() {
+				to = joinPath(to, baseName(from))
+			} else if err == nil && asksForDir(to) {
+				return &vole.Error{Op: "mv", Volume: name, Path: to, Err: vole.ErrNotDir}
+			}
+			return f.Rename(ctx, from, to, vole.RenameOptions{NoReplace: noClobber})
 		},
 	}
 	cmd.Flags().BoolVarP(&noClobber, "no-clobber", "n", false, "fail if something is there")

@@ -36,7 +36,7 @@ is a directory, or ends in a slash, the file keeps its name in it.`,
   tar c src | vole fs put - app:/src.tar
   vole fs put --mode 0600 key.pem app:/keys/`,
 		Args:              exactArgs(2, "a file or -, and NAME:/path"),
-		ValidArgsFunction: completePutGet(a, true),
+		ValidArgsFunction: completeInTurn(completeFiles, completePaths(a, 0, false)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name, p, err := parseFilePath(args[1])
 			if err != nil {
@@ -47,9 +47,11 @@ is a directory, or ends in a slash, the file keeps its name in it.`,
 				return err
 			}
 			opts := vole.WriteOptions{Mode: perm, Exclusive: noClobber}
-			return a.withFS(cmd.Context(), name, vole.FSOptions{}, func(f *vole.FS) error {
-				return a.putFile(cmd.Context(), f, args[0], p, opts)
-			})
+			f, err := a.openFS(cmd.Context(), name, vole.FSOptions{})
+			if err != nil {
+				return err
+			}
+			return a.putFile(cmd.Context(), f, args[0], p, opts)
 		},
 	}
 	cmd.Flags().StringVar(&mode, "mode", "", "permission bits, octal (default those of FILE, of the replaced file, or 0644)")
@@ -58,6 +60,7 @@ is a directory, or ends in a slash, the file keeps its name in it.`,
 	return cmd
 }
 
+// putFile writes a file of the host, or standard input, to a file of a volume.
 func (a *app) putFile(ctx context.Context, f *vole.FS, file, p string, opts vole.WriteOptions) error {
 	r, size := io.Reader(nil), int64(0)
 	if file == "-" {
@@ -94,7 +97,7 @@ func (a *app) putFile(ctx context.Context, f *vole.FS, file, p string, opts vole
 	}
 	bar := a.newProgress()
 	bar.setTotal(size)
-	n, err := f.WriteFrom(ctx, p, barReader{r, bar}, opts)
+	n, err := f.WriteFrom(ctx, p, countingReader{r, bar.Add}, opts)
 	bar.finishBar(err == nil, transfer.Stats{Files: 1, Bytes: n})
 	if err != nil || !a.json {
 		return err
@@ -120,18 +123,4 @@ func choosePutTarget(ctx context.Context, f *vole.FS, file, p string) (string, e
 	}
 	abs, err := filepath.Abs(file)
 	return joinPath(absPath(p), filepath.Base(abs)), err
-}
-
-// completePutGet completes a host file and a path in a volume, in either order.
-func completePutGet(a *app, hostFirst bool) completer {
-	paths := completePaths(a, 0, false)
-	return func(cmd *cobra.Command, args []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
-		switch {
-		case len(args) > 1:
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		case (len(args) == 0) == hostFirst:
-			return nil, cobra.ShellCompDirectiveDefault
-		}
-		return paths(cmd, nil, prefix)
-	}
 }

@@ -20,12 +20,8 @@ func newFsRmCmd(a *app) *cobra.Command {
 		ValidArgsFunction: completePaths(a, 0, false),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
-			return a.withFilesByVolume(ctx, args, vole.FSOptions{}, func(f *vole.FS, paths []string) error {
-				var errs []error
-				for _, p := range paths {
-					errs = append(errs, removeInVolume(ctx, f, p, recursive, force))
-				}
-				return errors.Join(errs...)
+			return a.forEachFile(ctx, args, vole.FSOptions{}, true, func(f *vole.FS, p string) error {
+				return removeInVolume(ctx, f, p, recursive, force)
 			})
 		},
 	}
@@ -34,6 +30,7 @@ func newFsRmCmd(a *app) *cobra.Command {
 	return cmd
 }
 
+// removeInVolume removes what is at p; with force, nothing need be there.
 func removeInVolume(ctx context.Context, f *vole.FS, p string, recursive, force bool) error {
 	if recursive {
 		// RemoveAll is content when nothing is there; without -f that is an error.

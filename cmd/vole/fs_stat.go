@@ -28,6 +28,7 @@ func newFsStatCmd(a *app) *cobra.Command {
 	return cmd
 }
 
+// statFiles describes each file that args name. One that fails keeps no other from it.
 func (a *app) statFiles(ctx context.Context, args []string, follow bool) error {
 	found := []entryJSON{}
 	var errs []error
@@ -36,25 +37,13 @@ func (a *app) statFiles(ctx context.Context, args []string, follow bool) error {
 		if err != nil {
 			return err
 		}
-		err = a.withReadOnlyFS(ctx, name, func(f *vole.FS) error {
-			stat := f.Lstat
-			if follow {
-				stat = f.Stat
-			}
-			e, err := stat(ctx, p)
-			if err != nil {
-				return err
-			}
-			j, err := newEntryJSON(ctx, f, p, e)
-			if err != nil {
-				return err
-			}
+		j, e, err := a.statFile(ctx, name, p, follow)
+		if err == nil {
 			found = append(found, j)
-			if a.json {
-				return nil
-			}
-			return a.printEntry(i, name, j, e)
-		})
+		}
+		if err == nil && !a.json {
+			err = a.printEntry(i, name, j, e)
+		}
 		errs = append(errs, err)
 	}
 	if a.json {
@@ -63,6 +52,28 @@ func (a *app) statFiles(ctx context.Context, args []string, follow bool) error {
 	return errors.Join(errs...)
 }
 
+// statFile describes one file of a volume.
+func (a *app) statFile(ctx context.Context, volume, p string, follow bool) (j entryJSON, e vole.Entry, err error) {
+	v, err := a.openVolume(ctx, volume)
+	if err != nil {
+		return j, e, err
+	}
+	f, err := v.OpenFS(ctx, vole.FSOptions{ReadOnly: true})
+	if err != nil {
+		return j, e, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	stat := f.Lstat
+	if follow {
+		stat = f.Stat
+	}
+	if e, err = stat(ctx, p); err == nil {
+		j, err = newEntryJSON(ctx, f, p, e)
+	}
+	return j, e, err
+}
+
+// printEntry prints all that is known of a file. i is its place among those that are printed.
 func (a *app) printEntry(i int, volume string, j entryJSON, e vole.Entry) error {
 	if a.quiet {
 		return a.printf("%s\n", a.displayFileName(volume+":"+j.Path))

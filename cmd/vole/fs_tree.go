@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"io/fs"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -39,10 +38,10 @@ with a dot are left out unless -a is given. Under --json the entries are one fla
 			if t.depth < 0 {
 				return usageErrorf("--depth %d: must not be negative", t.depth)
 			}
-			return a.withReadOnlyFS(cmd.Context(), name, func(f *vole.FS) error {
-				t.f = f
-				return t.printTree(cmd.Context(), name, p)
-			})
+			if t.f, err = a.openFS(cmd.Context(), name, vole.FSOptions{ReadOnly: true}); err != nil {
+				return err
+			}
+			return t.printTree(cmd.Context(), name, p)
 		},
 	}
 	cmd.Flags().BoolVarP(&t.all, "all", "a", false, "names that begin with a dot, too")
@@ -51,6 +50,7 @@ with a dot are left out unless -a is given. Under --json the entries are one fla
 	return cmd
 }
 
+// printTree prints the directory p of a volume and all beneath it.
 func (t *treePrinter) printTree(ctx context.Context, name, p string) error {
 	p, err := cleanPath("tree", name, p)
 	if err != nil {
@@ -75,6 +75,7 @@ func (t *treePrinter) printTree(ctx context.Context, name, p string) error {
 	return nil
 }
 
+// printDirectory prints what is beneath p, which is level levels deep. It calls itself.
 func (t *treePrinter) printDirectory(ctx context.Context, p, indent string, level int) error {
 	held := t.held
 	defer func() { t.held = held }()
@@ -88,7 +89,7 @@ func (t *treePrinter) printDirectory(ctx context.Context, p, indent string, leve
 			branch, below = "└── ", "    "
 		}
 		child := joinPath(p, e.Name)
-		if err := t.formatEntry(ctx, child, indent+branch, e); err != nil {
+		if err := t.printEntry(ctx, child, indent+branch, e); err != nil {
 			return err
 		}
 		if e.IsDir() && (t.depth == 0 || level < t.depth) {
@@ -100,12 +101,13 @@ func (t *treePrinter) printDirectory(ctx context.Context, p, indent string, leve
 	return nil
 }
 
-// What is held of a tree: a server may list directories without end.
-const entrySize = 256 // bytes of an entry without its name, about
+// entrySize is how many bytes an entry takes beside its name, about.
+const entrySize = 256
 
+// maxTree is how many bytes of a tree are held at once: a server may list directories without end.
 var maxTree int64 = 512 << 20
 
-// readDirectoryPages lists a directory, and counts what it takes.
+// readDirectory lists a directory, and counts what it takes.
 func (t *treePrinter) readDirectory(ctx context.Context, p string) (list []vole.Entry, err error) {
 	d, err := t.f.OpenDir(ctx, p, vole.DirOptions{Sorted: true})
 	if err != nil {
@@ -126,7 +128,8 @@ func (t *treePrinter) readDirectory(ctx context.Context, p string) (list []vole.
 	return list, err
 }
 
-func (t *treePrinter) formatEntry(ctx context.Context, p, indent string, e vole.Entry) error {
+// printEntry prints the file at p: a line that begins with indent, or JSON.
+func (t *treePrinter) printEntry(ctx context.Context, p, indent string, e vole.Entry) error {
 	if t.arr != nil {
 		j, err := newEntryJSON(ctx, t.f, p, e)
 		if err != nil {
@@ -134,16 +137,12 @@ func (t *treePrinter) formatEntry(ctx context.Context, p, indent string, e vole.
 		}
 		return t.arr.add(j)
 	}
-	name := t.a.displayFileName(e.Name)
-	switch {
-	case e.IsDir():
+	name, err := t.a.nameAndTarget(ctx, t.f, p, e.Name, e)
+	if err != nil {
+		return err
+	}
+	if e.IsDir() {
 		name += "/"
-	case e.Mode&fs.ModeSymlink != 0:
-		target, err := t.f.Readlink(ctx, p)
-		if err != nil {
-			return err
-		}
-		name += " -> " + t.a.displayFileName(target)
 	}
 	return t.a.printf("%s%s\n", indent, name)
 }

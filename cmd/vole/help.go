@@ -17,6 +17,7 @@ func newHelpCmd(a *app) *cobra.Command {
 		Example: `  vole help cp
   vole help topics
   vole help cli-json | less`,
+		Args: cobra.ArbitraryArgs,
 		ValidArgsFunction: func(cmd *cobra.Command, args []string, prefix string) (list []cobra.Completion, _ cobra.ShellCompDirective) {
 			if at, _, err := cmd.Root().Find(args); err == nil {
 				for _, c := range at.Commands() {

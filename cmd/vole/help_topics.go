@@ -35,11 +35,7 @@ func (a *app) showTopic(root *cobra.Command, name string) error {
 	for _, c := range root.Commands() {
 		names = append(names, c.Name())
 	}
-	hint := "'vole --help' lists the commands, 'vole help topics' the topics"
-	if meant := closestName(name, names); meant != "" {
-		hint = didYouMean(meant)
-	}
-	return &hinted{usageErrorf("help: unknown topic %q", name), hint}
+	return &hinted{usageErrorf("help: unknown topic %q", name), suggestName(name, names, "'vole --help' lists the commands, 'vole help topics' the topics")}
 }
 
 // listTopics lists the pages, and the topics among the commands.

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/volehq/vole"
@@ -11,7 +10,7 @@ import (
 )
 
 func newImageCmd(a *app) *cobra.Command {
-	cmd := &cobra.Command{
+	return newGroupCmd(&cobra.Command{
 		Use:   "image",
 		Short: "List and remove the images that 'vole run' has fetched",
 		Long: `Look after the images of registries that 'vole run --image' has fetched. The home keeps
@@ -20,11 +19,7 @@ comes. ('vole disk' is about images of ext4.)`,
 		Example: `  vole image ls
   vole image rm ubuntu:24.04
   vole image rm --all`,
-		Args: cobra.ArbitraryArgs,
-		RunE: func(cmd *cobra.Command, args []string) error { return runCommandGroup(cmd, args) },
-	}
-	cmd.AddCommand(newImageLsCmd(a), newImageRmCmd(a))
-	return cmd
+	}, newImageLsCmd(a), newImageRmCmd(a))
 }
 
 func newImageLsCmd(a *app) *cobra.Command {
@@ -38,15 +33,16 @@ disk, but each counts them. An image that has "damaged" there is fetched again w
 		Example: `  vole image ls
   vole image ls --json | jq -r 'map(.size) | add'
   vole image ls -q`,
-		Args:              exactArgs(0, ""),
-		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			list := []sandbox.ImageInfo{}
-			err := a.withSandboxes(cmd.Context(), func(m *sandbox.Manager) (err error) {
-				list, err = m.Images(cmd.Context())
+			m, err := a.openSandboxes(cmd.Context())
+			switch {
+			case errors.Is(err, errNoHome):
+				return a.printImages([]sandbox.ImageInfo{})
+			case err != nil:
 				return err
-			})
-			if err != nil && !errors.Is(err, errNoHome) {
+			}
+			list, err := m.Images(cmd.Context())
+			if err != nil {
 				return err
 			}
 			return a.printImages(list)
@@ -57,28 +53,14 @@ disk, but each counts them. An image that has "damaged" there is fetched again w
 }
 
 func (a *app) printImages(list []sandbox.ImageInfo) error {
-	switch {
-	case a.json:
-		return a.printJSON(list)
-	case a.quiet:
-		for _, i := range list {
-			if err := a.printf("%s\n", a.displayValue(i.Name)); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
 	t := a.newTable("NAME", "SIZE", "LAST USED", "DIGEST").allowShortening("DIGEST")
-	for _, i := range list {
+	return printList(a, list, t, func(i sandbox.ImageInfo) string { return i.Name }, func(i sandbox.ImageInfo) []string {
 		size := a.formatSize(i.Size)
 		if i.Size == 0 {
 			size = "damaged"
 		}
-		if err := t.addRow(a.displayValue(i.Name), size, a.formatTime(i.LastUsed), i.Digest); err != nil {
-			return err
-		}
-	}
-	return t.close()
+		return []string{a.displayValue(i.Name), size, a.formatTime(i.LastUsed), i.Digest}
+	})
 }
 
 func newImageRmCmd(a *app) *cobra.Command {
@@ -104,11 +86,14 @@ or a digest. Sandboxes that run are not touched; 'vole run' fetches what it need
 			return minArgs(1, "the name of at least one image, or --all")(cmd, args)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			err := a.withSandboxes(cmd.Context(), func(m *sandbox.Manager) error { return a.removeImages(cmd.Context(), m, args, all) })
-			if all && errors.Is(err, errNoHome) {
+			m, err := a.openSandboxes(cmd.Context())
+			switch {
+			case all && errors.Is(err, errNoHome):
 				return a.forEachName(cmd.Context(), nil, nil)
+			case err != nil:
+				return err
 			}
-			return err
+			return a.removeImages(cmd.Context(), m, args, all)
 		},
 	}
 	cmd.Flags().BoolVar(&all, "all", false, "all images")
@@ -135,19 +120,15 @@ func (a *app) removeImages(ctx context.Context, m *sandbox.Manager, refs []strin
 
 // completeImages completes the names of images that were fetched.
 func completeImages(a *app) completer {
-	return func(cmd *cobra.Command, _ []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
-		var names []cobra.Completion
-		a.withCompletionTimeout(cmd.Context(), func(ctx context.Context, s *vole.Store) error {
-			return a.withManagerOf(ctx, func(m *sandbox.Manager) error {
-				list, err := m.Images(ctx)
-				for _, i := range list {
-					if strings.HasPrefix(i.Name, prefix) {
-						names = appendCompletion(names, i.Name, "")
-					}
-				}
-				return err
-			})(s)
-		})
-		return names, cobra.ShellCompDirectiveNoFileComp
-	}
+	return completeAmong(a, 0, func(ctx context.Context) (names []string) {
+		m, err := a.openSandboxes(ctx)
+		if err != nil {
+			return nil
+		}
+		list, _ := m.Images(ctx)
+		for _, i := range list {
+			names = append(names, i.Name)
+		}
+		return names
+	})
 }

@@ -40,9 +40,11 @@ Here it has the field Attachments as well.`,
 				}
 				print, flush = f.printInspected, f.flushTable
 			}
-			return a.withStore(cmd.Context(), func(s *vole.Store) error {
-				return errors.Join(a.inspectVolumes(cmd.Context(), s, args, print, format == ""), flush())
-			})
+			s, err := a.openStore(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return errors.Join(a.inspectVolumes(cmd.Context(), s, args, print, format == ""), flush())
 		},
 	}
 	a.addBytesFlag(cmd)

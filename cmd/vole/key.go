@@ -8,9 +8,6 @@ import (
 	"github.com/volehq/vole/internal/api"
 )
 
-// keyJSON is an API key. Its secret is not to be had.
-type keyJSON struct{ api.Key }
-
 // newKeyJSON is an API key that was just made.
 type newKeyJSON struct {
 	api.Key
@@ -18,7 +15,7 @@ type newKeyJSON struct {
 }
 
 func newKeyCmd(a *app) *cobra.Command {
-	cmd := &cobra.Command{
+	return newGroupCmd(&cobra.Command{
 		Use:   "key",
 		Short: "Make, list and revoke API keys of a server",
 		Long: `Look after the API keys of the organisation that the profile in effect is of. The key of
@@ -26,11 +23,7 @@ the profile needs the scope admin.`,
 		Example: `  vole key create ci --scope read,write --expires 90d
   vole key ls
   vole key revoke ci`,
-		Args: cobra.ArbitraryArgs,
-		RunE: func(cmd *cobra.Command, args []string) error { return runCommandGroup(cmd, args) },
-	}
-	cmd.AddCommand(newKeyCreateCmd(a), newKeyLsCmd(a), newKeyRevokeCmd(a))
-	return cmd
+	}, newKeyCreateCmd(a), newKeyLsCmd(a), newKeyRevokeCmd(a))
 }
 
 func scopeNames(scopes []api.Scope) []string {

@@ -34,38 +34,46 @@ operator. The audit log of that organisation tells of it.`,
   vole key create report --scope read --volume results > report.key
   vole key create agents --scope write --format e2b
   vole key create rescue --org acme --scope admin`,
-		Args:              exactArgs(1, "a name for the key"),
-		ValidArgsFunction: cobra.NoFileCompletions,
+		Args: exactArgs(1, "a name for the key"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			in, err := f.keyRequest(args[0], time.Now())
 			if err != nil {
 				return err
 			}
-			return a.withCloud(cmd.Context(), "key create", func(b *cloud.Backend) error {
-				k, err := f.createKey(cmd.Context(), b, in)
-				if err != nil {
-					return err
-				}
-				return a.printNewKey(k)
-			})
+			server, err := a.openServer(cmd.Context(), "key create")
+			if err != nil {
+				return err
+			}
+			k, err := f.createKey(cmd.Context(), server, in)
+			if err != nil {
+				return err
+			}
+			return a.printNewKey(k)
 		},
 	}
 	s := cmd.Flags()
-	s.StringSliceVar(&f.scopes, "scope", nil, "what it may do: `read, write, admin, operator`, separated by commas")
+	f.register(cmd, "")
 	s.StringArrayVar(&f.volumes, "volume", nil, "a volume, by `name` or id, that it is for; may be given several times (default all)")
-	s.StringVar(&f.expires, "expires", "", "how long it is good (`30d`, 12h, 8w), or until which day (2030-01-31) or time, in UTC (default for ever)")
-	s.StringVar(&f.format, "format", "vole", "form of the secret: vole, or e2b for the SDK of E2B")
 	s.StringVar(&f.org, "org", "", "`organisation` that the key is for (default that of the profile)")
 	cmd.RegisterFlagCompletionFunc("org", completeOrgs(a))
-	cmd.RegisterFlagCompletionFunc("scope", cobra.FixedCompletions([]string{"read", "write", "admin", "operator"}, cobra.ShellCompDirectiveNoFileComp))
-	cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions([]string{"vole", "e2b"}, cobra.ShellCompDirectiveNoFileComp))
 	cmd.RegisterFlagCompletionFunc("volume", func(cmd *cobra.Command, _ []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
-		return a.completeVolumeNames(cmd.Context(), prefix, f.volumes), cobra.ShellCompDirectiveNoFileComp
+		return a.completeVolumeNames(cmd.Context(), prefix, f.volumes, ""), cobra.ShellCompDirectiveNoFileComp
 	})
-	noFlagFiles(cmd, "expires")
 	return cmd
 }
 
+// register adds the flags that every way to make a key has. defaultScope is for the help.
+func (f *keyFlags) register(cmd *cobra.Command, defaultScope string) {
+	s := cmd.Flags()
+	s.StringSliceVar(&f.scopes, "scope", nil, "what it may do: `read, write, admin, operator`, separated by commas"+defaultScope)
+	s.StringVar(&f.expires, "expires", "", "how long it is good (`30d`, 12h, 8w), or until which day (2030-01-31) or time, in UTC (default for ever)")
+	s.StringVar(&f.format, "format", "vole", "form of the secret: vole, or e2b for the SDK of E2B")
+	completeFlagWith(cmd, "scope", "read", "write", "admin", "operator")
+	completeFlagWith(cmd, "format", "vole", "e2b")
+	noFlagFiles(cmd, "expires")
+}
+
+// createKey makes the key, of the organisation that the flags name.
 func (f *keyFlags) createKey(ctx context.Context, b *cloud.Backend, in api.CreateKey) (api.NewKey, error) {
 	if f.org == "" {
 		return b.CreateKey(ctx, in)
@@ -73,6 +81,7 @@ func (f *keyFlags) createKey(ctx context.Context, b *cloud.Backend, in api.Creat
 	return b.CreateOrgKey(ctx, f.org, in)
 }
 
+// keyRequest checks the flags and makes a request of them.
 func (f *keyFlags) keyRequest(name string, now time.Time) (in api.CreateKey, err error) {
 	in = api.CreateKey{Name: name, Volumes: f.volumes}
 	if len(f.scopes) == 0 {

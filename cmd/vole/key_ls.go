@@ -8,7 +8,6 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/volehq/vole"
-	"github.com/volehq/vole/drivers/cloud"
 	"github.com/volehq/vole/internal/api"
 )
 
@@ -22,23 +21,23 @@ VOLUMES are the names of the only volumes that a key sees, or the ids of those t
 gone; --json has ids.`,
 		Example: `  vole key ls
   vole key ls --json | jq -r '.[] | select(.revoked | not) | .name'`,
-		Args:              exactArgs(0, ""),
-		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.withCloud(cmd.Context(), "key ls", func(b *cloud.Backend) error {
-				keys, err := b.Keys(cmd.Context())
-				if err != nil {
-					return err
-				}
-				return a.printKeys(keys, a.volumeNamesByID(cmd.Context(), b, keys))
-			})
+			server, err := a.openServer(cmd.Context(), "key ls")
+			if err != nil {
+				return err
+			}
+			keys, err := server.Keys(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return a.printKeys(keys, a.volumeNamesByID(cmd.Context(), keys))
 		},
 	}
 }
 
 // volumeNamesByID returns the names, by id, of the volumes that keys are limited to, as far as
 // they can be had: the list is of use without them.
-func (a *app) volumeNamesByID(ctx context.Context, b *cloud.Backend, keys []api.Key) map[string]string {
+func (a *app) volumeNamesByID(ctx context.Context, keys []api.Key) map[string]string {
 	wanted := map[string]bool{}
 	for _, k := range keys {
 		for _, id := range k.Volumes {
@@ -49,7 +48,7 @@ func (a *app) volumeNamesByID(ctx context.Context, b *cloud.Backend, keys []api.
 	if len(wanted) == 0 || a.json || a.quiet {
 		return names
 	}
-	for v, err := range vole.New(b).Volumes(ctx, vole.Filter{}) {
+	for v, err := range a.store.Volumes(ctx, vole.Filter{}) {
 		if err != nil {
 			break
 		}
@@ -63,40 +62,17 @@ func (a *app) volumeNamesByID(ctx context.Context, b *cloud.Backend, keys []api.
 	return names
 }
 
+// printKeys prints keys; names has those of volumes by their ids.
 func (a *app) printKeys(keys []api.Key, names map[string]string) error {
-	if a.json {
-		arr := a.newJSONArray()
-		for _, k := range keys {
-			if err := arr.add(keyJSON{k}); err != nil {
-				return err
-			}
-		}
-		return arr.close()
-	}
-	if a.quiet {
-		for _, k := range keys {
-			if err := a.printf("%s\n", k.ID); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
 	t := a.newTable("ID", "NAME", "STATUS", "SCOPES", "VOLUMES", "EXPIRES", "LAST USED", "CREATED").allowShortening("SCOPES", "VOLUMES")
-	for _, k := range keys {
-		volumes := "all"
-		if len(k.Volumes) > 0 {
-			var shown []string
-			for _, id := range k.Volumes {
-				shown = append(shown, cmp.Or(names[id], id))
-			}
-			volumes = strings.Join(shown, ",")
+	return newListing(a, t, func(k api.Key) string { return k.ID }, func(k api.Key) []string {
+		var volumes []string
+		for _, id := range k.Volumes {
+			volumes = append(volumes, cmp.Or(names[id], id))
 		}
-		if err := t.addRow(k.ID, k.Name, keyStatus(k, time.Now()), dashIfEmpty(strings.Join(scopeNames(k.Scopes), ",")), volumes,
-			formatTimestamp(k.Expires, "never"), formatTimestamp(k.LastUsed, "never"), a.formatTime(k.Created)); err != nil {
-			return err
-		}
-	}
-	return t.close()
+		return []string{k.ID, k.Name, keyStatus(k, time.Now()), dashIfEmpty(strings.Join(scopeNames(k.Scopes), ",")), cmp.Or(strings.Join(volumes, ","), "all"),
+			formatTimestamp(k.Expires, "never"), formatTimestamp(k.LastUsed, "never"), a.formatTime(k.Created)}
+	}).printAll(keys)
 }
 
 // formatTimestamp shows a time that may not be.
@@ -110,28 +86,27 @@ func formatTimestamp(t time.Time, none string) string {
 // completeKeys completes keys that are good: by their names, and by their ids where these
 // are asked for or names are not enough.
 func completeKeys(a *app) completer {
-	return func(cmd *cobra.Command, args []string, prefix string) (list []cobra.Completion, _ cobra.ShellCompDirective) {
-		ctx, cancel := context.WithTimeout(cmd.Context(), completionTime)
-		defer cancel()
-		_ = a.withCloud(ctx, "key ls", func(b *cloud.Backend) error {
-			keys, err := b.Keys(ctx)
-			called := map[string]int{}
-			for _, k := range keys {
-				if k.Revoked.IsZero() {
-					called[k.Name]++
-				}
+	return completeUpTo(0, func(ctx context.Context, _ []string, prefix string) (list []cobra.Completion) {
+		server, err := a.openServer(ctx, "key ls")
+		if err != nil {
+			return nil
+		}
+		keys, _ := server.Keys(ctx)
+		named := map[string]int{} // how many keys that are not revoked have a name
+		for _, k := range keys {
+			if k.Revoked.IsZero() {
+				named[k.Name]++
 			}
-			for _, k := range keys {
-				switch {
-				case keyStatus(k, time.Now()) != "good":
-				case called[k.Name] == 1 && strings.HasPrefix(k.Name, prefix):
-					list = appendCompletion(list, k.Name, k.ID)
-				case strings.HasPrefix(k.ID, prefix) && (prefix != "" || called[k.Name] > 1):
-					list = appendCompletion(list, k.ID, k.Name)
-				}
+		}
+		for _, k := range keys {
+			switch {
+			case keyStatus(k, time.Now()) != "good":
+			case named[k.Name] == 1 && strings.HasPrefix(k.Name, prefix):
+				list = appendCompletion(list, k.Name, k.ID)
+			case strings.HasPrefix(k.ID, prefix) && (prefix != "" || named[k.Name] > 1):
+				list = appendCompletion(list, k.ID, k.Name)
 			}
-			return err
-		})
-		return list, cobra.ShellCompDirectiveNoFileComp
-	}
+		}
+		return list
+	})
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"sync"
@@ -31,33 +32,38 @@ server is, makes another one.`,
 		ValidArgsFunction: completeKeys(a),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
-			return a.withCloud(ctx, "key revoke", func(b *cloud.Backend) error {
-				list := sync.OnceValues(func() ([]api.Key, error) { return b.Keys(ctx) })
-				return a.forEachName(ctx, args, func(ref string) (bool, error) {
-					id, err := resolveKeyID(ref, list)
-					if err != nil {
-						return false, err
-					}
-					k, err := b.RevokeKey(ctx, id, force)
-					if errors.Is(err, vole.ErrNoSuch) {
-						return false, keyNotFoundError(id, nil)
-					}
-					if errors.Is(err, vole.ErrInUse) {
-						return false, &hinted{&vole.Error{Op: "key revoke", Err: err}, "--force revokes it all the same"}
-					}
-					if err != nil {
-						err = &vole.Error{Op: "key revoke", Err: err}
-					}
-					if err == nil && k.Warning != "" {
-						a.warnf("key %s (%s), which is revoked, was %s", k.ID, k.Name, k.Warning)
-					}
-					return err == nil, err
-				})
+			server, err := a.openServer(ctx, "key revoke")
+			if err != nil {
+				return err
+			}
+			list := sync.OnceValues(func() ([]api.Key, error) { return server.Keys(ctx) })
+			return a.forEachName(ctx, args, func(ref string) (bool, error) {
+				id, err := resolveKeyID(ref, list)
+				if err != nil {
+					return false, err
+				}
+				err = a.revokeKey(ctx, server, id, force)
+				return err == nil, err
 			})
 		},
 	}
 	cmd.Flags().BoolVar(&force, "force", false, "also the last admin key of the organisation and the last operator key of the server")
 	return cmd
+}
+
+// revokeKey revokes the key with that id.
+func (a *app) revokeKey(ctx context.Context, server *cloud.Backend, id string, force bool) error {
+	k, err := server.RevokeKey(ctx, id, force)
+	switch {
+	case errors.Is(err, vole.ErrNoSuch):
+		return keyNotFoundError(id, nil)
+	case err != nil:
+		return withHint(&vole.Error{Op: "key revoke", Err: err}, vole.ErrInUse, "--force revokes it all the same")
+	}
+	if k.Warning != "" {
+		a.warnf("key %s (%s), which is revoked, was %s", k.ID, k.Name, k.Warning)
+	}
+	return nil
 }
 
 // resolveKeyID returns the id of the key that ref names. An id stands for itself. Of keys with one
@@ -95,9 +101,6 @@ func resolveKeyID(ref string, list func() ([]api.Key, error)) (string, error) {
 
 // keyNotFoundError is the error for a key that there is not, with the name that was perhaps meant.
 func keyNotFoundError(ref string, names []string) error {
-	hint := "'vole key ls' lists the keys"
-	if meant := closestName(ref, names); meant != "" {
-		hint = didYouMean(meant)
-	}
+	hint := suggestName(ref, names, "'vole key ls' lists the keys")
 	return &hinted{&vole.Error{Op: "key revoke", Err: driver.Errorf(vole.ErrNoSuch, "no key %s in this organisation", ref)}, hint}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -13,7 +14,6 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
-	"github.com/volehq/vole/drivers/cloud"
 	"github.com/volehq/vole/drivers/local"
 	"github.com/volehq/vole/internal/profile"
 	"golang.org/x/term"
@@ -54,9 +54,8 @@ anybody between could read the key; --insecure-http is for networks where nobody
   vole login https://vole.example.com --profile work --use < work.key
   vole login https://10.0.0.5:8443 --profile lab --ca-file lab-ca.pem
   vole login http://127.0.0.1:8080`,
-		Args:              exactArgs(1, "the server's URL"),
-		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE:              func(cmd *cobra.Command, args []string) error { return l.runLogin(cmd.Context(), args[0]) },
+		Args: exactArgs(1, "the server's URL"),
+		RunE: func(cmd *cobra.Command, args []string) error { return l.runLogin(cmd.Context(), args[0]) },
 	}
 	f := cmd.Flags()
 	f.StringVar(&l.caFile, "ca-file", "", "`file` of certificates (PEM) to trust besides the system's")
@@ -70,11 +69,7 @@ func (l *loginCmd) runLogin(ctx context.Context, server string) error {
 	if err != nil {
 		return err
 	}
-	path, err := profile.Path()
-	if err != nil {
-		return err
-	}
-	f, err := profile.Load(path)
+	f, _, err := readProfiles()
 	if err == nil {
 		err = mayReplaceProfile(f, name, p)
 	}
@@ -87,17 +82,13 @@ func (l *loginCmd) runLogin(ctx context.Context, server string) error {
 	if err := p.Validate(); err != nil {
 		return err
 	}
-	b, err := cloud.Open(ctx, cloud.Options{URL: p.URL, Key: p.Key, CAFile: p.CAFile, InsecureHTTP: p.InsecureHTTP, Patience: loginPatience, UserAgent: "vole/" + buildVersion().Version})
+	srv, err := askServer(ctx, p)
 	if err != nil {
 		err = hintUntrusted(err, "--ca-file names certificates to trust besides the system's: those of the authority, or the server's own")
 		return &vole.Error{Op: "login", Path: p.URL, Err: err}
 	}
-	srv := b.Server()
-	if err := b.Close(); err != nil {
-		return err
-	}
 	p.Org = srv.Org
-	current, err := l.saveProfile(ctx, path, name, p)
+	current, err := l.saveProfile(ctx, name, p)
 	if err != nil {
 		return err
 	}
@@ -107,9 +98,9 @@ func (l *loginCmd) runLogin(ctx context.Context, server string) error {
 // saveProfile writes the profile to the user's file, and returns the name of the current one.
 // Somebody who has volumes on this host, and has never chosen a profile, keeps the local
 // home: after a mere login 'vole ls' would show the server's volumes and theirs seem gone.
-func (l *loginCmd) saveProfile(ctx context.Context, path, name string, p profile.Profile) (current string, err error) {
+func (l *loginCmd) saveProfile(ctx context.Context, name string, p profile.Profile) (current string, err error) {
 	hasLocal := localHomeInUse(ctx) // asked before the file of profiles is locked
-	err = profile.Change(ctx, path, func(f *profile.File) error {
+	err = changeProfiles(ctx, func(f *profile.File, _ string) error {
 		if err := mayReplaceProfile(*f, name, p); err != nil {
 			return err
 		}
@@ -206,24 +197,11 @@ func (l *loginCmd) readKey(ctx context.Context, server string) (string, error) {
 	}
 	fmt.Fprintf(l.stderr, "API key for %s: ", server)
 	defer fmt.Fprintln(l.stderr)
-	type line struct {
-		text []byte
-		err  error
+	text, err := abandonWhenDone(ctx, func() ([]byte, error) { return term.ReadPassword(fd) })
+	if err != nil { // interrupted, perhaps: the terminal is to show again what is typed
+		return "", errors.Join(err, term.Restore(fd, state))
 	}
-	read := make(chan line, 1)
-	go func() {
-		text, err := term.ReadPassword(fd)
-		read <- line{text, err}
-	}()
-	select {
-	case got := <-read:
-		if got.err != nil {
-			return "", got.err
-		}
-		return profile.ReadKey(strings.NewReader(string(got.text)))
-	case <-ctx.Done(): // interrupted: the terminal is to show again what is typed
-		return "", errors.Join(ctx.Err(), term.Restore(fd, state))
-	}
+	return profile.ReadKey(bytes.NewReader(text))
 }
 
 // printLogin says what was kept, which profile is current now, and how to change that.

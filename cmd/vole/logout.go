@@ -17,17 +17,14 @@ the current one, the local home is current then.`,
 		Example: `  vole logout
   vole logout work`,
 		Args:              rangeArgs(0, 1, ""),
-		ValidArgsFunction: completeProfiles(a, 1),
+		ValidArgsFunction: completeProfiles(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			path, err := profile.Path()
-			if err != nil {
-				return err
-			}
-			name := ""
+			name := a.profile
 			if len(args) > 0 {
 				name = args[0]
-			} else if name = a.profile; name == "" {
-				f, err := profile.Load(path)
+			}
+			if name == "" {
+				f, _, err := readProfiles()
 				if err != nil {
 					return err
 				}
@@ -40,7 +37,7 @@ the current one, the local home is current then.`,
 				return usageErrorf("logout: the local home needs no login")
 			}
 			wasCurrent := false
-			err = profile.Change(cmd.Context(), path, func(f *profile.File) error {
+			err := changeProfiles(cmd.Context(), func(f *profile.File, path string) error {
 				if _, ok := f.Profiles[name]; !ok {
 					return profile.Unknown(name, path)
 				}
@@ -63,11 +60,5 @@ the current one, the local home is current then.`,
 
 // printName prints what a command made or changed that has nothing but a name.
 func (a *app) printName(name string) error {
-	switch {
-	case a.json:
-		return a.printJSON(nameJSON{name})
-	case a.quiet:
-		return nil
-	}
-	return a.printf("%s\n", name)
+	return a.printResult(nameJSON{name}, "%s\n", name)
 }

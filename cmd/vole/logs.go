@@ -18,10 +18,12 @@ Its newest 8 to 16 MiB are kept.`,
 		Args:              exactArgs(1, "the name of a sandbox"),
 		ValidArgsFunction: completeSandboxes(a, true, 1, func(i sandbox.Info) bool { return i.Detached }),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.withSandboxes(cmd.Context(), func(m *sandbox.Manager) error {
-				err := m.Logs(cmd.Context(), args[0], a.payload, follow)
-				return withHint(err, vole.ErrNoSuch, "'vole ps -a' lists the sandboxes")
-			})
+			m, err := a.openSandboxes(cmd.Context())
+			if err != nil {
+				return err
+			}
+			err = m.Logs(cmd.Context(), args[0], a.payload, follow)
+			return withHint(err, vole.ErrNoSuch, "'vole ps -a' lists the sandboxes")
 		},
 	}
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on until the sandbox has ended")

@@ -42,8 +42,6 @@ standard error. Under --json a page is an object {"volumes": [...], "next": "...
   vole ls --format '{{.Name}} {{.Used}}'
   vole ls --limit 100
   vole ls --json | jq -r '.[] | select(.used > 1e9) | .name'`,
-		Args:              exactArgs(0, ""),
-		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			if filter.Selector, err = vole.ParseSelector(strings.Join(selectors, ",")); err != nil {
 				return err
@@ -61,16 +59,16 @@ standard error. Under --json a page is an object {"volumes": [...], "next": "...
 			if err != nil {
 				return err
 			}
-			err = a.withStore(cmd.Context(), func(s *vole.Store) error {
-				if own.sort != "created" {
-					return a.listSorted(cmd.Context(), s, filter, &own, p)
-				}
-				return a.listVolumes(cmd.Context(), s, filter, &own, p)
-			})
-			if errors.Is(err, errNoHome) {
+			s, err := a.openStore(cmd.Context())
+			switch {
+			case errors.Is(err, errNoHome):
 				return p.close("")
+			case err != nil:
+				return err
+			case own.sort != "created":
+				return a.listSorted(cmd.Context(), s, filter, &own, p)
 			}
-			return err
+			return a.listVolumes(cmd.Context(), s, filter, &own, p)
 		},
 	}
 	a.addBytesFlag(cmd)
@@ -79,13 +77,14 @@ standard error. Under --json a page is an object {"volumes": [...], "next": "...
 	f.StringVar(&kind, "kind", "", "only volumes of this kind, dir or disk")
 	f.IntVar(&filter.Limit, "limit", 0, "most volumes to print (default all)")
 	f.StringVar(&filter.Cursor, "cursor", "", "continue after the page that gave this cursor")
-	cmd.RegisterFlagCompletionFunc("kind", cobra.FixedCompletions([]string{"dir", "disk"}, cobra.ShellCompDirectiveNoFileComp))
+	completeFlagWith(cmd, "kind", "dir", "disk")
 	_ = cmd.RegisterFlagCompletionFunc("selector", completeSelector(a))
 	noFlagFiles(cmd, "limit", "cursor")
 	own.register(cmd)
 	return cmd
 }
 
+// parseKind parses the kind of a volume; "": any.
 func parseKind(s string) (vole.Kind, error) {
 	switch k := vole.Kind(s); k {
 	case "", vole.KindDir, vole.KindDisk:
@@ -101,6 +100,7 @@ type volumePrinter interface {
 	close(next string) error
 }
 
+// listVolumes prints the volumes that match, page by page, newest first.
 func (a *app) listVolumes(ctx context.Context, s *vole.Store, filter vole.Filter, f *listFilter, p volumePrinter) error {
 	matches, err := f.matchVolume(ctx, s)
 	if err != nil {
@@ -135,17 +135,10 @@ func (a *app) listVolumes(ctx context.Context, s *vole.Store, filter vole.Filter
 // newVolumePrinter prints volumes as the flags say; a table has the time of their last use
 // if that is what is asked for.
 func (a *app) newVolumePrinter(paged bool, format string, lastUse bool) (volumePrinter, error) {
-	switch {
-	case format == "table" && !a.json && !a.quiet: // docker's name for it
-		return a.newVolumeTable(lastUse), nil
-	case format != "":
+	if format != "" && (format != "table" || a.json || a.quiet) { // "table" is docker's name for the usual output
 		return a.newFormatted(format, &listedVolume{})
-	case a.json:
-		return &jsonVolumes{a: a, paged: paged}, nil
-	case a.quiet:
-		return nameVolumes{a}, nil
 	}
-	return a.newVolumeTable(lastUse), nil
+	return a.newVolumeListing(paged, lastUse), nil
 }
 
 // noteMorePages tells where the next page begins, out of the way of the listing.
@@ -155,73 +148,59 @@ func (a *app) noteMorePages(next string) {
 	}
 }
 
-type nameVolumes struct{ a *app }
-
-func (n nameVolumes) printVolume(info vole.Info) error { return n.a.printf("%s\n", info.Name) }
-func (n nameVolumes) close(next string) error          { n.a.noteMorePages(next); return nil }
-
-type tableVolumes struct {
-	a       *app
-	t       *table
-	lastUse bool
+// volumeListing prints volumes as a listing does, but under --json --limit a page as an object.
+type volumeListing struct {
+	*listing[vole.Info]
+	paged bool
+	begun bool // the beginning of the page is printed
 }
 
-func (a *app) newVolumeTable(lastUse bool) *tableVolumes {
+// newVolumeListing prints volumes; a table has the time of their last use if lastUse says so.
+func (a *app) newVolumeListing(paged, lastUse bool) *volumeListing {
 	header := []string{"NAME", "KIND", "USED", "LIMIT", "LABELS", "CREATED"}
 	if lastUse {
 		header = append(header, "LAST USED")
 	}
-	return &tableVolumes{a, a.newTable(header...).allowShortening("LABELS"), lastUse}
+	t := a.newTable(header...).allowShortening("LABELS")
+	return &volumeListing{paged: paged && a.json, listing: newListing(a, t, volumeName, func(i vole.Info) []string {
+		row := []string{i.Name, string(i.Kind), a.formatUsage(i.Used, i.UsedStale), a.formatLimit(i), formatLabels(i.Labels), a.formatTime(i.Created)}
+		if lastUse {
+			row = append(row, a.formatTime(i.LastUsed))
+		}
+		return row
+	})}
 }
 
-func (t *tableVolumes) printVolume(i vole.Info) error {
-	row := []string{i.Name, string(i.Kind), t.a.formatUsage(i), t.a.formatLimit(i), formatLabels(i.Labels), t.a.formatTime(i.Created)}
-	if t.lastUse {
-		row = append(row, t.a.formatTime(i.LastUsed))
-	}
-	return t.t.addRow(row...)
-}
+// volumeName is the name of a volume, for listings.
+func volumeName(i vole.Info) string { return i.Name }
 
-func (t *tableVolumes) close(next string) error {
-	defer t.a.noteMorePages(next)
-	return t.t.close()
-}
-
-// jsonVolumes prints an array, or one page as an object.
-type jsonVolumes struct {
-	a     *app
-	arr   *jsonArray
-	paged bool
-}
-
-func (j *jsonVolumes) begin() error {
-	if j.arr != nil {
+// beginPage prints what goes before the volumes of a page. A listing that fails before its first
+// volume prints nothing.
+func (l *volumeListing) beginPage() error {
+	if !l.paged || l.begun {
 		return nil
 	}
-	j.arr = j.a.newJSONArray()
-	if j.paged {
-		return j.a.printf(`{"volumes":`)
-	}
-	return nil
+	l.begun = true
+	return l.a.printf(`{"volumes":`)
 }
 
-func (j *jsonVolumes) printVolume(info vole.Info) error {
-	if err := j.begin(); err != nil {
+func (l *volumeListing) printVolume(info vole.Info) error {
+	if err := l.beginPage(); err != nil {
 		return err
 	}
-	return j.arr.add(info)
+	return l.printRecord(info)
 }
 
-func (j *jsonVolumes) close(next string) error {
-	if err := j.begin(); err != nil {
-		return err
+func (l *volumeListing) close(next string) error {
+	if !l.a.json {
+		defer l.a.noteMorePages(next)
 	}
-	if err := j.arr.close(); err != nil || !j.paged {
+	if err := errors.Join(l.beginPage(), l.listing.close()); err != nil || !l.paged {
 		return err
 	}
 	quoted, err := json.Marshal(next)
 	if err != nil {
 		return err
 	}
-	return j.a.printf(",\"next\":%s}\n", quoted)
+	return l.a.printf(",\"next\":%s}\n", quoted)
 }

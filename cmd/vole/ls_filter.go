@@ -30,9 +30,9 @@ func (f *listFilter) register(cmd *cobra.Command) {
 	s.BoolVar(&f.attached, "attached", false, "only volumes that somebody has attached; --attached=false: only others")
 	s.StringVar(&f.span, "unused-for", "", "only volumes that nobody attached or changed for this `time`, e.g. 30d")
 	s.StringVar(&f.sort, "sort", "created", "order: created (newest first), name, used (by bytes, most first), or last-used (by time, latest first)")
-	_ = cmd.RegisterFlagCompletionFunc("sort", cobra.FixedCompletions(sortOrders, cobra.ShellCompDirectiveNoFileComp))
+	completeFlagWith(cmd, "sort", sortOrders...)
 	completeSpan(cmd)
-	_ = cmd.RegisterFlagCompletionFunc("attached", cobra.FixedCompletions([]string{"true", "false"}, cobra.ShellCompDirectiveNoFileComp))
+	completeFlagWith(cmd, "attached", "true", "false")
 	noFlagFiles(cmd, "name")
 	addFormatFlag(cmd, &f.format)
 }
@@ -41,7 +41,7 @@ var sortOrders = []string{"created", "name", "used", "last-used"}
 
 // completeSpan offers lengths of time for --unused-for.
 func completeSpan(cmd *cobra.Command) {
-	_ = cmd.RegisterFlagCompletionFunc("unused-for", cobra.FixedCompletions([]string{"1d", "1w", "30d", "90d"}, cobra.ShellCompDirectiveNoFileComp))
+	completeFlagWith(cmd, "unused-for", "1d", "1w", "30d", "90d")
 }
 
 // checkFlags refuses what makes no sense.

@@ -40,7 +40,9 @@ func runCommandLine(args []string, stdin io.Reader, stdout, stderr io.Writer) in
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
 	a.interrupted = func() bool { return ctx.Err() != nil }
-	code := a.reportAndExitCode(errors.Join(root.ExecuteContext(ctx), a.helpErr))
+	cmd, err := root.ExecuteContextC(ctx)
+	err = a.endCommand(cmd.Context(), err)
+	code := a.reportAndExitCode(errors.Join(err, a.helpErr))
 	_ = a.stdout.flushPartialRune()
 	_ = a.stderr.flushPartialRune()
 	return code

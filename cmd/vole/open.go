@@ -5,14 +5,17 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/drivers/cloud"
 	"github.com/volehq/vole/drivers/local"
+	"github.com/volehq/vole/internal/api"
 	"github.com/volehq/vole/internal/profile"
 )
 
@@ -86,28 +89,147 @@ func (a *app) checkHome(ctx context.Context) error {
 	return nil
 }
 
-// openStore opens the volumes of the profile in effect.
-func (a *app) openStore(ctx context.Context, readOnly bool) (*vole.Store, error) {
+// openStore opens the volumes of the profile in effect: those behind a server, or of a home that
+// exists. endCommand closes them; until then each call returns the same Store. Only what makes a
+// volume makes a home (openOrMakeStore): a mistyped one is noticed.
+func (a *app) openStore(ctx context.Context) (*vole.Store, error) {
+	if a.store != nil {
+		return a.store, nil
+	}
+	if err := a.checkHome(ctx); err != nil {
+		return nil, err
+	}
+	return a.openStoreWith(ctx, vole.Options{})
+}
+
+// openOrMakeStore is openStore that makes the home if it does not exist.
+func (a *app) openOrMakeStore(ctx context.Context) (*vole.Store, error) {
+	return a.openStoreWith(ctx, vole.Options{})
+}
+
+// openForCompletion is openStore for reading; nil when it cannot. A completion makes nothing, and
+// has no place for an error.
+func (a *app) openForCompletion(ctx context.Context) *vole.Store {
+	if a.store != nil || a.checkHome(ctx) != nil {
+		return a.store
+	}
+	s, _ := a.openStoreWith(ctx, vole.Options{ReadOnly: true})
+	return s
+}
+
+// openStoreWith opens the volumes of the profile in effect with further options, and adds advice
+// to the errors that a flag or another command helps with.
+func (a *app) openStoreWith(ctx context.Context, opts vole.Options) (*vole.Store, error) {
 	c, err := a.resolveProfile()
 	if err != nil {
 		return nil, err
 	}
-	if c.Cloud() {
-		b, err := openCloud(ctx, c, cloud.Options{ReadOnly: readOnly})
-		if err != nil {
-			return nil, err
-		}
-		return vole.New(b), nil
+	opts.Home, opts.Profile, opts.ForeignHome, opts.UserAgent = a.home, a.profile, a.foreignHome, userAgent()
+	s, err := vole.Open(ctx, opts)
+	switch {
+	case err == nil:
+		a.store = s
+	case c.Cloud():
+		err = hintServerError(err)
+	case errors.Is(err, vole.ErrReadOnly) || errors.Is(err, vole.ErrNotDir):
+		err = &hinted{err, "--home and $VOLE_HOME name another home"}
 	}
-	home, err := a.homeDir()
+	return s, err
+}
+
+// openVolume returns a volume of openStore, by name or id.
+func (a *app) openVolume(ctx context.Context, ref string) (*vole.Volume, error) {
+	s, err := a.openStore(ctx)
 	if err != nil {
 		return nil, err
 	}
-	s, err := vole.Open(ctx, vole.Options{Home: home, ReadOnly: readOnly, ForeignHome: a.foreignHome})
-	for _, kind := range []error{vole.ErrReadOnly, vole.ErrNotDir} {
-		err = withHint(err, kind, "--home and $VOLE_HOME name another home")
+	return s.Get(ctx, ref)
+}
+
+// openFS opens the files of one volume. endCommand closes them.
+func (a *app) openFS(ctx context.Context, ref string, opts vole.FSOptions) (*vole.FS, error) {
+	v, err := a.openVolume(ctx, ref)
+	if err != nil {
+		return nil, err
 	}
-	return s, err
+	f, err := v.OpenFS(ctx, opts)
+	if err != nil {
+		return nil, err
+	}
+	a.closeAtEnd(f)
+	return f, nil
+}
+
+// openServer opens the server of the profile in effect, for what only servers have. endCommand
+// closes it, and gives the command's error the operation op if it names none.
+func (a *app) openServer(ctx context.Context, op string) (*cloud.Backend, error) {
+	c, err := a.resolveProfile()
+	if err != nil {
+		return nil, err
+	}
+	var server *cloud.Backend
+	if c.Cloud() {
+		s, err := a.openStore(ctx)
+		if err != nil {
+			return nil, err
+		}
+		server = s.Cloud()
+	}
+	if server == nil {
+		err := &vole.Error{Op: op, Err: driver.Errorf(vole.ErrUnsupported, "only servers have that, and %s is in effect", c)}
+		return nil, &hinted{err, "--profile names the profile of a server, 'vole login' makes one"}
+	}
+	a.serverOp = op
+	return server, nil
+}
+
+// askServer returns what the server of a profile says of itself and of the profile's key.
+func askServer(ctx context.Context, p profile.Profile) (api.Server, error) {
+	b, err := cloud.Open(ctx, cloud.Options{
+		URL: p.URL, Key: p.Key, CAFile: p.CAFile, InsecureHTTP: p.InsecureHTTP, Patience: loginPatience, UserAgent: userAgent(),
+	})
+	if err != nil {
+		return api.Server{}, err
+	}
+	return b.Server(), b.Close()
+}
+
+// userAgent is how the program names itself to servers.
+func userAgent() string { return "vole/" + buildVersion().Version }
+
+// closeAtEnd has c closed when the command has returned.
+func (a *app) closeAtEnd(c io.Closer) { a.opened = append(a.opened, c) }
+
+// closeOpened closes what was opened last first, but not the store. What was written in batch
+// mode is durable when it returns nil.
+func (a *app) closeOpened() error {
+	var errs []error
+	for _, c := range slices.Backward(a.opened) {
+		errs = append(errs, c.Close())
+	}
+	a.opened = nil
+	return errors.Join(errs...)
+}
+
+// endCommand closes what a command has opened, and returns the command's error err together with
+// those of closing. While the store is still open, it looks for the volume that was perhaps meant
+// by a name that does not exist. Calling it again does nothing.
+func (a *app) endCommand(ctx context.Context, err error) error {
+	if err != nil && a.serverOp != "" && !errors.As(err, new(*vole.Error)) {
+		err = &vole.Error{Op: a.serverOp, Err: err}
+	}
+	err = errors.Join(err, a.closeOpened())
+	if a.store != nil {
+		err = errors.Join(suggestVolume(ctx, a.store, err), a.store.Close())
+		a.store = nil
+	}
+	return err
+}
+
+// hintServerError adds advice to the error of a server that refuses the key, or that nobody vouches for.
+func hintServerError(err error) error {
+	err = hintUntrusted(err, "VOLE_CA_FILE, or --ca-file of 'vole login', names certificates to trust besides the system's")
+	return withHint(err, vole.ErrPermission, "'vole login' gets a profile another key; 'vole profile show' tells where this one is from")
 }
 
 // hintUntrusted adds advice to the error for a certificate that nobody vouches for.
@@ -116,58 +238,6 @@ func hintUntrusted(err error, hint string) error {
 		return &hinted{err, hint}
 	}
 	return err
-}
-
-// openCloud opens what is behind the server of a profile.
-func openCloud(ctx context.Context, c profile.Choice, opts cloud.Options) (*cloud.Backend, error) {
-	opts.URL, opts.Key, opts.CAFile, opts.UserAgent = c.URL, c.Key, c.CAFile, "vole/"+buildVersion().Version
-	opts.InsecureHTTP = c.InsecureHTTP
-	b, err := cloud.Open(ctx, opts)
-	if err != nil {
-		err = hintUntrusted(err, "VOLE_CA_FILE, or --ca-file of 'vole login', names certificates to trust besides the system's")
-		err = &vole.Error{Op: "open", Path: c.URL, Err: err}
-		return nil, withHint(err, vole.ErrPermission, "'vole login' gets a profile another key; 'vole profile show' tells where this one is from")
-	}
-	return b, nil
-}
-
-// withStore runs fn on the opened volumes, of a home that is there, and closes them. Only
-// what makes a volume makes a home: a mistyped one is to be noticed.
-func (a *app) withStore(ctx context.Context, fn func(s *vole.Store) error) error {
-	if err := a.checkHome(ctx); err != nil {
-		return err
-	}
-	return a.withNewStore(ctx, fn)
-}
-
-// withNewStore is withStore that makes a home that is not there.
-func (a *app) withNewStore(ctx context.Context, fn func(s *vole.Store) error) error {
-	s, err := a.openStore(ctx, false)
-	if err != nil {
-		return err
-	}
-	return errors.Join(suggestVolume(ctx, s, fn(s)), s.Close())
-}
-
-// withCloud runs fn on the server of the profile in effect, for what only servers have.
-func (a *app) withCloud(ctx context.Context, op string, fn func(b *cloud.Backend) error) error {
-	c, err := a.resolveProfile()
-	if err != nil {
-		return err
-	}
-	if !c.Cloud() {
-		err := &vole.Error{Op: op, Err: driver.Errorf(vole.ErrUnsupported, "only servers have that, and %s is in effect", c)}
-		return &hinted{err, "--profile names the profile of a server, 'vole login' makes one"}
-	}
-	b, err := openCloud(ctx, c, cloud.Options{})
-	if err != nil {
-		return err
-	}
-	err = fn(b)
-	if err != nil && !errors.As(err, new(*vole.Error)) {
-		err = &vole.Error{Op: op, Err: err}
-	}
-	return errors.Join(err, b.Close())
 }
 
 // needsHome refuses what needs the files of volumes on this host when they are behind a

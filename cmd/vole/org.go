@@ -2,11 +2,10 @@ package main
 
 import (
 	"github.com/spf13/cobra"
-	"github.com/volehq/vole/drivers/cloud"
 )
 
 func newOrgCmd(a *app) *cobra.Command {
-	cmd := &cobra.Command{
+	return newGroupCmd(&cobra.Command{
 		Use:   "org",
 		Short: "Make, list and remove the organisations of a server",
 		Long: `Look after the organisations of a server, each of which has its own volumes and keys. The
@@ -14,11 +13,7 @@ key of the profile in effect needs the scope operator.`,
 		Example: `  vole org create acme
   vole org ls
   vole org rm acme`,
-		Args: cobra.ArbitraryArgs,
-		RunE: func(cmd *cobra.Command, args []string) error { return runCommandGroup(cmd, args) },
-	}
-	cmd.AddCommand(newOrgCreateCmd(a), newOrgLsCmd(a), newOrgRmCmd(a))
-	return cmd
+	}, newOrgCreateCmd(a), newOrgLsCmd(a), newOrgRmCmd(a))
 }
 
 func newOrgCreateCmd(a *app) *cobra.Command {
@@ -29,16 +24,17 @@ func newOrgCreateCmd(a *app) *cobra.Command {
 had again. Servers of a local home have one organisation and make no others.`,
 		Example: `  vole org create acme > acme.key
   vole login https://vole.example.com --profile acme < acme.key`,
-		Args:              exactArgs(1, "the organisation's name"),
-		ValidArgsFunction: cobra.NoFileCompletions,
+		Args: exactArgs(1, "the organisation's name"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.withCloud(cmd.Context(), "org create", func(b *cloud.Backend) error {
-				k, err := b.CreateOrg(cmd.Context(), args[0])
-				if err != nil {
-					return err
-				}
-				return a.printNewKey(k)
-			})
+			server, err := a.openServer(cmd.Context(), "org create")
+			if err != nil {
+				return err
+			}
+			k, err := server.CreateOrg(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			return a.printNewKey(k)
 		},
 	}
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"github.com/spf13/cobra"
-	"github.com/volehq/vole/drivers/cloud"
 )
 
 func newOrgLsCmd(a *app) *cobra.Command {
@@ -12,37 +11,24 @@ func newOrgLsCmd(a *app) *cobra.Command {
 		Short:   "List the organisations of a server",
 		Example: `  vole org ls
   vole org ls --json | jq -r '.[].name'`,
-		Args:              exactArgs(0, ""),
-		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.withCloud(cmd.Context(), "org ls", func(b *cloud.Backend) error {
-				orgs, err := b.Orgs(cmd.Context())
-				if err != nil {
-					return err
-				}
-				return a.printOrgs(orgs)
-			})
+			server, err := a.openServer(cmd.Context(), "org ls")
+			if err != nil {
+				return err
+			}
+			orgs, err := server.Orgs(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return a.printOrgs(orgs)
 		},
 	}
 }
 
 func (a *app) printOrgs(orgs []string) error {
-	if a.json {
-		list := []nameJSON{}
-		for _, o := range orgs {
-			list = append(list, nameJSON{o})
-		}
-		return a.printJSON(list)
+	list := make([]nameJSON, len(orgs))
+	for i, name := range orgs {
+		list[i] = nameJSON{name}
 	}
-	if !a.quiet {
-		if err := a.printf("NAME\n"); err != nil {
-			return err
-		}
-	}
-	for _, o := range orgs {
-		if err := a.printf("%s\n", o); err != nil {
-			return err
-		}
-	}
-	return nil
+	return printList(a, list, a.newTable("NAME"), func(o nameJSON) string { return o.Name }, func(o nameJSON) []string { return []string{o.Name} })
 }

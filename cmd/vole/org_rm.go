@@ -2,12 +2,9 @@ package main
 
 import (
 	"context"
-	"errors"
-	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/volehq/vole"
-	"github.com/volehq/vole/drivers/cloud"
 )
 
 func newOrgRmCmd(a *app) *cobra.Command {
@@ -25,18 +22,16 @@ the organisation of the key in use.`,
 		ValidArgsFunction: completeOrgs(a),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
-			return a.withCloud(ctx, "org rm", func(b *cloud.Backend) error {
-				return a.forEachName(ctx, args, func(name string) (bool, error) {
-					err := b.RemoveOrg(ctx, name, force)
-					if err == nil {
-						return true, nil
-					}
+			server, err := a.openServer(ctx, "org rm")
+			if err != nil {
+				return err
+			}
+			return a.forEachName(ctx, args, func(name string) (bool, error) {
+				err := server.RemoveOrg(ctx, name, force)
+				if err != nil {
 					err = &vole.Error{Op: "org rm", Err: err}
-					if errors.Is(err, vole.ErrNotEmpty) {
-						err = &hinted{err, "--force removes the organisation with its volumes"}
-					}
-					return false, err
-				})
+				}
+				return err == nil, withHint(err, vole.ErrNotEmpty, "--force removes the organisation with its volumes")
 			})
 		},
 	}
@@ -46,18 +41,12 @@ the organisation of the key in use.`,
 
 // completeOrgs completes names of organisations.
 func completeOrgs(a *app) completer {
-	return func(cmd *cobra.Command, args []string, prefix string) (list []cobra.Completion, _ cobra.ShellCompDirective) {
-		ctx, cancel := context.WithTimeout(cmd.Context(), completionTime)
-		defer cancel()
-		_ = a.withCloud(ctx, "org ls", func(b *cloud.Backend) error {
-			orgs, err := b.Orgs(ctx)
-			for _, name := range orgs {
-				if strings.HasPrefix(name, prefix) {
-					list = appendCompletion(list, name, "")
-				}
-			}
-			return err
-		})
-		return list, cobra.ShellCompDirectiveNoFileComp
-	}
+	return completeAmong(a, 0, func(ctx context.Context) []string {
+		server, err := a.openServer(ctx, "org ls")
+		if err != nil {
+			return nil
+		}
+		orgs, _ := server.Orgs(ctx)
+		return orgs
+	})
 }

@@ -103,11 +103,11 @@ func (a *app) addBytesFlag(cmd *cobra.Command) {
 }
 
 // formatUsage shows what a volume holds, with "~" before a figure that may be wrong.
-func (a *app) formatUsage(info vole.Info) string {
-	if info.UsedStale {
-		return "~" + a.formatSize(info.Used)
+func (a *app) formatUsage(used vole.Size, stale bool) string {
+	if stale {
+		return "~" + a.formatSize(used)
 	}
-	return a.formatSize(info.Used)
+	return a.formatSize(used)
 }
 
 // formatLimit shows a volume's quota or capacity.
@@ -173,24 +173,33 @@ type nameJSON struct {
 }
 
 // forEachName does something with each of the names and prints those where it was done.
-// One that fails does not keep the others from it.
 func (a *app) forEachName(ctx context.Context, names []string, do func(name string) (done bool, err error)) error {
+	list := make([]nameJSON, len(names))
+	for i, name := range names {
+		list[i] = nameJSON{name}
+	}
+	return forEachRecord(ctx, a, list, func(n nameJSON) string { return n.Name }, func(n nameJSON) (bool, error) { return do(n.Name) })
+}
+
+// forEachRecord does something with each of the records and prints those where it was done: by
+// name, or under --json as an array of them. One that fails does not keep the others from it.
+func forEachRecord[T any](ctx context.Context, a *app, records []T, name func(T) string, do func(T) (done bool, err error)) error {
 	var errs []error
-	list := []nameJSON{}
-	for _, name := range names {
+	list := []T{}
+	for _, record := range records {
 		if err := ctx.Err(); err != nil {
 			errs = append(errs, err)
 			break
 		}
-		done, err := do(name)
+		done, err := do(record)
 		switch {
 		case err != nil:
 			errs = append(errs, err)
 		case !done:
 		case a.json:
-			list = append(list, nameJSON{name})
+			list = append(list, record)
 		case !a.quiet:
-			errs = append(errs, a.printf("%s\n", name))
+			errs = append(errs, a.printf("%s\n", name(record)))
 		}
 	}
 	if a.json {

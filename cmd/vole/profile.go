@@ -1,6 +1,8 @@
 package main
 
 import (
+	"cmp"
+	"context"
 	"maps"
 	"slices"
 	"strings"
@@ -58,15 +60,12 @@ func (a *app) profileInEffect() (profileJSON, error) {
 	}
 	j := newProfileJSON(c.Name, c.Profile)
 	j.InEffect, j.Source = true, c.Source
-	_ = changeProfileFile(func(f profile.File, _ string) error { // which is in nobody's way when it cannot be read
-		j.Current = j.Name != "" && (f.Current == j.Name || f.Current == "" && j.Name == profile.Local)
-		return nil
-	})
+	j.Current = isCurrentProfile(j.Name)
 	return j, nil
 }
 
 func newProfileCmd(a *app) *cobra.Command {
-	cmd := &cobra.Command{
+	return newGroupCmd(&cobra.Command{
 		Use:   "profile",
 		Short: "Choose where the volumes are: this host, or behind a server",
 		Long: `Choose between profiles, which are named ways to reach volumes: a local home, or a server's
@@ -75,11 +74,7 @@ of servers. ` + precedence,
 		Example: `  vole profile ls
   vole profile use work
   vole --profile local ls`,
-		Args: cobra.ArbitraryArgs,
-		RunE: func(cmd *cobra.Command, args []string) error { return runCommandGroup(cmd, args) },
-	}
-	cmd.AddCommand(newProfileLsCmd(a), newProfileShowCmd(a), newProfileUseCmd(a), newProfileAddCmd(a), newProfileRmCmd(a))
-	return cmd
+	}, newProfileLsCmd(a), newProfileShowCmd(a), newProfileUseCmd(a), newProfileAddCmd(a), newProfileRmCmd(a))
 }
 
 // precedence says which profile is in effect, for the help.
@@ -94,17 +89,29 @@ const precedence = `The first of these says which one a command uses:
 
 A profile that cannot be used is an error; nothing falls back to this host.`
 
-// changeProfileFile runs fn on the user's file of profiles, which it must not change.
-func changeProfileFile(fn func(f profile.File, path string) error) error {
+// readProfiles reads the user's file of profiles, which is at path.
+func readProfiles() (f profile.File, path string, err error) {
+	if path, err = profile.Path(); err == nil {
+		f, err = profile.Load(path)
+	}
+	return f, path, err
+}
+
+// changeProfiles runs change on the user's file of profiles, under a lock, and writes it again.
+// When change fails, the file stays as it was.
+func changeProfiles(ctx context.Context, change func(f *profile.File, path string) error) error {
 	path, err := profile.Path()
 	if err != nil {
 		return err
 	}
-	f, err := profile.Load(path)
-	if err != nil {
-		return err
-	}
-	return fn(f, path)
+	return profile.Change(ctx, path, func(f *profile.File) error { return change(f, path) })
+}
+
+// isCurrentProfile reports whether the user's file says that a profile is the current one. A file
+// that cannot be read says nothing: it is in the way only of what needs it.
+func isCurrentProfile(name string) bool {
+	f, _, err := readProfiles()
+	return err == nil && name != "" && cmp.Or(f.Current, profile.Local) == name
 }
 
 // profileNames lists the names of all profiles.
@@ -113,19 +120,17 @@ func profileNames(f profile.File) []string {
 }
 
 // completeProfiles completes up to max names of profiles (0: any number).
-func completeProfiles(_ *app, max int) completer {
-	return func(_ *cobra.Command, args []string, prefix string) (list []cobra.Completion, _ cobra.ShellCompDirective) {
-		if max > 0 && len(args) >= max {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		_ = changeProfileFile(func(f profile.File, _ string) error {
-			for _, n := range profileNames(f) {
-				if strings.HasPrefix(n, prefix) && !slices.Contains(args, n) {
-					list = appendCompletion(list, n, f.Profiles[n].Place())
-				}
-			}
+func completeProfiles(max int) completer {
+	return completeUpTo(max, func(_ context.Context, args []string, prefix string) (list []cobra.Completion) {
+		f, _, err := readProfiles()
+		if err != nil {
 			return nil
-		})
-		return list, cobra.ShellCompDirectiveNoFileComp
-	}
+		}
+		for _, n := range profileNames(f) {
+			if strings.HasPrefix(n, prefix) && !slices.Contains(args, n) {
+				list = appendCompletion(list, n, f.Profiles[n].Place())
+			}
+		}
+		return list
+	})
 }

@@ -17,8 +17,7 @@ func newProfileAddCmd(a *app) *cobra.Command {
 'vole create'. 'vole login' makes profiles of servers.`,
 		Example: `  vole profile add scratch --home /mnt/scratch/vole
   vole --profile scratch create tmp`,
-		Args:              exactArgs(1, "a name for the profile, and --home"),
-		ValidArgsFunction: cobra.NoFileCompletions,
+		Args: exactArgs(1, "a name for the profile, and --home"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if a.home == "" || a.profile != "" {
 				return &hinted{usageErrorf("profile add: give --home, and not --profile"), "'vole login' makes a profile of a server"}
@@ -30,11 +29,7 @@ func newProfileAddCmd(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			path, err := profile.Path()
-			if err != nil {
-				return err
-			}
-			err = profile.Change(cmd.Context(), path, func(f *profile.File) error {
+			err = changeProfiles(cmd.Context(), func(f *profile.File, _ string) error {
 				if f.Has(args[0]) {
 					return driver.Errorf(vole.ErrExists, "profile add: there is a profile %s", args[0])
 				}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"github.com/spf13/cobra"
 	"github.com/volehq/vole/internal/profile"
 )
@@ -14,10 +15,12 @@ func newProfileLsCmd(a *app) *cobra.Command {
 or the environment say otherwise. Keys are not shown.`,
 		Example: `  vole profile ls
   vole profile ls --json | jq -r '.[] | select(.current) | .name'`,
-		Args:              exactArgs(0, ""),
-		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(*cobra.Command, []string) error {
-			return changeProfileFile(func(f profile.File, _ string) error { return a.listProfiles(f) })
+			f, _, err := readProfiles()
+			if err != nil {
+				return err
+			}
+			return a.listProfiles(f)
 		},
 	}
 }
@@ -31,25 +34,14 @@ func (a *app) listProfiles(f profile.File) error {
 	for _, name := range profileNames(f) {
 		j := newProfileJSON(name, f.Profiles[name])
 		j.InEffect = used.InEffect && used.Name == name
-		j.Current = f.Current == name || f.Current == "" && name == profile.Local
+		j.Current = cmp.Or(f.Current, profile.Local) == name
 		if j.InEffect {
 			j.Home, j.Source = used.Home, used.Source
 		}
 		list = append(list, j)
 	}
-	if a.json {
-		return a.printJSON(list)
-	}
-	if a.quiet {
-		for _, j := range list {
-			if err := a.printf("%s\n", j.Name); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
 	t := a.newTable("", "NAME", "KIND", "ORG", "PLACE")
-	for _, j := range list {
+	return printList(a, list, t, func(j profileJSON) string { return j.Name }, func(j profileJSON) []string {
 		mark := " "
 		switch {
 		case j.InEffect && !j.Current:
@@ -57,9 +49,6 @@ func (a *app) listProfiles(f profile.File) error {
 		case j.Current:
 			mark = "*"
 		}
-		if err := t.addRow(mark, j.Name, j.Kind, dashIfEmpty(j.Org), j.Home+j.URL); err != nil {
-			return err
-		}
-	}
-	return t.close()
+		return []string{mark, j.Name, j.Kind, dashIfEmpty(j.Org), j.Home + j.URL}
+	})
 }

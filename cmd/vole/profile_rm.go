@@ -18,14 +18,10 @@ commands would go on somewhere else; 'vole logout' does that.`,
 		Example: `  vole profile rm old-lab
   vole profile use local && vole profile rm work`,
 		Args:              minArgs(1, "the name of at least one profile"),
-		ValidArgsFunction: completeProfiles(a, 0),
+		ValidArgsFunction: completeProfiles(0),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			path, err := profile.Path()
-			if err != nil {
-				return err
-			}
 			return a.forEachName(cmd.Context(), args, func(name string) (bool, error) {
-				err := profile.Change(cmd.Context(), path, func(f *profile.File) error {
+				err := changeProfiles(cmd.Context(), func(f *profile.File, path string) error {
 					_, ok := f.Profiles[name]
 					switch {
 					case name == profile.Local:

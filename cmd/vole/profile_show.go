@@ -5,7 +5,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-	"github.com/volehq/vole/drivers/cloud"
+	"github.com/volehq/vole"
 	"github.com/volehq/vole/internal/profile"
 )
 
@@ -20,7 +20,7 @@ server who it is, and whose the key is and what it may do. The key itself is not
 		Example: `  vole profile show
   vole profile show work --check`,
 		Args:              rangeArgs(0, 1, ""),
-		ValidArgsFunction: completeProfiles(a, 1),
+		ValidArgsFunction: completeProfiles(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.showProfile(cmd.Context(), args, check)
 		},
@@ -45,22 +45,13 @@ func (a *app) showProfile(ctx context.Context, args []string, check bool) error 
 	if j.InEffect {
 		j.Source = used.Source
 	}
-	if c.Name != "" {
-		// The file may be damaged and in nobody's way, as long as it decides nothing.
-		_ = changeProfileFile(func(f profile.File, _ string) error {
-			j.Current = f.Current == c.Name || f.Current == "" && c.Name == profile.Local
-			return nil
-		})
-	}
+	j.Current = isCurrentProfile(c.Name)
 	if check && c.Cloud() {
-		b, err := openCloud(ctx, c, cloud.Options{Patience: loginPatience})
+		srv, err := askServer(ctx, c.Profile)
 		if err != nil {
-			return err
+			return hintServerError(&vole.Error{Op: "open", Path: c.URL, Err: err})
 		}
-		j.Server = newServerJSON(b.Server())
-		if err := b.Close(); err != nil {
-			return err
-		}
+		j.Server = newServerJSON(srv)
 	}
 	return a.printProfile(j)
 }

@@ -13,13 +13,9 @@ func newProfileUseCmd(a *app) *cobra.Command {
 		Example: `  vole profile use work
   vole profile use local    # this host's volumes again`,
 		Args:              exactArgs(1, "the profile's name"),
-		ValidArgsFunction: completeProfiles(a, 1),
+		ValidArgsFunction: completeProfiles(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			path, err := profile.Path()
-			if err != nil {
-				return err
-			}
-			err = profile.Change(cmd.Context(), path, func(f *profile.File) error {
+			err := changeProfiles(cmd.Context(), func(f *profile.File, path string) error {
 				if !f.Has(args[0]) {
 					return suggestProfile(profile.Unknown(args[0], path), args[0])
 				}

@@ -136,9 +136,14 @@ func (p *progress) findTotalBeside(ctx context.Context, find func(ctx context.Co
 func (p *progress) Add(n int) {
 	p.bytes.Add(int64(n))
 	if !p.told.Load() {
-		p.position.Add(int64(n))
-		p.moveBar()
+		p.advance(n)
 	}
+}
+
+// advance says that n bytes more of the total are done.
+func (p *progress) advance(n int) {
+	p.position.Add(int64(n))
+	p.moveBar()
 }
 
 // setPosition says how much of the total is done or was skipped. From then on Add does not.
@@ -171,7 +176,7 @@ func (p *progress) measureSource(r io.Reader) io.Reader {
 	}
 	p.setTotal(n)
 	p.setPosition(0)
-	return &measuredReader{r: r, bar: p}
+	return countingReader{r, p.advance}
 }
 
 // bytesLeft is how many bytes there are to read of a regular file; 0: unknown.
@@ -191,28 +196,15 @@ func bytesLeft(r io.Reader) int64 {
 	return max(0, info.Size()-at)
 }
 
-type measuredReader struct {
-	r   io.Reader
-	bar *progress
-	at  int64 // changed by the goroutine that reads
+// countingReader tells count how many bytes each Read returned.
+type countingReader struct {
+	r     io.Reader
+	count func(n int)
 }
 
-func (m *measuredReader) Read(b []byte) (int, error) {
-	n, err := m.r.Read(b)
-	m.at += int64(n)
-	m.bar.setPosition(m.at)
-	return n, err
-}
-
-// barReader counts what is read as content.
-type barReader struct {
-	r   io.Reader
-	bar *progress
-}
-
-func (c barReader) Read(b []byte) (int, error) {
+func (c countingReader) Read(b []byte) (int, error) {
 	n, err := c.r.Read(b)
-	c.bar.Add(n)
+	c.count(n)
 	return n, err
 }
 

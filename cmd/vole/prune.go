@@ -42,8 +42,6 @@ use meanwhile.`,
 		Example: `  vole prune --unused-for 30d --dry-run
   vole prune --unused-for 2w -l env=ci --force
   vole prune -l temporary`,
-		Args:              exactArgs(0, ""),
-		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			p.unused = cmd.Flags().Changed("unused-for")
 			if p.unused {
@@ -60,7 +58,11 @@ use meanwhile.`,
 			if !p.force && !p.dryRun && !p.canAskUser() {
 				return &hinted{usageErrorf("prune: there is no terminal to ask on"), "--dry-run lists what would go, --force removes it"}
 			}
-			return a.withStore(cmd.Context(), func(s *vole.Store) error { return p.runPrune(cmd.Context(), s) })
+			s, err := a.openStore(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return p.runPrune(cmd.Context(), s)
 		},
 	}
 	f := cmd.Flags()
@@ -137,13 +139,7 @@ func (p *prune) findUnused(ctx context.Context, s *vole.Store) (list []*vole.Vol
 
 // showCandidates lists volumes on the standard output of a.
 func (p *prune) showCandidates(a *app, list []*vole.Volume) error {
-	var out volumePrinter = a.newVolumeTable(true)
-	switch {
-	case a.json:
-		out = &jsonVolumes{a: a}
-	case a.quiet:
-		out = nameVolumes{a}
-	}
+	out := a.newVolumeListing(false, true)
 	for _, v := range list {
 		if err := out.printVolume(v.Info()); err != nil {
 			return err
@@ -175,32 +171,24 @@ func (p *prune) askUser(ctx context.Context, list []*vole.Volume) (yes bool, err
 	return false, nil
 }
 
-// removeAll removes volumes that were not used since they were listed, and prints them. One
-// that fails does not keep the others from it.
+// removeAll removes volumes that were not used since they were listed, and prints them.
 func (p *prune) removeAll(ctx context.Context, s *vole.Store, list []*vole.Volume) error {
-	var errs []error
-	gone := []vole.Info{}
+	volumes := map[string]*vole.Volume{}
+	var infos []vole.Info
 	for _, v := range list {
-		if err := ctx.Err(); err != nil {
-			errs = append(errs, err)
-			break
-		}
 		info := v.Info()
-		err := p.removeFiles(ctx, s, info.ID, v.RemoveUnused(ctx, info.LastUsed))
+		volumes[info.ID] = v
+		infos = append(infos, info)
+	}
+	return forEachRecord(ctx, p.app, infos, volumeName, func(info vole.Info) (bool, error) {
+		err := p.removeFiles(ctx, s, info.ID, volumes[info.ID].RemoveUnused(ctx, info.LastUsed))
 		switch {
 		case errors.Is(err, vole.ErrInUse):
 			p.warnf("%s stays: %v", info.Name, err)
+			return false, nil
 		case errors.Is(err, vole.ErrNotFound): // another was quicker
-		case err != nil:
-			errs = append(errs, err)
-		case p.json:
-			gone = append(gone, info)
-		case !p.quiet:
-			errs = append(errs, p.printf("%s\n", info.Name))
+			return false, nil
 		}
-	}
-	if p.json {
-		errs = append(errs, p.printJSON(gone))
-	}
-	return errors.Join(errs...)
+		return err == nil, err
+	})
 }

@@ -1,13 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
-	"github.com/volehq/vole"
 	"github.com/volehq/vole/sandbox"
 )
 
@@ -23,20 +23,19 @@ with the exit code, or crashed (vole or the runtime died under it).`,
 		Example: `  vole ps
   vole ps -a --json | jq '.[] | select(.exit_code != 0)'
   vole stop $(vole ps -q)`,
-		Args:              exactArgs(0, ""),
-		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			err := a.withSandboxes(cmd.Context(), func(m *sandbox.Manager) error {
-				list, err := m.List(cmd.Context(), all)
-				if err != nil {
-					return err
-				}
-				return a.printSandboxes(list)
-			})
-			if errors.Is(err, errNoHome) {
+			m, err := a.openSandboxes(cmd.Context())
+			switch {
+			case errors.Is(err, errNoHome):
 				return a.printSandboxes([]sandbox.Info{})
+			case err != nil:
+				return err
 			}
-			return err
+			list, err := m.List(cmd.Context(), all)
+			if err != nil {
+				return err
+			}
+			return a.printSandboxes(list)
 		},
 	}
 	cmd.Flags().BoolVarP(&all, "all", "a", false, "also those that ended")
@@ -44,32 +43,14 @@ with the exit code, or crashed (vole or the runtime died under it).`,
 }
 
 func (a *app) printSandboxes(list []sandbox.Info) error {
-	switch {
-	case a.json:
-		return a.printJSON(list)
-	case a.quiet:
-		for _, i := range list {
-			if err := a.printf("%s\n", i.Name); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
 	t := a.newTable("NAME", "STATUS", "RUNTIME", "VOLUMES", "COMMAND", "CREATED").allowShortening("VOLUMES", "COMMAND")
-	for _, i := range list {
-		if err := t.addRow(i.Name, sandboxStatus(i), dashIfEmpty(i.Runtime), sandboxMounts(i), sandboxCommand(i), a.formatTime(i.Created)); err != nil {
-			return err
-		}
-	}
-	return t.close()
+	return printList(a, list, t, func(i sandbox.Info) string { return i.Name }, func(i sandbox.Info) []string {
+		return []string{i.Name, sandboxStatus(i), dashIfEmpty(i.Runtime), sandboxMounts(i), sandboxCommand(i), a.formatTime(i.Created)}
+	})
 }
 
-func dashIfEmpty(s string) string {
-	if s == "" {
-		return "-"
-	}
-	return s
-}
+// dashIfEmpty is a cell of a table, which a dash fills that has nothing.
+func dashIfEmpty(s string) string { return cmp.Or(s, "-") }
 
 func sandboxStatus(i sandbox.Info) string {
 	s := string(i.Status)
@@ -108,24 +89,20 @@ func sandboxCommand(i sandbox.Info) string {
 	return dashIfEmpty(string(r))
 }
 
-// completeSandboxes completes the names of sandboxes that want selects.
+// completeSandboxes completes the names of sandboxes that want selects; all: also of those that
+// have ended.
 func completeSandboxes(a *app, all bool, max int, want func(sandbox.Info) bool) completer {
-	return func(cmd *cobra.Command, args []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
-		var names []cobra.Completion
-		if max > 0 && len(args) >= max {
-			return nil, cobra.ShellCompDirectiveNoFileComp
+	return completeAmong(a, max, func(ctx context.Context) (names []string) {
+		m, err := a.openSandboxes(ctx)
+		if err != nil {
+			return nil
 		}
-		a.withCompletionTimeout(cmd.Context(), func(ctx context.Context, s *vole.Store) error {
-			return a.withManagerOf(ctx, func(m *sandbox.Manager) error {
-				list, err := m.List(ctx, all)
-				for _, i := range list {
-					if want(i) && strings.HasPrefix(i.Name, prefix) {
-						names = appendCompletion(names, i.Name, "")
-					}
-				}
-				return err
-			})(s)
-		})
-		return names, cobra.ShellCompDirectiveNoFileComp
-	}
+		list, _ := m.List(ctx, all)
+		for _, i := range list {
+			if want(i) {
+				names = append(names, i.Name)
+			}
+		}
+		return names
+	})
 }

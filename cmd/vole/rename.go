@@ -2,7 +2,6 @@ package main
 
 import (
 	"github.com/spf13/cobra"
-	"github.com/volehq/vole"
 )
 
 func newRenameCmd(a *app) *cobra.Command {
@@ -16,14 +15,15 @@ id and its files stay where they are.`,
 		Args:              exactArgs(2, "the volume's name and its new one"),
 		ValidArgsFunction: completeNames(a, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx := cmd.Context()
-			return a.withStore(ctx, func(s *vole.Store) error {
-				v, err := s.Rename(ctx, args[0], args[1])
-				if err != nil {
-					return err
-				}
-				return a.printVolume(v.Info())
-			})
+			s, err := a.openStore(cmd.Context())
+			if err != nil {
+				return err
+			}
+			v, err := s.Rename(cmd.Context(), args[0], args[1])
+			if err != nil {
+				return err
+			}
+			return a.printVolume(v.Info())
 		},
 	}
 }

@@ -6,7 +6,6 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/volehq/vole"
-	"github.com/volehq/vole/sandbox"
 )
 
 func newRmCmd(a *app) *cobra.Command {
@@ -24,13 +23,14 @@ is not removed. One that fails does not keep the others from being removed.`,
 		ValidArgsFunction: completeNames(a, 0),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
-			err := a.withStore(ctx, func(s *vole.Store) error {
-				return a.forEachName(ctx, args, func(name string) (bool, error) { return a.removeVolume(ctx, s, name, force) })
-			})
-			if force && errors.Is(err, errNoHome) {
+			s, err := a.openStore(ctx)
+			switch {
+			case force && errors.Is(err, errNoHome):
 				return a.forEachName(ctx, nil, nil) // all are missing
+			case err != nil:
+				return err
 			}
-			return err
+			return a.forEachName(ctx, args, func(name string) (bool, error) { return a.removeVolume(ctx, s, name, force) })
 		},
 	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "ignore volumes that are missing")
@@ -58,11 +58,12 @@ func (a *app) removeFiles(ctx context.Context, s *vole.Store, id string, failed 
 	if id == "" || !errors.Is(failed, vole.ErrPermission) {
 		return failed
 	}
-	var left error
-	err := a.withManagerOf(ctx, func(m *sandbox.Manager) error {
-		left = m.RemoveFiles(ctx, id)
-		return nil
-	})(s)
+	m, err := a.openManager(ctx, s)
+	if err != nil {
+		return failed
+	}
+	left := m.RemoveFiles(ctx, id)
+	err = m.Close()
 	switch {
 	case err != nil, errors.Is(left, vole.ErrInvalid):
 		return failed // it was not about the files

@@ -41,14 +41,14 @@ machines and programs that use them. 'vole help topics' lists what there is to r
 			}
 			return a.applyTimeout(cmd)
 		},
-		RunE: func(cmd *cobra.Command, args []string) error { return runCommandGroup(cmd, args) },
+		RunE: runCommandGroup,
 		Args: cobra.ArbitraryArgs,
 	}
 	f := cmd.PersistentFlags()
 	f.StringVar(&a.home, "home", "", "`directory` that holds the volumes, on this host (default $VOLE_HOME, else /var/lib/vole for root, $XDG_DATA_HOME/vole or ~/.local/share/vole for others)")
 	f.BoolVar(&a.foreignHome, "foreign-home", false, "allow a home that belongs to another user, who decides what is in it (refused otherwise, also to root)")
 	f.StringVar(&a.profile, "profile", "", "`name` of a profile, a server's or local (default $VOLE_URL, $VOLE_PROFILE, $VOLE_HOME, or the current one; see 'vole profile --help')")
-	cmd.RegisterFlagCompletionFunc("profile", completeProfiles(a, 0))
+	cmd.RegisterFlagCompletionFunc("profile", completeProfiles(0))
 	f.BoolVar(&a.json, "json", false, "print JSON, errors too ('vole help cli-json' describes it)")
 	f.BoolVarP(&a.quiet, "quiet", "q", false, "print names only, and nothing where a command only says what it did")
 	f.DurationVar(&a.timeout, "timeout", 0, "give up after this `time`, e.g. 10s (default never; not for run, logs, and a program that attach has started)")
@@ -75,7 +75,22 @@ machines and programs that use them. 'vole help topics' lists what there is to r
 	cmd.SetHelpFunc(a.helpHint(cmd.HelpFunc()))
 	cmd.SetHelpCommand(newHelpCmd(a))
 	cmd.SetHelpCommandGroupID(groupOther)
+	setArgDefaults(cmd)
 	return cmd
+}
+
+// setArgDefaults has the commands beneath parent that say nothing of arguments take none, and
+// those that complete no arguments offer no files for them.
+func setArgDefaults(parent *cobra.Command) {
+	for _, c := range parent.Commands() {
+		setArgDefaults(c)
+		if c.Args == nil && c.Runnable() {
+			c.Args = exactArgs(0, "")
+		}
+		if c.ValidArgsFunction == nil && c.ValidArgs == nil {
+			c.ValidArgsFunction = cobra.NoFileCompletions
+		}
+	}
 }
 
 // addCommands adds commands to parent, in a group of its help.
@@ -86,8 +101,15 @@ func addCommands(parent *cobra.Command, group string, cmds ...*cobra.Command) {
 	}
 }
 
-// runCommandGroup runs a command that only has subcommands: it shows its help, and refuses
-// a name that is none of them.
+// newGroupCmd makes a command of cmd that only has subcommands.
+func newGroupCmd(cmd *cobra.Command, subcommands ...*cobra.Command) *cobra.Command {
+	cmd.Args, cmd.RunE = cobra.ArbitraryArgs, runCommandGroup
+	cmd.AddCommand(subcommands...)
+	return cmd
+}
+
+// runCommandGroup shows the help of a command that only has subcommands, and refuses a name that
+// is none of them.
 func runCommandGroup(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return cmd.Help()
@@ -141,18 +163,22 @@ func hasEmptyValue(v pflag.Value) bool {
 	return slices.ContainsFunc(values, func(s string) bool { return strings.TrimSpace(s) == "" })
 }
 
-// applyTimeout bounds what a command does by --timeout, which must be positive. Commands that end when someone
-// else does are not bounded; attach is until its program has started.
+// applyTimeout bounds what a command does by --timeout, which must be positive. Commands that end
+// when someone else does are not bounded; attach is until its program has started. A completion
+// takes completionTime at most.
 func (a *app) applyTimeout(cmd *cobra.Command) error {
+	limit := a.timeout
 	switch {
+	case cmd.Name() == cobra.ShellCompRequestCmd:
+		limit = completionTime
 	case !cmd.Flags().Changed("timeout"), cmd.Name() == "serve": // whose --timeout is of requests
 		return nil
-	case a.timeout <= 0:
-		return &hinted{usageErrorf("--timeout %s: must be more than 0", a.timeout), "without --timeout there is no limit"}
+	case limit <= 0:
+		return &hinted{usageErrorf("--timeout %s: must be more than 0", limit), "without --timeout there is no limit"}
 	case cmd.Name() == "run" || cmd.Name() == "logs":
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(cmd.Context(), a.timeout)
+	ctx, cancel := context.WithTimeout(cmd.Context(), limit)
 	// The process ends soon after the command does; this is for the timer's sake.
 	context.AfterFunc(ctx, cancel)
 	cmd.SetContext(ctx)

@@ -72,13 +72,14 @@ when vole failed, 126 when the command cannot be executed, 127 when it was not f
   vole run --image debian.tar -it -- bash
   vole run -d --name web -v site:/srv/site:ro --network host -- python3 -m http.server`,
 		DisableFlagsInUseLine: true,
-		ValidArgsFunction: func(_ *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
-			return nil, cobra.ShellCompDirectiveDefault
-		},
+		Args:                  cobra.ArbitraryArgs,
+		ValidArgsFunction:     completeFiles,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f.config.Args = args
 			f.hasEntrypoint, f.hasPull = cmd.Flags().Changed("entrypoint"), cmd.Flags().Changed("pull")
-			return hintRunError(suggestImage(f.config, a.runSandbox(cmd, f)))
+			// What closing the sandboxes fails with is vole's failure, too, and so 125.
+			err := a.endCommand(cmd.Context(), a.runSandbox(cmd.Context(), f))
+			return hintRunError(suggestImage(f.config, err))
 		},
 	}
 	f.register(a, cmd)
@@ -110,8 +111,8 @@ func (f *runFlags) register(a *app, cmd *cobra.Command) {
 	s.Float64Var(&c.CPUs, "cpus", 0, "most processors used at a time, as 1.5 (default all)")
 	s.BoolVar(&c.Remove, "rm", false, "forget the sandbox and its log when it ended")
 	_ = cmd.RegisterFlagCompletionFunc("runtime", cobra.FixedCompletions(sandbox.Runtimes, cobra.ShellCompDirectiveDefault))
-	_ = cmd.RegisterFlagCompletionFunc("network", cobra.FixedCompletions([]string{"none", "host"}, cobra.ShellCompDirectiveNoFileComp))
-	_ = cmd.RegisterFlagCompletionFunc("pull", cobra.FixedCompletions([]string{"missing", "always", "never"}, cobra.ShellCompDirectiveNoFileComp))
+	completeFlagWith(cmd, "network", "none", "host")
+	completeFlagWith(cmd, "pull", "missing", "always", "never")
 	_ = cmd.MarkFlagDirname("rootfs")
 	_ = cmd.RegisterFlagCompletionFunc("volume", completeMounts(a, f))
 	noFlagFiles(cmd, "entrypoint", "name", "env", "workdir", "user", "memory", "pids", "cpus")
@@ -189,35 +190,41 @@ func (f *runFlags) sandboxConfig() (sandbox.Config, error) {
 	return c, nil
 }
 
+// whySandboxes is why sandboxes need a home on this host.
 const whySandboxes = "they belong to a home, and use its volumes by their place on this host"
 
-// withSandboxes runs fn on the opened sandboxes of a home that is there, and closes them.
-func (a *app) withSandboxes(ctx context.Context, fn func(m *sandbox.Manager) error) error {
+// openSandboxes opens the sandboxes of the home that openStore opens, or has been opened. endCommand
+// closes them.
+func (a *app) openSandboxes(ctx context.Context) (*sandbox.Manager, error) {
 	if err := a.needsHome("sandboxes", whySandboxes); err != nil {
-		return err
+		return nil, err
 	}
-	return a.withStore(ctx, a.withManagerOf(ctx, fn))
+	s, err := a.openStore(ctx)
+	if err != nil {
+		return nil, err
+	}
+	m, err := a.openManager(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	a.closeAtEnd(m)
+	return m, nil
 }
 
-// withManagerOf makes of what works on sandboxes what works on the store.
-func (a *app) withManagerOf(ctx context.Context, fn func(m *sandbox.Manager) error) func(s *vole.Store) error {
-	return func(s *vole.Store) error {
-		if err := a.needsHome("sandboxes", whySandboxes); err != nil {
-			return err
-		}
-		home, err := a.homeDir()
-		if err != nil {
-			return err
-		}
-		m, err := sandbox.Open(ctx, home, s)
-		if err != nil {
-			return err
-		}
-		return errors.Join(fn(m), m.Close())
+// openManager opens the sandboxes of the home that s is, which the caller closes.
+func (a *app) openManager(ctx context.Context, s *vole.Store) (*sandbox.Manager, error) {
+	if err := a.needsHome("sandboxes", whySandboxes); err != nil {
+		return nil, err
 	}
+	home, err := a.homeDir()
+	if err != nil {
+		return nil, err
+	}
+	return sandbox.Open(ctx, home, s)
 }
 
-func (a *app) runSandbox(cmd *cobra.Command, f runFlags) error {
+// runSandbox runs a sandbox to its end, or starts it in the background.
+func (a *app) runSandbox(ctx context.Context, f runFlags) error {
 	c, err := f.sandboxConfig()
 	if err != nil {
 		return err
@@ -229,20 +236,24 @@ func (a *app) runSandbox(cmd *cobra.Command, f runFlags) error {
 	if err := a.needsHome("run", "sandboxes use volumes by their place on this host"); err != nil {
 		return err
 	}
-	ctx := cmd.Context()
-	return a.withNewStore(ctx, a.withManagerOf(ctx, func(m *sandbox.Manager) error {
-		if !f.detach {
-			return a.runForeground(ctx, m, c, f.interactive)
-		}
-		i, err := m.Start(ctx, c)
-		switch {
-		case err != nil:
-			return err
-		case a.json:
-			return a.printJSON(i)
-		}
-		return a.printf("%s\n", i.Name)
-	}))
+	if _, err := a.openOrMakeStore(ctx); err != nil {
+		return err
+	}
+	m, err := a.openSandboxes(ctx)
+	if err != nil {
+		return err
+	}
+	if !f.detach {
+		return a.runForeground(ctx, m, c, f.interactive)
+	}
+	i, err := m.Start(ctx, c)
+	switch {
+	case err != nil:
+		return err
+	case a.json:
+		return a.printJSON(i)
+	}
+	return a.printf("%s\n", i.Name)
 }
 
 // runForeground runs the sandbox to its end and passes on the exit code.

@@ -67,9 +67,7 @@ reads the certificate again, which also happens when its files change.`,
   vole serve --db-file /run/secrets/db --s3 'https://s3.example.com/vole?region=eu-1' --export 1h
   VOLE_SERVE_DB=postgres://vole:secret@db/vole vole serve --config /etc/vole/serve.json
   vole serve --oidc-issuer https://login.example.com --oidc-audience vole --oidc-scope devs=write`,
-		Args:              exactArgs(0, ""),
-		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE:              func(cmd *cobra.Command, _ []string) error { return a.runServer(cmd, f) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.runServer(cmd, f) },
 	}
 	f.register(cmd)
 	cmd.AddCommand(newServeKeyCmd(a))
@@ -123,6 +121,6 @@ func (s *serveFlags) register(cmd *cobra.Command) {
 	f.StringVar(&s.firstKeyFile, "first-key-file", "", "put the first key into this new `file` instead of printing it; also a new one where no operator key can be used any more")
 
 	for flag, values := range map[string][]string{"backend": {"bucket", "local"}, "log-format": {"text", "json"}, "log-level": {"debug", "info", "warn", "error"}} {
-		_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
+		completeFlagWith(cmd, flag, values...)
 	}
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"io/fs"
 	"slices"
 	"time"
@@ -9,22 +8,17 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"github.com/volehq/vole"
-	"github.com/volehq/vole/internal/api"
 	"github.com/volehq/vole/server"
 )
 
 func newServeKeyCmd(a *app) *cobra.Command {
-	cmd := &cobra.Command{
+	return newGroupCmd(&cobra.Command{
 		Use:   "key",
 		Short: "Make API keys where a server's data is",
 		Long: `Make API keys for whoever owns the files of a server, or has the URL of its database: for
 the day when no other key is left.`,
 		Example: `  vole serve key create --operator`,
-		Args:    cobra.ArbitraryArgs,
-		RunE:    func(cmd *cobra.Command, args []string) error { return runCommandGroup(cmd, args) },
-	}
-	cmd.AddCommand(newServeKeyCreateCmd(a))
-	return cmd
+	}, newServeKeyCreateCmd(a))
 }
 
 // offlineFlags are those of serve key create beside the settings of the server.
@@ -50,8 +44,7 @@ and removes organisations, and gets into any by 'vole key create --org'.`,
 		Example: `  vole serve key create --operator
   vole serve key create acme --dir /srv/vole
   VOLE_SERVE_DB=postgres://vole:secret@db/vole vole serve key create acme --scope read --expires 1d`,
-		Args:              rangeArgs(0, 1, "an organisation, or --operator"),
-		ValidArgsFunction: cobra.NoFileCompletions,
+		Args: rangeArgs(0, 1, "an organisation, or --operator"),
 	}
 	settings.register(cmd)
 	kept := []string{"config", "backend", "dir", "db", "db-file", "accounts", "accounts-file"}
@@ -62,18 +55,14 @@ and removes organisations, and gets into any by 'vole key create --org'.`,
 	s := cmd.Flags()
 	s.BoolVar(&f.operator, "operator", false, "a key of the server's operator")
 	s.StringVar(&f.name, "name", "offline", "`name` of the key")
-	s.StringSliceVar(&f.scopes, "scope", nil, "what it may do: `read, write, admin, operator`, separated by commas (default admin)")
-	s.StringVar(&f.expires, "expires", "", "how long it is good (`30d`, 12h, 8w), or until which day (2030-01-31) or time, in UTC (default for ever)")
-	s.StringVar(&f.format, "format", "vole", "form of the secret: vole, or e2b for the SDK of E2B")
-	cmd.RegisterFlagCompletionFunc("scope", cobra.FixedCompletions([]string{"read", "write", "admin", "operator"}, cobra.ShellCompDirectiveNoFileComp))
-	cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions([]string{"vole", "e2b"}, cobra.ShellCompDirectiveNoFileComp))
-	noFlagFiles(cmd, "expires", "name")
+	f.register(cmd, " (default admin)")
+	noFlagFiles(cmd, "name")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		in, err := f.keyOptions(args, time.Now())
 		if err != nil {
 			return err
 		}
-		return a.createKeyOffline(cmd.Context(), cmd, settings, in)
+		return a.createKeyOffline(cmd, settings, in)
 	}
 	return cmd
 }
@@ -103,20 +92,14 @@ func (f *offlineFlags) keyOptions(args []string, now time.Time) (k server.Offlin
 	return k, nil
 }
 
-func (a *app) createKeyOffline(ctx context.Context, cmd *cobra.Command, settings *serveFlags, k server.OfflineKey) error {
-	if err := settings.resolveSettings(cmd, a.warnf); err != nil {
-		return err
-	}
-	log, err := settings.newLogger(a)
+// createKeyOffline makes a key in the database of a server and prints its secret.
+func (a *app) createKeyOffline(cmd *cobra.Command, settings *serveFlags, k server.OfflineKey) error {
+	opts, err := a.serverOptions(cmd, settings)
 	if err != nil {
 		return err
 	}
-	opts, err := settings.serverOptions(a, log)
+	made, err := server.CreateKeyOffline(cmd.Context(), opts, k)
 	if err != nil {
-		return err
-	}
-	var made api.NewKey
-	if made, err = server.CreateKeyOffline(ctx, opts, k); err != nil {
 		err = &vole.Error{Op: "serve key create", Err: err}
 		return withHint(err, fs.ErrNotExist, "--dir, --db or --backend say where the data of the server is, as for 'vole serve'")
 	}

@@ -26,19 +26,13 @@ const watchEvery = 5 * time.Second
 // runServer runs until the context of the command ends, which the first signal does.
 func (a *app) runServer(cmd *cobra.Command, f *serveFlags) error {
 	ctx := cmd.Context()
-	if err := f.resolveSettings(cmd, a.warnf); err != nil {
-		return err
-	}
-	log, err := f.newLogger(a)
+	opts, err := a.serverOptions(cmd, f)
 	if err != nil {
 		return err
 	}
-	opts, err := f.serverOptions(a, log)
+	log := opts.Log
+	cert, err := f.loadCertificate(log)
 	if err != nil {
-		return err
-	}
-	var cert *server.Certificate
-	if cert, err = f.loadCertificate(log); err != nil {
 		return err
 	}
 	if cert != nil {
@@ -57,6 +51,19 @@ func (a *app) runServer(cmd *cobra.Command, f *serveFlags) error {
 	limitMemory(opts.Memory)
 	err = a.serveOnListener(ctx, f, s, ln, cert, log.With(opts.Places()...), log)
 	return errors.Join(err, s.Close())
+}
+
+// serverOptions returns what the flags, the environment and the configuration file say is to be
+// served, and how.
+func (a *app) serverOptions(cmd *cobra.Command, f *serveFlags) (o server.Options, err error) {
+	if err := f.resolveSettings(cmd, a.warnf); err != nil {
+		return o, err
+	}
+	log, err := f.newLogger(a)
+	if err != nil {
+		return o, err
+	}
+	return f.serverOptions(a, log)
 }
 
 // limitMemory has the collector work harder when the heap comes near to the memory that the

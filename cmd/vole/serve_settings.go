@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -85,10 +86,7 @@ func setFromConfig(f *pflag.Flag, values []string, where string) error {
 
 // readConfig returns what the configuration file has, as text.
 func (s *serveFlags) readConfig(warn func(string, ...any)) (map[string][]string, error) {
-	if s.config == "" {
-		s.config = os.Getenv("VOLE_SERVE_CONFIG")
-	}
-	if s.config == "" {
+	if s.config = cmp.Or(s.config, os.Getenv("VOLE_SERVE_CONFIG")); s.config == "" {
 		return nil, nil
 	}
 	b, err := os.ReadFile(s.config)
@@ -224,13 +222,8 @@ func (s *serveFlags) bucketOptions() (*bucket.Options, error) {
 		return nil, err
 	}
 	s3 := s.s3
-	if s.dir == "" { // a namespace that is named is not mixed with one of the environment
-		if db == "" {
-			db = os.Getenv("VOLE_BUCKET_DB")
-		}
-		if s3 == "" {
-			s3 = os.Getenv("VOLE_BUCKET_S3")
-		}
+	if s.dir == "" {
+		db, s3 = namespaceFromEnv(db, s3)
 	}
 	o := &bucket.Options{Dir: s.dir, Database: db, Export: s.export, Grace: s.grace, Lease: s.lease}
 	n, err := vole.ParseSize(s.unreferenced)

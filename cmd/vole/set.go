@@ -25,16 +25,14 @@ func newSetCmd(a *app) *cobra.Command {
 				return err
 			}
 			ctx := cmd.Context()
-			return a.withStore(ctx, func(s *vole.Store) error {
-				v, err := s.Get(ctx, args[0])
-				if err != nil {
-					return err
-				}
-				if err := v.Update(ctx, change); err != nil {
-					return err
-				}
-				return a.printVolume(v.Info())
-			})
+			v, err := a.openVolume(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			if err := v.Update(ctx, change); err != nil {
+				return err
+			}
+			return a.printVolume(v.Info())
 		},
 	}
 	f := cmd.Flags()

@@ -38,19 +38,23 @@ func openForReading(ctx context.Context, name string) (*os.File, error) {
 
 // openFifoForReading opens a fifo, which waits for somebody to write to it, until ctx is done.
 func openFifoForReading(ctx context.Context, name string) (*os.File, error) {
-	type opened struct {
-		f   *os.File
-		err error
-	}
-	done := make(chan opened, 1)
+	return abandonWhenDone(ctx, func() (*os.File, error) { return os.Open(name) })
+}
+
+// abandonWhenDone returns what a call returns that cannot be interrupted, or the error of ctx as
+// soon as that is done. The goroutine of an abandoned call lives until the process ends.
+func abandonWhenDone[T any](ctx context.Context, call func() (T, error)) (result T, err error) {
+	done := make(chan struct{})
+	var got T
+	var gotErr error
 	go func() {
-		f, err := os.Open(name)
-		done <- opened{f, err}
+		defer close(done)
+		got, gotErr = call()
 	}()
 	select {
-	case o := <-done:
-		return o.f, o.err
+	case <-done:
+		return got, gotErr
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return result, ctx.Err()
 	}
 }

@@ -8,7 +8,6 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"github.com/volehq/vole"
-	"github.com/volehq/vole/internal/profile"
 )
 
 // closestName returns that of the candidates which is most like a word; "": none is what
@@ -51,6 +50,15 @@ func editDistance(a, b string, limit int) int {
 		before, last = last, row
 	}
 	return min(limit, last[len(b)])
+}
+
+// suggestName is advice for a word that is none of the names: the one that was perhaps meant, or
+// else what otherwise says.
+func suggestName(word string, names []string, otherwise string) string {
+	if meant := closestName(word, names); meant != "" {
+		return didYouMean(meant)
+	}
+	return otherwise
 }
 
 func didYouMean(word string) string { return "did you mean " + word + "?" }
@@ -123,13 +131,14 @@ func suggestProfile(err error, name string) error {
 	if !errors.Is(err, vole.ErrNoSuch) || name == "" {
 		return err
 	}
-	_ = changeProfileFile(func(f profile.File, _ string) error {
-		names := profileNames(f)
-		if meant := closestName(name, names); meant != "" && !slices.Contains(names, name) {
-			err = &hinted{err, didYouMean(meant)}
-		}
-		return nil
-	})
+	f, _, ferr := readProfiles()
+	if ferr != nil {
+		return err
+	}
+	names := profileNames(f)
+	if meant := closestName(name, names); meant != "" && !slices.Contains(names, name) {
+		err = &hinted{err, didYouMean(meant)}
+	}
 	return err
 }
 

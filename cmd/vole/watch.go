@@ -33,15 +33,20 @@ Under --json each change is an object on a line of its own.`,
 			if len(args) > 0 {
 				volume = args[0]
 			}
-			return a.withCloud(cmd.Context(), "watch", func(b *cloud.Backend) error { return a.watchVolumes(cmd.Context(), b, volume) })
+			server, err := a.openServer(cmd.Context(), "watch")
+			if err != nil {
+				return err
+			}
+			return a.watchVolumes(cmd.Context(), server, volume)
 		},
 	}
 }
 
-func (a *app) watchVolumes(ctx context.Context, b *cloud.Backend, volume string) error {
+// watchVolumes prints changes of all volumes, or of one, until the stream of them ends.
+func (a *app) watchVolumes(ctx context.Context, server *cloud.Backend, volume string) error {
 	enc := json.NewEncoder(a.stdout)
 	enc.SetEscapeHTML(false)
-	err := b.Watch(ctx, volume, func(e api.Event) error {
+	err := server.Watch(ctx, volume, func(e api.Event) error {
 		name := e.Volume
 		if name == "" {
 			name = e.VolumeID
@@ -58,7 +63,7 @@ func (a *app) watchVolumes(ctx context.Context, b *cloud.Backend, volume string)
 		return &exitError{code: driver.ExitInterrupted} // the usual end, of which there is nothing to say
 	}
 	if errors.Is(err, vole.ErrNotFound) && volume != "" {
-		return suggestVolume(ctx, vole.New(b), &vole.Error{Op: "watch", Volume: volume, Err: err})
+		return &vole.Error{Op: "watch", Volume: volume, Err: err}
 	}
 	if err == nil {
 		err = driver.Errorf(driver.ErrUnavailable, "the server ended the stream; what changes from now on is not seen")

@@ -8,31 +8,23 @@ import (
 	"time"
 
 	"github.com/volehq/vole"
-	"github.com/volehq/vole/driver"
 )
 
 // FileSource is an open file as io.ReadSeeker for http.ServeContent. It keeps the error of a
 // failed read, which ServeContent drops: once the header is sent, the client sees only a broken
 // connection.
 type FileSource struct {
-	ctx  context.Context // of the one request that it is for
-	f    *vole.File
-	size int64
-	off  int64
-	err  error
+	r   *vole.Reader
+	err error // of the last Read that failed
 }
 
 // NewFileSource returns a source of the first size bytes of a file.
 func NewFileSource(ctx context.Context, f *vole.File, size int64) *FileSource {
-	return &FileSource{ctx: ctx, f: f, size: size}
+	return &FileSource{r: f.NewReader(ctx, 0, size)}
 }
 
 func (s *FileSource) Read(p []byte) (int, error) {
-	if s.off >= s.size {
-		return 0, io.EOF
-	}
-	n, err := s.f.ReadAt(s.ctx, p[:min(int64(len(p)), s.size-s.off)], s.off)
-	s.off += int64(n)
+	n, err := s.r.Read(p)
 	if err != nil && err != io.EOF {
 		s.err = err
 	}
@@ -40,19 +32,7 @@ func (s *FileSource) Read(p []byte) (int, error) {
 }
 
 // Seek implements io.Seeker.
-func (s *FileSource) Seek(off int64, whence int) (int64, error) {
-	switch whence {
-	case io.SeekCurrent:
-		off += s.off
-	case io.SeekEnd:
-		off += s.size
-	}
-	if off < 0 {
-		return 0, driver.ErrInvalid
-	}
-	s.off = off
-	return off, nil
-}
+func (s *FileSource) Seek(off int64, whence int) (int64, error) { return s.r.Seek(off, whence) }
 
 // ServeContent answers with the parts of the file that the request asks for (Range,
 // If-None-Match and so on). The header is sent with the first bytes, so that an unreadable file
