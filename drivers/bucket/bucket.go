@@ -326,16 +326,13 @@ var errOrgExists = driver.Errorf(driver.ErrExists, "an organisation of that name
 
 // Org opens an organisation. ErrNoSuch: there is none of that name.
 func (ns *Namespace) Org(ctx context.Context, name string) (*Backend, error) {
-	var found bool
 	var id []byte
+	missing := driver.Errorf(driver.ErrNoSuch, "there is no organisation %q", name)
 	if strings.HasPrefix(name, removedOrg) {
-		return nil, driver.Errorf(driver.ErrNoSuch, "there is no organisation %q", name)
+		return nil, missing
 	}
-	if err := ns.db.RunQueries(ctx, sqldb.SelectOne(&found, []any{&id}, `SELECT id FROM orgs WHERE name = $1`, name)); err != nil {
+	if err := ns.db.RunQueries(ctx, sqldb.SelectRow(missing, []any{&id}, `SELECT id FROM orgs WHERE name = $1`, name)); err != nil {
 		return nil, err
-	}
-	if !found {
-		return nil, driver.Errorf(driver.ErrNoSuch, "there is no organisation %q", name)
 	}
 	b := newBackend(ns, id)
 	b.memory = ns.opts.Memory.Share(name)

@@ -225,13 +225,9 @@ func (c *checker) confirmUnderLock(volume volumeID, r *rule, ask func(*[]suspect
 	}
 	err := c.ns.db.RunTx(c.ctx, sqldb.TxOptions{Key: onceFor, Lazy: !fix}, func(tx sqldb.Tx) error {
 		list = nil
-		var found bool
 		f := &fixer{Tx: tx, vol: volume.vol, org: volume.org}
-		if err := tx.RunQueries(b.lockVolumeQuery(&found, &f.row, volume.vol)); err != nil {
+		if err := tx.RunQueries(b.lockVolumeQuery(&f.row, volume.vol)); err != nil {
 			return err
-		}
-		if !found {
-			return driver.ErrNotFound
 		}
 		if err := tx.RunQueries(ask(&list)); err != nil || !fix || len(list) == 0 {
 			return err

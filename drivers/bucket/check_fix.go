@@ -252,11 +252,8 @@ func (f *fixer) deleteEmptyChunks(s *suspect) error {
 // it would appear if the file grew.
 func (f *fixer) trimChunksToSize(s *suspect) error {
 	var n inode
-	var found bool
-	err := f.RunQueries(sqldb.SelectOne(&found, n.scanDest(), `SELECT `+inodeCols+` FROM inodes i WHERE i.vol = $1 AND i.ino = $2`, f.vol, s.ino))
-	if err == nil && !found {
-		err = driver.ErrNotExist // impossible: the volume is locked
-	}
+	// ErrNotExist is impossible: the volume is locked.
+	err := f.RunQueries(sqldb.SelectRow(driver.ErrNotExist, n.scanDest(), `SELECT `+inodeCols+` FROM inodes i WHERE i.vol = $1 AND i.ino = $2`, f.vol, s.ino))
 	if err == nil {
 		err = f.deleteChunksWhere(s.ino, `pos >= $3`, n.size)
 	}

@@ -290,11 +290,7 @@ func (b *Backend) checkPartsStored(ctx context.Context, size int64, parts []Part
 // checkBlobReserved fails unless this organisation has reserved the blob for these bytes, and
 // nothing refers to it.
 func (tx *volumeTx) checkBlobReserved(b *newBlob) error {
-	var found bool
-	err := tx.RunQueries(sqldb.SelectOne(&found, []any{new(int)}, `SELECT 1 FROM blobs WHERE org = $1 AND id = $2 AND sums = $3 AND size >= $4
+	missing := driver.Errorf(driver.ErrInvalid, "blob %s was not reserved for these bytes, or is in use", formatID(b.id))
+	return tx.RunQueries(sqldb.SelectRow(missing, []any{new(int)}, `SELECT 1 FROM blobs WHERE org = $1 AND id = $2 AND sums = $3 AND size >= $4
 		AND data IS NULL AND owner IS NULL AND expires IS NOT NULL AND freed IS NOT NULL`, tx.b.org, b.id, b.sums, b.size))
-	if err == nil && !found {
-		err = driver.Errorf(driver.ErrInvalid, "blob %s was not reserved for these bytes, or is in use", formatID(b.id))
-	}
-	return err
 }

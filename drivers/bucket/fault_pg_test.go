@@ -44,6 +44,23 @@ func (l *ackLog) appendLine(ctx context.Context, h *vole.File, line string) {
 	}
 }
 
+// awaitLines waits until the log has a number of acknowledged lines more than now.
+func (l *ackLog) awaitLines(t *testing.T, more int) {
+	t.Helper()
+	until := time.Now().Add(time.Minute)
+	for want := l.countAcked() + more; l.countAcked() < want; time.Sleep(time.Millisecond) {
+		if time.Now().After(until) {
+			t.Fatal("nothing is written any more")
+		}
+	}
+}
+
+func (l *ackLog) countAcked() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.acked)
+}
+
 // checkLines checks that each line that was told to be there is there once, that no other
 // is there twice, and that nothing else is.
 func (l *ackLog) checkLines(t *testing.T, f *vole.FS, path string) {
@@ -100,7 +117,8 @@ func TestPostgresStops(t *testing.T) {
 		writers.Go(func() { versions[w] = writeUntilStopped(ctx, t, fs, l, w) })
 	}
 	for range *faultStops {
-		time.Sleep(50*time.Millisecond + rand.N(200*time.Millisecond))
+		l.awaitLines(t, 2) // however slow the machine is
+		time.Sleep(rand.N(200 * time.Millisecond))
 		if err := pg.StopImmediate(); err != nil {
 			t.Error(err)
 		}

@@ -65,14 +65,11 @@ func (b *Backend) Measure(ctx context.Context, id string) (driver.Info, error) {
 	var info driver.Info
 	err := b.ns.db.RunTx(ctx, sqldb.TxOptions{Key: vol}, func(tx sqldb.Tx) error {
 		var row volumeRow
-		var found, sum bool
+		var sum bool
 		var used, entries, bytes int64
-		err := tx.RunQueries(b.lockVolumeQuery(&found, &row, vol), sqldb.SelectOne(&sum, []any{&used}, measureVolume, vol), sqldb.SelectOne(&sum, []any{&entries, &bytes}, countMetadata, vol))
+		err := tx.RunQueries(b.lockVolumeQuery(&row, vol), sqldb.SelectOne(&sum, []any{&used}, measureVolume, vol), sqldb.SelectOne(&sum, []any{&entries, &bytes}, countMetadata, vol))
 		if err != nil {
 			return err
-		}
-		if !found {
-			return driver.ErrNotFound
 		}
 		if used != row.used || entries != row.entries || bytes != row.metaBytes {
 			row.used = used

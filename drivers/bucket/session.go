@@ -250,18 +250,12 @@ func boolToInt(b bool) int64 {
 // others, an exclusive reader excludes writers.
 func (b *Backend) insertAttachment(tx sqldb.Tx, a *attachment) error {
 	var row volumeRow
-	var found, alive bool
 	var others []attachment
-	err := tx.RunQueries(b.lockVolumeQuery(&found, &row, a.vol), b.liveAttachmentsQuery(&others, a.vol),
-		sqldb.SelectOne(&alive, []any{new(int)}, `SELECT 1 FROM sessions WHERE id = $1 AND expires > {now}`, a.session))
+	expired := driver.Errorf(driver.ErrClosed, "the session's lease has expired, as this process did not reach the database in time; attach again")
+	err := tx.RunQueries(b.lockVolumeQuery(&row, a.vol), b.liveAttachmentsQuery(&others, a.vol),
+		sqldb.SelectRow(expired, []any{new(int)}, `SELECT 1 FROM sessions WHERE id = $1 AND expires > {now}`, a.session))
 	if err != nil {
 		return err
-	}
-	if !found {
-		return driver.ErrNotFound
-	}
-	if !alive {
-		return driver.Errorf(driver.ErrClosed, "the session's lease has expired, as this process did not reach the database in time; attach again")
 	}
 	a.name = row.name
 	for _, o := range others {

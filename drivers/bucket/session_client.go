@@ -65,12 +65,8 @@ func (c *Client) insertSession(ctx context.Context, owner string) error {
 // checkSession returns ErrNotFound unless the session is alive, of this organisation and of
 // owner.
 func (c *Client) checkSession(ctx context.Context, owner string) error {
-	var found bool
-	err := c.ns.db.RunQueries(ctx, sqldb.SelectOne(&found, []any{new(int)}, `SELECT 1 FROM sessions WHERE id = $1 AND org = $2 AND owner = $3 AND expires > {now}`, c.session.rowID, c.org, owner))
-	if err == nil && !found {
-		err = driver.Errorf(driver.ErrNotFound, "the session has ended")
-	}
-	return err
+	ended := driver.Errorf(driver.ErrNotFound, "the session has ended")
+	return c.ns.db.RunQueries(ctx, sqldb.SelectRow(ended, []any{new(int)}, `SELECT 1 FROM sessions WHERE id = $1 AND org = $2 AND owner = $3 AND expires > {now}`, c.session.rowID, c.org, owner))
 }
 
 // Renew renews the lease of the session. ErrClosed: it has ended.

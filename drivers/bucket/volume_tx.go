@@ -91,8 +91,8 @@ func (b *Backend) runVolumeTx(ctx context.Context, fsys *volumeFS, paths []strin
 func (tx *volumeTx) lockAndAuthorize(fsys *volumeFS, paths []string) error {
 	tx.walker = pathWalker{db: tx.b.ns.db, run: tx.RunQueries, vol: tx.vol, prefetched: map[string][]inode{}}
 	tx.maintenance = fsys.maintenance
-	var found, alive bool
-	list := []sqldb.Query{tx.b.lockVolumeQuery(&found, &tx.row, tx.vol)}
+	var alive bool
+	list := []sqldb.Query{tx.b.lockVolumeQuery(&tx.row, tx.vol)}
 	if fsys.attachment != nil {
 		list = append(list, sqldb.SelectOne(&alive, []any{new(int)}, `SELECT 1 FROM attachments a JOIN sessions s ON s.id = a.session
 			WHERE a.id = $1 AND s.expires > {now}`, fsys.attachment))
@@ -112,8 +112,6 @@ func (tx *volumeTx) lockAndAuthorize(fsys *volumeFS, paths []string) error {
 		}
 	}
 	switch {
-	case !found:
-		return driver.ErrNotFound
 	case fsys.attachment != nil && !alive:
 		return errAttachmentEnded
 	case tx.row.writer != nil && !fsys.maintenance && string(tx.row.writer) != string(fsys.attachment):

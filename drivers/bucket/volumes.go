@@ -68,9 +68,9 @@ func volumeExistsQuery(found *bool, org, id []byte) sqldb.Query {
 	return sqldb.SelectOne(found, []any{new(int)}, `SELECT 1 FROM volumes WHERE org = $1 AND id = $2 AND state <> 'removing'`, org, id)
 }
 
-// lockVolumeQuery selects a volume's row and locks it.
-func (b *Backend) lockVolumeQuery(found *bool, row *volumeRow, id []byte) sqldb.Query {
-	return sqldb.SelectOne(found, row.scanDest(), `SELECT `+volumeCols+` FROM volumes v WHERE v.org = $1 AND v.id = $2 AND v.state <> 'removing' {lock}`, b.org, id)
+// lockVolumeQuery selects a volume's row and locks it. ErrNotFound: there is none.
+func (b *Backend) lockVolumeQuery(row *volumeRow, id []byte) sqldb.Query {
+	return sqldb.SelectRow(driver.ErrNotFound, row.scanDest(), `SELECT `+volumeCols+` FROM volumes v WHERE v.org = $1 AND v.id = $2 AND v.state <> 'removing' {lock}`, b.org, id)
 }
 
 // Create implements driver.Backend.
@@ -119,12 +119,11 @@ func (b *Backend) insertVolume(tx sqldb.Tx, row *volumeRow, from []byte) error {
 		return err
 	}
 	if from != nil {
-		var found bool
 		var src volumeRow
-		if err := tx.RunQueries(b.lockVolumeQuery(&found, &src, from)); err != nil {
+		if err := tx.RunQueries(b.lockVolumeQuery(&src, from)); err != nil {
 			return err
 		}
-		if !found || src.state != string(driver.StateReady) {
+		if src.state != string(driver.StateReady) {
 			return driver.ErrNotFound
 		}
 		if row.quota > 0 && src.used > row.quota {
@@ -195,18 +194,12 @@ func (b *Backend) Get(ctx context.Context, ref driver.Ref) (driver.Info, error) 
 // getVolume reads the row of a volume that users may see: a draft only by its id.
 func (b *Backend) getVolume(ctx context.Context, ref driver.Ref) (volumeRow, error) {
 	var row volumeRow
-	var found bool
-	ask := sqldb.SelectOne(&found, row.scanDest(), `SELECT `+volumeCols+` FROM volumes v WHERE v.org = $1 AND v.name = $2 AND v.state = 'ready'`, b.org, ref.Name)
+	ask := sqldb.SelectRow(driver.ErrNotFound, row.scanDest(), `SELECT `+volumeCols+` FROM volumes v WHERE v.org = $1 AND v.name = $2 AND v.state = 'ready'`, b.org, ref.Name)
 	if ref.ID != "" {
-		ask = sqldb.SelectOne(&found, row.scanDest(), `SELECT `+volumeCols+` FROM volumes v WHERE v.org = $1 AND v.id = $2 AND v.state <> 'removing'`, b.org, parseID(ref.ID))
+		ask = sqldb.SelectRow(driver.ErrNotFound, row.scanDest(), `SELECT `+volumeCols+` FROM volumes v WHERE v.org = $1 AND v.id = $2 AND v.state <> 'removing'`, b.org, parseID(ref.ID))
 	}
-	if err := b.ns.db.RunQueries(ctx, ask); err != nil {
-		return row, err
-	}
-	if !found {
-		return row, driver.ErrNotFound
-	}
-	return row, nil
+	err := b.ns.db.RunQueries(ctx, ask)
+	return row, err
 }
 
 // maxPage is the most volumes of one page of List.
@@ -279,15 +272,10 @@ func (b *Backend) Update(ctx context.Context, id string, change driver.Update) (
 	var info driver.Info
 	err := b.ns.db.RunTx(ctx, sqldb.TxOptions{Key: vol}, func(tx sqldb.Tx) error {
 		var row volumeRow
-		var found bool
-		if err := tx.RunQueries(b.lockVolumeQuery(&found, &row, vol)); err != nil {
-			return err
+		err := tx.RunQueries(b.lockVolumeQuery(&row, vol))
+		if err == nil {
+			info, err = b.applyUpdate(tx, &row, change)
 		}
-		if !found {
-			return driver.ErrNotFound
-		}
-		var err error
-		info, err = b.applyUpdate(tx, &row, change)
 		return err
 	})
 	if b.ns.db.IsUniqueViolation(err) {
@@ -385,14 +373,13 @@ func (b *Backend) removeVolume(ctx context.Context, ref driver.Ref, mayRemove fu
 	var info driver.Info
 	err = b.ns.runFreeingTx(ctx, found.id, func(tx sqldb.Tx) error {
 		var row volumeRow
-		var exists bool
 		var holders []attachment
-		err := tx.RunQueries(b.lockVolumeQuery(&exists, &row, found.id), b.liveAttachmentsQuery(&holders, found.id))
+		err := tx.RunQueries(b.lockVolumeQuery(&row, found.id), b.liveAttachmentsQuery(&holders, found.id))
 		if err != nil {
 			return err
 		}
 		// Since the name was looked up, it mayRemove have passed to another volume.
-		if !exists || ref.ID == "" && (row.name != ref.Name || row.state != string(driver.StateReady)) {
+		if ref.ID == "" && (row.name != ref.Name || row.state != string(driver.StateReady)) {
 			return driver.ErrNotFound
 		}
 		if len(holders) > 0 {

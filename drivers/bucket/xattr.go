@@ -26,12 +26,8 @@ func (fsys *volumeFS) Getxattr(ctx context.Context, path, name string) ([]byte, 
 		return nil, err
 	}
 	var value []byte
-	var found bool
-	err = fsys.b.ns.db.RunQueries(ctx, sqldb.SelectOne(&found, []any{&value}, `SELECT value FROM xattrs WHERE vol = $1 AND ino = $2 AND name = $3`,
+	err = fsys.b.ns.db.RunQueries(ctx, sqldb.SelectRow(driver.ErrNoXattr, []any{&value}, `SELECT value FROM xattrs WHERE vol = $1 AND ino = $2 AND name = $3`,
 		fsys.vol, target.node.ino, []byte(name)))
-	if err == nil && !found {
-		err = driver.ErrNoXattr
-	}
 	return value, err
 }
 

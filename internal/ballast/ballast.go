@@ -72,12 +72,15 @@ func OpenDir(path string) *Ballast {
 	return New(dir)
 }
 
-// Close closes the directory of OpenDir.
+// Close closes the directory of OpenDir. To close it twice is no error.
 func (b *Ballast) Close() error {
 	if b.dir == nil {
 		return nil
 	}
-	return b.dir.Close()
+	if err := b.dir.Close(); !errors.Is(err, fs.ErrClosed) {
+		return err
+	}
+	return nil
 }
 
 // Opening runs fn, which opens a database, with the space of the ballast if the disk is full.

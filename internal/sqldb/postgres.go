@@ -1,6 +1,7 @@
 package sqldb
 
 import (
+	"cmp"
 	"context"
 	"math/rand/v2"
 	"slices"
@@ -141,7 +142,9 @@ func (p *postgresDB) readResult(res pgx.BatchResults, q Query, began *bool) erro
 		return err
 	}
 	defer r.Close()
+	missing := q.missing
 	for r.Next() {
+		missing = nil
 		if began != nil && q.ResetRows == nil {
 			*began = true
 		}
@@ -149,7 +152,7 @@ func (p *postgresDB) readResult(res pgx.BatchResults, q Query, began *bool) erro
 			return err
 		}
 	}
-	return r.Err()
+	return cmp.Or(r.Err(), missing)
 }
 
 func (p *postgresDB) Freeing(fn func() error) error { return fn() }

@@ -9,6 +9,7 @@ type Query struct {
 	Args     []any
 	Affected *int64                   // if not nil, gets the number of rows that a transaction changed
 	scanRow  func(scan Scanner) error // called for each row; nil: the statement returns none
+	missing  error                    // that of the query if no row comes; nil: none
 
 	// ResetRows drops the rows that were handed out, so that the query can run again if the
 	// connection is lost amid them; nil: it cannot.
@@ -37,6 +38,13 @@ func SelectOne(found *bool, dest []any, sql string, args ...any) Query {
 	q := EachRow(func(scan Scanner) error { *found = true; return scan(dest...) }, sql, args...)
 	q.ResetRows = func() { *found = false }
 	q.ResetRows()
+	return q
+}
+
+// SelectRow makes a query of one row, which fails with missing if there is none.
+func SelectRow(missing error, dest []any, sql string, args ...any) Query {
+	q := SelectOne(new(bool), dest, sql, args...)
+	q.missing = missing
 	return q
 }
 

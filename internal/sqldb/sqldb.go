@@ -73,7 +73,7 @@ type DB interface {
 	// exists already, or that a row is referred to or refers to one that does not exist.
 	IsUniqueViolation(err error) bool
 	IsForeignKeyViolation(err error) bool
-	// Close closes the database; later calls return driver.ErrClosed.
+	// Close closes the database; later calls, but for Close, return driver.ErrClosed.
 	Close() error
 }
 

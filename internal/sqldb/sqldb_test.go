@@ -84,6 +84,14 @@ func TestTransactions(t *testing.T) {
 		if err != nil || !slices.Equal(list, []int64{11, 12}) {
 			t.Errorf("rows %v, %v", list, err)
 		}
+		absent := SelectRow(driver.ErrNotExist, []any{new(int64)}, `SELECT n FROM t WHERE id = $1`, []byte("z"))
+		err = db.RunQueries(ctx, absent)
+		if err2 := db.RunTx(ctx, TxOptions{}, func(tx Tx) error { return tx.RunQueries(absent) }); !errors.Is(err, driver.ErrNotExist) || !errors.Is(err2, driver.ErrNotExist) {
+			t.Errorf("a row that does not exist: %v, %v", err, err2)
+		}
+		if err := db.RunQueries(ctx, SelectRow(driver.ErrNotExist, []any{&changed}, `SELECT n FROM t WHERE id = $1`, []byte("b"))); changed != 12 || err != nil {
+			t.Errorf("a row: %d, %v", changed, err)
+		}
 		if err := db.RunQueries(ctx, Statement(`INSERT INTO t (id, n) VALUES ($1, 1)`, []byte("d"))); !db.IsRemote() && err == nil {
 			t.Error("a query outside a transaction wrote to SQLite")
 		}
@@ -93,7 +101,7 @@ func TestTransactions(t *testing.T) {
 		if err2 := db.RunTx(canceled, TxOptions{}, func(Tx) error { return nil }); !errors.Is(err, context.Canceled) || !errors.Is(err2, context.Canceled) {
 			t.Errorf("a context that has ended: %v, %v", err, err2)
 		}
-		if err := db.Close(); err != nil {
+		if err := errors.Join(db.Close(), db.Close()); err != nil {
 			t.Fatal(err)
 		}
 		err = db.RunQueries(ctx, Statement(`SELECT 1`))

@@ -1,6 +1,7 @@
 package sqldb
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -79,7 +80,7 @@ func (l *sqliteDB) runEach(ctx context.Context, list []Query, send func(query st
 	for _, q := range list {
 		rows, err := send(l.dialect.expandSQL(q.SQL), q.Args)
 		if err == nil {
-			err = scanRows(rows, q.scanRow)
+			err = scanRows(rows, q)
 		}
 		if err != nil {
 			return translateSQLiteError(ctx, err)
@@ -100,18 +101,20 @@ func translateSQLiteError(ctx context.Context, err error) error {
 	return catalog.Translate(err)
 }
 
-// scanRows hands rows to scanRow and closes them.
-func scanRows(rows *sql.Rows, scanRow func(Scanner) error) error {
+// scanRows hands the rows of a query out and closes them.
+func scanRows(rows *sql.Rows, q Query) error {
 	defer rows.Close()
+	missing := q.missing
 	for rows.Next() {
-		if scanRow == nil {
+		missing = nil
+		if q.scanRow == nil {
 			continue
 		}
-		if err := scanRow(rows.Scan); err != nil {
+		if err := q.scanRow(rows.Scan); err != nil {
 			return err
 		}
 	}
-	return rows.Err()
+	return cmp.Or(rows.Err(), missing)
 }
 
 // RunTx needs no receipts: the answer to a commit cannot be lost.
@@ -159,7 +162,7 @@ func (tx *sqliteTx) RunQueries(list ...Query) error {
 		if q.scanRow != nil {
 			r, err := tx.tx.Query(tx.db.dialect.expandSQL(q.SQL), q.Args...)
 			if err == nil {
-				err = scanRows(r, q.scanRow)
+				err = scanRows(r, q)
 			}
 			if err != nil {
 				return err

@@ -227,14 +227,10 @@ func (s *Store) RevokeKey(ctx context.Context, org, id string, opts RevokeOption
 	var loss Loss
 	err := s.inExclusiveTx(ctx, func(tx sqldb.Tx) error {
 		var row keyRow
-		var found bool
 		k, loss = Key{}, Loss{}
-		err := tx.RunQueries(sqldb.SelectOne(&found, row.scanTargets(), `SELECT `+keyColumns+` FROM server_keys WHERE org = $1 AND id = $2`, org, id))
+		err := tx.RunQueries(sqldb.SelectRow(missing, row.scanTargets(), `SELECT `+keyColumns+` FROM server_keys WHERE org = $1 AND id = $2`, org, id))
 		if err != nil {
 			return err
-		}
-		if !found {
-			return missing
 		}
 		if k = row.toKey(); !k.Revoked.IsZero() {
 			return nil
