@@ -16,6 +16,6 @@
 //
 // Only the lower two, with the locks of hold.go and what image.go does to files of the host,
 // know that an image is a file. All above works on a block device: ReadAt, WriteAt, Sync,
-// Truncate, PunchHole, and how large and how full it is. That is the seam at which a namespace
-// on a server could keep images as blobs.
+// Truncate, PunchHole, how large and how full it is, and whether it was removed. That is the seam
+// at which a namespace on a server could keep images as blobs.
 package disk

@@ -46,7 +46,12 @@ func (v Volume) Grow(ctx context.Context, from, capacity driver.Size) (driver.Si
 func (i *heldImage) undoGrowth(ctx context.Context, capacity driver.Size) {
 	ctx = context.WithoutCancel(ctx)
 	defer i.volume.Ballast.Lend()()
-	if i.sideLog != nil {
+	i.makesSideLog = false
+	log, err := i.openSideLog()
+	if err != nil {
+		return
+	}
+	if log != nil {
 		// The log beside the image may hold a step of the growth, which shrinking does not read.
 		grown, err := ext4.Open(i, ext4.OpenOptions{SideLog: i.openSideLog})
 		if err != nil || grown.Close() != nil {

@@ -106,8 +106,8 @@ func openFlag(readOnly bool) int {
 	return os.O_RDWR
 }
 
-// errMissingPart is the error for a volume of which a part does not exist: ErrNotFound if the volume
-// was removed, otherwise ErrCorrupt.
+// errMissingPart is the error for a volume of which a part does not exist: ErrNotFound if the
+// volume was removed, otherwise ErrCorrupt.
 func (v Volume) errMissingPart(ctx context.Context, part string) error {
 	if _, err := v.lookUpInfo(ctx); err != nil {
 		return err
@@ -120,9 +120,10 @@ type heldImage struct {
 	device
 	volume   Volume
 	readOnly bool
-	small    bool // when it was opened it was so small that it may need a side log
 	hold     *Hold
-	sideLog  *os.File // nil: not opened, or there is none
+
+	makesSideLog bool     // a side log that is missing is made
+	sideLog      *os.File // nil: not opened, or there is none
 }
 
 // openHeldImage opens the volume's image and takes a hold on it, which a reader shares with
@@ -141,7 +142,9 @@ func (v Volume) openHeldImage(ctx context.Context, readOnly bool) (*heldImage, e
 		f.Close()
 		return nil, translateErrno(err)
 	}
-	return &heldImage{device: device{f, v.Faults}, volume: v, readOnly: readOnly, small: st.Size() < maxSideLogged, hold: hold}, nil
+	return &heldImage{
+		device: device{f, v.Faults}, volume: v, readOnly: readOnly, hold: hold, makesSideLog: !readOnly && st.Size() < maxSideLogged,
+	}, nil
 }
 
 // openAtRest opens the volume's image to read the file system as the last user left it: what a
@@ -175,12 +178,12 @@ func (i *heldImage) allocatedBytes() (int64, error) {
 	return st.Blocks * 512, err // stat(2): blocks of 512 bytes whatever the file system
 }
 
-// openSideLogFile opens the side log of an image that is too small for a log of its own, as
-// ext4.OpenOptions wants it: nil if there is none. A writer makes it. A reader finds one only if
-// a writer died.
+// openSideLog opens the side log of an image that is too small for a log of its own, as
+// ext4.OpenOptions wants it: nil if there is none. A writer makes it if the image was small when
+// that was opened. A reader finds one only if a writer died.
 func (i *heldImage) openSideLog() (ext4.SideLog, error) {
 	if i.sideLog == nil {
-		f, err := i.volume.openSideLogFile(i.readOnly, i.small && !i.readOnly)
+		f, err := i.volume.openSideLogFile(i.readOnly, i.makesSideLog)
 		if f == nil || err != nil {
 			return nil, err
 		}
