@@ -48,7 +48,7 @@ func testClone(t *testing.T, e *env) {
 	must(t, "write", err)
 	before := f.tree()
 	c := f.clone("clone", e.h.Spec)
-	if d := before.diff(c.tree()); d != "" {
+	if d := before.Diff(c.tree()); d != "" {
 		t.Errorf("the clone differs:%s", d)
 	}
 	info, err := f.vol.Refresh(f.ctx)

@@ -137,7 +137,7 @@ func churnAll(t *testing.T, e *env, list ...*files) {
 	f := list[0]
 	f.countedRight()
 	for _, g := range list[1:] {
-		if d := f.tree().diff(g.tree()); d != "" {
+		if d := f.tree().Diff(g.tree()); d != "" {
 			t.Errorf("two views of one volume differ:%s", d)
 		}
 	}
@@ -175,7 +175,7 @@ func testConcurrentTwoStores(t *testing.T, e *env) {
 	g := e.openFiles(t, v, vole.FSOptions{})
 	errs := race(6, func(i int) error { return churn([]*files{f, g}[i%2], uint64(i), 60) })
 	must(t, "churn", errors.Join(errs...))
-	if d := f.tree().diff(g.tree()); d != "" {
+	if d := f.tree().Diff(g.tree()); d != "" {
 		t.Errorf("two stores see one volume differently:%s", d)
 	}
 	ok(t, "close", g.Close())

@@ -195,7 +195,7 @@ func (f *files) unchangedBut(before tree, but ...string) {
 			}
 		}
 	}
-	if d := before.diff(now); d != "" {
+	if d := before.Diff(now); d != "" {
 		f.t.Errorf("besides %q there changed:%s", but, d)
 	}
 }

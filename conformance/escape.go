@@ -36,7 +36,7 @@ func outside(t *testing.T) (dir string, check func()) {
 	before := hostTree(t, dir)
 	check = func() {
 		t.Helper()
-		if d := before.diff(hostTree(t, dir)); d != "" {
+		if d := before.Diff(hostTree(t, dir)); d != "" {
 			t.Errorf("something outside of the volume has changed:%s", d)
 		}
 	}
@@ -116,7 +116,7 @@ func (f *files) refusedThroughLink(target string) {
 		}
 	}
 	f.isLink("dir/evil", target)
-	if d := before.diff(f.tree()); d != "" {
+	if d := before.Diff(f.tree()); d != "" {
 		f.t.Errorf("refused operations through a link to %.20s changed the volume: %s", target, d)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/volehq/vole"
+	"github.com/volehq/vole/internal/testing/treemodel"
 )
 
 var fileTests = []test{
@@ -101,22 +102,13 @@ func (m *mirror) check(what string) {
 	got := make([]byte, len(m.want)+1)
 	n, err := m.h.ReadAt(m.f.ctx, got, 0)
 	if n != len(m.want) || err != io.EOF || !bytes.Equal(got[:n], m.want) {
-		m.f.t.Errorf("%s: by handle: %d bytes, %v, want %d; first difference at %d", what, n, err, len(m.want), firstDiff(got[:n], m.want))
+		m.f.t.Errorf("%s: by handle: %d bytes, %v, want %d; first difference at %d", what, n, err, len(m.want), treemodel.FirstDifference(got[:n], m.want))
 	}
 	b, err := m.f.ReadFile(m.f.ctx, m.path)
 	if err != nil || !bytes.Equal(b, m.want) {
-		m.f.t.Errorf("%s: by path: %d bytes, %v, want %d; first difference at %d", what, len(b), err, len(m.want), firstDiff(b, m.want))
+		m.f.t.Errorf("%s: by path: %d bytes, %v, want %d; first difference at %d", what, len(b), err, len(m.want), treemodel.FirstDifference(b, m.want))
 	}
 	m.f.used(what, int64(len(m.want)))
-}
-
-func firstDiff(a, b []byte) int {
-	for i := range min(len(a), len(b)) {
-		if a[i] != b[i] {
-			return i
-		}
-	}
-	return min(len(a), len(b))
 }
 
 func (f *files) mirror(p string) *mirror {

@@ -3,15 +3,13 @@ package conformance
 import (
 	"context"
 	"fmt"
-	"hash/fnv"
 	"io/fs"
-	"maps"
 	"path"
 	"slices"
-	"strings"
 	"testing"
 
 	"github.com/volehq/vole"
+	"github.com/volehq/vole/internal/testing/treemodel"
 )
 
 // files is one open volume with the short forms of calls that tests make all the
@@ -164,8 +162,8 @@ func (f *files) hasNames(p string, want ...string) {
 	}
 }
 
-// tree is the content of a volume, as text by path, so that two can be compared.
-type tree map[string]string
+// tree is the content of a volume as text by path, so that two can be compared.
+type tree = treemodel.Tree
 
 // tree takes down everything that the volume holds but for access times, change
 // times and storage, which may change by looking.
@@ -196,7 +194,7 @@ func (f *files) describe(p string, e vole.Entry) string {
 	case 0:
 		s += fmt.Sprintf(" size=%d links=%d mtime=%d", e.Size, e.Nlink, e.Mtime.UnixNano())
 		if e.Size <= 16<<20 {
-			s += " data=" + digest(f.read(p))
+			s += " data=" + treemodel.Digest([]byte(f.read(p)))
 		}
 	case fs.ModeSymlink:
 		s += " to=" + f.readlink(p)
@@ -204,29 +202,10 @@ func (f *files) describe(p string, e vole.Entry) string {
 	return s
 }
 
-func digest(s string) string {
-	h := fnv.New64a()
-	h.Write([]byte(s))
-	return fmt.Sprintf("%d:%016x", len(s), h.Sum64())
-}
-
-// diff tells how two trees differ, "" when they do not.
-func (a tree) diff(b tree) string {
-	keys := maps.Clone(a)
-	maps.Copy(keys, b)
-	var s strings.Builder
-	for _, k := range slices.Sorted(maps.Keys(keys)) {
-		if a[k] != b[k] {
-			fmt.Fprintf(&s, "\n  %s: %q, was %q", k, b[k], a[k])
-		}
-	}
-	return s.String()
-}
-
 // unchanged fails the test when the volume is not as before.
 func (f *files) unchanged(what string, before tree) {
 	f.t.Helper()
-	if d := before.diff(f.tree()); d != "" {
+	if d := before.Diff(f.tree()); d != "" {
 		f.t.Errorf("%s changed the volume:%s", what, d)
 	}
 }

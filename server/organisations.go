@@ -1,7 +1,9 @@
 package server
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -42,7 +44,7 @@ func (h homeOrganisation) OpenSession(ctx context.Context, org, _, _ string, _ t
 	if err != nil {
 		return nil, err
 	}
-	return &homeSession{Backend: b, attached: map[string]driver.Attachment{}, drafts: map[string]bool{}}, nil
+	return &homeSession{Backend: b, attached: map[string]driver.Attachment{}, drafts: map[string]struct{}{}}, nil
 }
 
 func (h homeOrganisation) Ping(ctx context.Context) error {
@@ -65,7 +67,21 @@ type homeSession struct {
 	mu       sync.Mutex // guards what follows
 	closed   bool
 	attached map[string]driver.Attachment
-	drafts   map[string]bool
+	drafts   map[string]struct{} // by id of the volume
+}
+
+// hold calls put under the lock, or if the session has ended undo, and returns ErrClosed then.
+func (h *homeSession) hold(ctx context.Context, put func(), undo func(ctx context.Context) error) error {
+	h.mu.Lock()
+	closed := h.closed
+	if !closed {
+		put()
+	}
+	h.mu.Unlock()
+	if !closed {
+		return nil
+	}
+	return cmp.Or(undo(context.WithoutCancel(ctx)), error(driver.ErrClosed))
 }
 
 func (h *homeSession) Create(ctx context.Context, name string, spec driver.Spec) (driver.Info, error) {
@@ -73,17 +89,9 @@ func (h *homeSession) Create(ctx context.Context, name string, spec driver.Spec)
 	if err != nil || !spec.Draft {
 		return info, err
 	}
-	h.mu.Lock()
-	closed := h.closed
-	if !closed {
-		h.drafts[info.ID] = true
-	}
-	h.mu.Unlock()
-	if closed {
-		_, err = h.Backend.Remove(context.WithoutCancel(ctx), driver.ByID(info.ID))
-		return driver.Info{}, orErrClosed(err)
-	}
-	return info, nil
+	return info, h.hold(ctx, func() { h.drafts[info.ID] = struct{}{} }, func(ctx context.Context) error {
+		return h.removeDraft(ctx, info.ID)
+	})
 }
 
 func (h *homeSession) Attach(ctx context.Context, id string, opts driver.AttachOptions) (driver.Attachment, error) {
@@ -91,24 +99,10 @@ func (h *homeSession) Attach(ctx context.Context, id string, opts driver.AttachO
 	if err != nil {
 		return nil, err
 	}
-	h.mu.Lock()
-	closed := h.closed
-	if !closed {
-		h.attached[a.Info().ID] = a
-	}
-	h.mu.Unlock()
-	if closed {
-		return nil, orErrClosed(a.Detach(context.WithoutCancel(ctx)))
+	if err := h.hold(ctx, func() { h.attached[a.Info().ID] = a }, a.Detach); err != nil {
+		return nil, err
 	}
 	return a, nil
-}
-
-// orErrClosed returns err, or ErrClosed if it is nil.
-func orErrClosed(err error) error {
-	if err != nil {
-		return err
-	}
-	return driver.ErrClosed
 }
 
 func (h *homeSession) Holds(_ context.Context, id string) (bool, error) {
@@ -155,18 +149,14 @@ func (h *homeSession) Close() error {
 	h.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	var first error
+	var errs []error
 	for _, a := range h.attached {
-		if err := a.Detach(ctx); err != nil && first == nil {
-			first = err
-		}
+		errs = append(errs, a.Detach(ctx))
 	}
 	for id := range h.drafts {
-		if err := h.removeDraft(ctx, id); err != nil && first == nil {
-			first = err
-		}
+		errs = append(errs, h.removeDraft(ctx, id))
 	}
-	return first
+	return errors.Join(errs...)
 }
 
 // removeDraft removes a volume if it is still a draft.
@@ -183,28 +173,12 @@ func (h *homeSession) removeDraft(ctx context.Context, id string) error {
 
 // bucketOrganisations serves the organisations of a namespace, whose sessions are rows that
 // outlive this process.
-type bucketOrganisations struct{ namespace *bucket.Namespace }
-
-func (o bucketOrganisations) Orgs(ctx context.Context) ([]string, error) {
-	return o.namespace.Orgs(ctx)
-}
-
-func (o bucketOrganisations) CreateOrg(ctx context.Context, name string) error {
-	return o.namespace.CreateOrg(ctx, name)
-}
-
-func (o bucketOrganisations) RemoveOrg(ctx context.Context, name string, force bool) error {
-	return o.namespace.RemoveOrg(ctx, name, force)
-}
+type bucketOrganisations struct{ *bucket.Namespace }
 
 func (o bucketOrganisations) Org(ctx context.Context, name string) (driver.Backend, error) {
-	return o.namespace.Org(ctx, name)
+	return o.Namespace.Org(ctx, name)
 }
 
 func (o bucketOrganisations) OpenSession(ctx context.Context, org, session, key string, lease time.Duration, resume bool) (core.Session, error) {
-	return o.namespace.Client(ctx, org, session, key, lease, resume)
+	return o.Client(ctx, org, session, key, lease, resume)
 }
-
-func (o bucketOrganisations) Ping(ctx context.Context) error { return o.namespace.Ping(ctx) }
-
-func (o bucketOrganisations) Close() error { return o.namespace.Close() }

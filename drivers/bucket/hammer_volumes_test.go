@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/volehq/vole"
+	"github.com/volehq/vole/internal/testing/treemodel"
 )
 
 // volumeStep does something with whole volumes.
@@ -32,19 +33,19 @@ func (w *worker) cloneOwn() {
 	name := fmt.Sprintf("clone-%d-%d", w.i, w.n)
 	w.n++
 	vol := w.own.v.vols[w.rnd.IntN(hamHosts)]
-	if used := w.own.m.used(); used > 1 {
+	if used := w.own.m.Used(); used > 1 {
 		_, err := vol.Clone(ctx, name, vole.Spec{Quota: vole.Size(used - 1)})
 		w.h.count("clone", err)
 		if !errors.Is(err, vole.ErrQuota) {
 			w.fatal("a clone of %d bytes with a smaller quota: %v", used, err)
 		}
 	}
-	_, err := vol.Clone(ctx, name, vole.Spec{Quota: vole.Size(w.own.m.quota)})
+	_, err := vol.Clone(ctx, name, vole.Spec{Quota: vole.Size(w.own.quota)})
 	w.allow("clone", name, err)
 	var clone hamVolume
 	w.h.open(name, &clone)
 	host := w.rnd.IntN(hamHosts)
-	w.same(clone.fs[host], ".", &w.own, "the clone of "+w.own.name)
+	w.same(clone.fs[host], &w.own, "the clone of "+w.own.name)
 	gone, moved := &clone, w.rnd.IntN(2) == 0
 	if moved {
 		gone, w.own.v = w.own.v, &clone
@@ -86,7 +87,7 @@ func (w *worker) cloneShared() {
 	w.allow("clone", name, err)
 	f, err := clone.FS(ctx)
 	w.allow("open", name, err)
-	w.same(f, w.part.prefix, &w.part, "the clone of the shared volume")
+	w.same(f, &w.part, "the clone of the shared volume")
 	info, err := clone.Refresh(ctx)
 	w.allow("get", name, err)
 	used := info.Used
@@ -104,11 +105,11 @@ func (w *worker) cloneShared() {
 	w.allow("close", name, f.Close())
 }
 
-// same compares a directory with what a side holds.
-func (w *worker) same(f *vole.FS, dir string, s *side, what string) {
+// same compares what a volume holds of a side with its model.
+func (w *worker) same(f *vole.FS, s *side, what string) {
 	w.h.t.Helper()
-	got, err := treeOf(f, dir)
-	if d := s.m.tree(s.prefix).diff(got); err != nil || d != "" {
+	got, err := s.m.ReadTree(context.Background(), f)
+	if d := s.m.Tree().Diff(got); err != nil || d != "" {
 		w.fatal("%s is not what the model says, %v:%s", what, err, d)
 	}
 }
@@ -140,7 +141,7 @@ func (w *worker) dispute() {
 	w.allow("open", "disputed", err)
 	got, err := f.ReadFile(ctx, "f")
 	if err != nil || other.ID() != vol.ID() || other.Info().Labels["by"] != me || !bytes.Equal(got, want) {
-		w.fatal("the volume of %s is %v, and holds %s, %v", me, other.Info(), digest(got), err)
+		w.fatal("the volume of %s is %v, and holds %s, %v", me, other.Info(), treemodel.Digest(got), err)
 	}
 	a.mu.Lock()
 	a.disputed = ""

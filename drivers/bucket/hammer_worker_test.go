@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"math/rand/v2"
 	"path"
@@ -13,6 +12,7 @@ import (
 	"time"
 
 	"github.com/volehq/vole"
+	"github.com/volehq/vole/internal/testing/treemodel"
 )
 
 // worker makes random calls.
@@ -30,28 +30,34 @@ type worker struct {
 type side struct {
 	name    string // of the volume
 	prefix  string // the directory; "": all of it
-	m       *hamModel
+	m       *treemodel.Model
+	quota   int64 // 0: that of the shared volume, which others use too
 	v       *hamVolume
 	host    int // where the next call is made
-	handles []hamHandle
+	handles []*treemodel.Handle
 }
 
-type hamHandle struct {
-	h *vole.File
-	n *hamNode
+// newSide returns a side with a model of its content, which is empty.
+func newSide(name, prefix string, quota int64, v *hamVolume) side {
+	opts := treemodel.Options{Quota: quota, Prefix: prefix, Xattrs: true, Exact: true}
+	return side{name: name, prefix: prefix, m: treemodel.New(opts), quota: quota, v: v}
 }
 
 func (s *side) fs() *vole.FS { return s.v.fs[s.host] }
 
+// calls makes calls on the host whose turn it is.
+func (s *side) calls() treemodel.Calls {
+	return treemodel.Calls{Ctx: context.Background(), Model: s.m, FS: s.fs()}
+}
+
 func newWorker(h *hammer, i int) *worker {
 	w := &worker{h: h, i: i, rnd: h.rand(i)}
 	quota := hamQuotas[i%len(hamQuotas)]
-	w.own = side{name: fmt.Sprint("own-", i), m: newHamModel(quota, ""), v: &hamVolume{}}
+	w.own = newSide(fmt.Sprint("own-", i), "", quota, &hamVolume{})
 	_, err := h.hosts[0].Create(context.Background(), w.own.name, vole.Spec{Quota: vole.Size(quota)})
 	h.must("create", err)
 	h.open(w.own.name, w.own.v)
-	w.part = side{name: "shared", prefix: fmt.Sprint("w", i), v: &h.shared}
-	w.part.m = newHamModel(0, w.part.prefix)
+	w.part = newSide("shared", fmt.Sprint("w", i), 0, &h.shared)
 	h.must("mkdir", h.shared.fs[0].Mkdir(context.Background(), w.part.prefix, 0o755))
 	return w
 }
@@ -90,7 +96,7 @@ func (w *worker) finish() {
 		}
 	}
 	info, err := w.own.v.vols[1].Measure(context.Background())
-	if want := w.own.m.used(); err != nil || int64(info.Used) != want {
+	if want := w.own.m.Used(); err != nil || int64(info.Used) != want {
 		w.fatal("%s measures %d, %v, want %d", w.own.name, info.Used, err, want)
 	}
 }
@@ -109,33 +115,30 @@ func (w *worker) note(format string, args ...any) {
 	w.trace = append(w.trace, time.Now().Format("05.000 ")+fmt.Sprintf(format, args...))
 }
 
-// do makes a call that must end as planned. The second result says that it succeeded.
-func (w *worker) do(s *side, op, what string, p plan, call func() error) bool {
+// do makes a call that must end as planned. It reports whether the call succeeded.
+func (w *worker) do(s *side, c treemodel.Call) bool {
 	w.h.t.Helper()
-	if p.err == errUnsure {
+	faults, ok := s.m.Expect(c.Plan)
+	if !ok {
 		return false
 	}
-	what = fmt.Sprintf("%s/%s host %d: %s %s", s.name, s.prefix, s.host, op, what)
+	what := fmt.Sprintf("%s/%s host %d: %s", s.name, s.prefix, s.host, c)
 	w.note("%s", what)
 	begin := time.Now()
-	err := call()
-	w.h.count(op, err)
-	want, free := p.err, int64(0)
-	if s.m.quota > 0 {
-		free = s.m.quota - s.m.used()
+	err := c.Run()
+	w.h.count(c.Op, err)
+	var want error // one outcome: the model is exact
+	if len(faults) > 0 {
+		want = faults[0]
 	}
-	if want == nil && s.m.quota > 0 && p.grows > max(0, free) {
-		want = vole.ErrQuota
-	}
+	isPlanned := len(c.Plan.Faults) == 0 // to succeed, if the quota allows it
 	switch {
-	case errors.Is(err, vole.ErrQuota) && (p.bytes > free && p.err != nil || s.m.quota == 0 && p.err == nil && p.grows > 0):
+	case errors.Is(err, vole.ErrQuota) && (c.Plan.Carried > s.m.Free() && !isPlanned || s.quota == 0 && isPlanned && c.Plan.Growth > 0):
 		return false
 	case errors.Is(err, vole.ErrCorrupt) && w.tooSlow(begin):
 		return false
 	case want == nil && err == nil:
-		if p.apply != nil {
-			p.apply()
-		}
+		c.Plan.Apply()
 		return true
 	case want != nil && errors.Is(err, want):
 		return false
@@ -150,23 +153,20 @@ func (w *worker) tooSlow(begin time.Time) bool { return time.Since(begin) > w.h.
 
 // path is a name: mostly one that is there, or is in a directory that is.
 func (w *worker) path(s *side) string {
-	p, n := s.prefix, s.m.root
-	if p != "" {
-		n = n.names[p]
-	}
+	p, n := s.prefix, s.m.Top()
 	blind := w.rnd.IntN(3) == 0
 	for depth := range 4 {
 		name := string(rune('a' + w.rnd.IntN(4)))
-		if have := slices.Sorted(maps.Keys(n.names)); !blind && len(have) > 0 && w.rnd.IntN(4) > 0 {
+		if have := slices.Sorted(maps.Keys(n.Names)); !blind && len(have) > 0 && w.rnd.IntN(4) > 0 {
 			name = have[w.rnd.IntN(len(have))]
 		}
 		p = path.Join(p, name)
-		next := n.names[name]
-		if w.rnd.IntN(4) <= depth || !blind && !next.isDir() {
+		next := n.Names[name]
+		if w.rnd.IntN(4) <= depth || !blind && !next.IsDir() {
 			break
 		}
 		if n = next; n == nil {
-			n = &hamNode{}
+			n = &treemodel.Inode{}
 		}
 	}
 	return p
@@ -175,7 +175,7 @@ func (w *worker) path(s *side) string {
 // file is path, but seldom that of a directory.
 func (w *worker) file(s *side) string {
 	p := w.path(s)
-	if at, err := s.m.there(p, false); err == nil && at.n.isDir() && w.rnd.IntN(8) > 0 {
+	if n, err := s.m.Find(p, false); err == nil && n.IsDir() && w.rnd.IntN(8) > 0 {
 		p = path.Join(p, string(rune('a'+w.rnd.IntN(4))))
 	}
 	return p
@@ -224,65 +224,12 @@ func (w *worker) compare(s *side) {
 	w.h.t.Helper()
 	w.note("%s/%s host %d: compare", s.name, s.prefix, s.host)
 	w.h.count("compare", nil)
-	got, err := treeOf(s.fs(), path.Join(".", s.prefix))
-	if d := s.m.tree(s.prefix).diff(got); err != nil || d != "" {
-		w.fatal("%s/%s is not what the model says, %v:%s", s.name, s.prefix, err, d)
-	}
-	if s.m.quota == 0 {
+	w.same(s.fs(), s, s.name+"/"+s.prefix)
+	if s.quota == 0 {
 		return
 	}
 	st, err := s.fs().Statfs(context.Background())
-	if want := s.m.used(); err != nil || st.Used != want || st.Total != s.m.quota {
-		w.fatal("%s holds %d of %d, %v, want %d of %d", s.name, st.Used, st.Total, err, want, s.m.quota)
+	if want := s.m.Used(); err != nil || st.Used != want || st.Total != s.quota {
+		w.fatal("%s holds %d of %d, %v, want %d of %d", s.name, st.Used, st.Total, err, want, s.quota)
 	}
-}
-
-// treeOf describes a directory as hamModel.tree does.
-func treeOf(f *vole.FS, dir string) (hamTree, error) {
-	all := hamTree{}
-	return all, treeInto(f, dir, ".", all)
-}
-
-func treeInto(f *vole.FS, dir, as string, all hamTree) error {
-	ctx := context.Background()
-	list, err := f.ReadDir(ctx, dir)
-	if err != nil {
-		return err
-	}
-	for _, e := range list {
-		p, name := path.Join(dir, e.Name), path.Join(as, e.Name)
-		n := &hamNode{mode: e.Mode, nlink: int(e.Nlink), xattrs: map[string]string{}}
-		switch e.Mode.Type() {
-		case 0:
-			n.data, err = f.ReadFile(ctx, p)
-		case fs.ModeSymlink:
-			n.target, err = f.Readlink(ctx, p)
-		case fs.ModeDir:
-			err = treeInto(f, p, name, all)
-		}
-		if err == nil && !n.isLink() {
-			err = xattrsInto(n.xattrs, f, p)
-		}
-		if err != nil {
-			return fmt.Errorf("%s: %w", p, err)
-		}
-		all[name] = n.describe()
-		if e.IsDir() { // the model counts links itself
-			_, attrs, _ := strings.Cut(all[name], " links")
-			all[name] = fmt.Sprintf("%v, %d links%s", n.mode, e.Nlink, attrs)
-		}
-	}
-	return nil
-}
-
-func xattrsInto(attrs map[string]string, f *vole.FS, p string) error {
-	names, err := f.Listxattr(context.Background(), p)
-	for _, k := range names {
-		var v []byte
-		if v, err = f.Getxattr(context.Background(), p, k); err != nil {
-			break
-		}
-		attrs[k] = string(v)
-	}
-	return err
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"net/url"
-	"strconv"
 	"strings"
 
 	"github.com/volehq/vole/internal/api"
@@ -37,10 +36,7 @@ func (b *Backend) CreateOrgKey(ctx context.Context, org string, in api.CreateKey
 // organisation or the last operator key of the server, and force is not set.
 func (b *Backend) RevokeKey(ctx context.Context, id string, force bool) (api.Key, error) {
 	var out api.Key
-	q := url.Values{}
-	if force {
-		q.Set("force", "true")
-	}
+	q := withParams(url.Values{}, "force", formatFlag(force))
 	err := b.sendJSON(ctx, call{method: "DELETE", path: "/keys/" + url.PathEscape(id), query: q, repeatable: true}, nil, &out)
 	return out, err
 }
@@ -62,22 +58,13 @@ func (b *Backend) CreateOrg(ctx context.Context, name string) (api.NewKey, error
 // RemoveOrg removes an organisation and revokes its keys. ErrNoSuch; ErrNotEmpty: it has
 // volumes, and force is not set; ErrInUse: one of them is attached.
 func (b *Backend) RemoveOrg(ctx context.Context, name string, force bool) error {
-	q := url.Values{}
-	if force {
-		q.Set("force", "true")
-	}
+	q := withParams(url.Values{}, "force", formatFlag(force))
 	return b.sendDiscard(ctx, call{method: "DELETE", path: "/orgs/" + url.PathEscape(name), query: q})
 }
 
 // Audit returns a page of the organisation's audit log, newest first.
 func (b *Backend) Audit(ctx context.Context, cursor string, limit int) (api.AuditPage, error) {
-	q := url.Values{}
-	if cursor != "" {
-		q.Set("cursor", cursor)
-	}
-	if limit > 0 {
-		q.Set("limit", strconv.Itoa(limit))
-	}
+	q := withParams(url.Values{}, "cursor", cursor, "limit", formatFrom(1, limit))
 	var out api.AuditPage
 	err := b.sendJSON(ctx, call{method: "GET", path: "/audit", query: q, repeatable: true}, nil, &out)
 	if err == nil && out.Next != "" && out.Next == cursor {
@@ -89,10 +76,7 @@ func (b *Backend) Audit(ctx context.Context, cursor string, limit int) (api.Audi
 // Watch calls fn for every change of the volumes, or of one, until ctx ends, fn returns
 // an error, or the server ends the stream, which is nil.
 func (b *Backend) Watch(ctx context.Context, volume string, fn func(api.Event) error) error {
-	q := url.Values{}
-	if volume != "" {
-		q.Set("volume", volume)
-	}
+	q := withParams(url.Values{}, "volume", volume)
 	res, err := b.sendRetrying(ctx, call{method: "GET", path: "/events", query: q, repeatable: true, unbounded: true})
 	if err != nil {
 		return err

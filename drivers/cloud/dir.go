@@ -38,8 +38,7 @@ const maxPages = 1 << 20
 
 // OpenDir implements driver.FS.
 func (f *volumeFS) OpenDir(ctx context.Context, path string, opts driver.DirOptions) (driver.Dir, error) {
-	q := url.Values{"path": {path}, "limit": {strconv.Itoa(pageSize)}}
-	setBoolParams(q, map[string]bool{"unsorted": !opts.Sorted, "names_only": opts.NamesOnly})
+	q := withParams(url.Values{"path": {path}, "limit": {strconv.Itoa(pageSize)}}, "unsorted", formatFlag(!opts.Sorted), "names_only", formatFlag(opts.NamesOnly))
 	d := &dirHandle{fs: f, query: q, sorted: opts.Sorted, cursorSeed: maphash.MakeSeed(), seenCursors: map[uint64]struct{}{}}
 	return d, d.fetchEntryPage(ctx)
 }

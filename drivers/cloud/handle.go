@@ -80,12 +80,8 @@ func (f *volumeFS) openHandle(ctx context.Context, path string, opts driver.Open
 // openRemoteHandle opens the file through ref. If inode is not 0, the server refuses a file with
 // another one: a reopened handle must not act on a file that took the place of the first.
 func (h *handle) openRemoteHandle(ctx context.Context, ref *remoteRef, opts driver.OpenOptions, inode uint64) (*remoteHandle, error) {
-	q := url.Values{"path": {h.path}}
-	setBoolParams(q, map[string]bool{"write": opts.Write, "append": opts.Append, "create": opts.Create, "exclusive": opts.Exclusive,
-		"truncate": opts.Truncate, "no_follow": opts.NoFollow})
-	if opts.Mode != 0 {
-		setModeParam(q, opts.Mode)
-	}
+	q := withParams(url.Values{"path": {h.path}}, "write", formatFlag(opts.Write), "append", formatFlag(opts.Append), "create", formatFlag(opts.Create),
+		"exclusive", formatFlag(opts.Exclusive), "truncate", formatFlag(opts.Truncate), "no_follow", formatFlag(opts.NoFollow), "mode", formatModeIfSet(opts.Mode))
 	if inode != 0 {
 		q.Set("inode", strconv.FormatUint(inode, 10))
 	}
@@ -124,8 +120,6 @@ func (b *Backend) checkLifetime(ctx context.Context) error {
 	return ctx.Err()
 }
 
-func offsetQuery(off int64) url.Values { return url.Values{"offset": {strconv.FormatInt(off, 10)}} }
-
 // ReadAt implements driver.File.
 func (h *handle) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 	done := 0
@@ -161,19 +155,23 @@ func (h *handle) WriteAt(ctx context.Context, p []byte, off int64) (int, error) 
 	done := 0
 	for {
 		part := p[done:min(len(p), done+maxTransfer)]
-		err := h.withHandle(ctx, true, func(r *remoteHandle) error {
-			c := r.newHandleCall("PUT", "/data", offsetQuery(off+int64(done)))
-			c.keyed = true
-			c.body = append([]byte{}, part...) // a copy: net/http may still read it after an error
-			return h.fs.b.sendDiscard(ctx, c)
-		})
-		if err != nil {
+		body := append([]byte{}, part...) // a copy: net/http may still read it after an error
+		if err := h.sendHandleChange(ctx, "PUT", "/data", offsetQuery(off+int64(done)), body); err != nil {
 			return done, err
 		}
 		if done += len(part); done == len(p) {
 			return done, nil
 		}
 	}
+}
+
+// sendHandleChange makes a request that changes the file. body may be nil.
+func (h *handle) sendHandleChange(ctx context.Context, method, route string, q url.Values, body []byte) error {
+	return h.withHandle(ctx, true, func(r *remoteHandle) error {
+		c := r.newHandleCall(method, route, q)
+		c.keyed, c.body = true, body
+		return h.fs.b.sendDiscard(ctx, c)
+	})
 }
 
 // Append implements driver.File.
@@ -192,22 +190,14 @@ func (h *handle) Append(ctx context.Context, p []byte) (int64, error) {
 
 // Truncate implements driver.File.
 func (h *handle) Truncate(ctx context.Context, size int64) error {
-	return h.withHandle(ctx, true, func(r *remoteHandle) error {
-		c := r.newHandleCall("POST", "/truncate", url.Values{"size": {strconv.FormatInt(size, 10)}})
-		c.keyed = true
-		return h.fs.b.sendDiscard(ctx, c)
-	})
+	return h.sendHandleChange(ctx, "POST", "/truncate", url.Values{"size": {strconv.FormatInt(size, 10)}}, nil)
 }
 
 // PunchHole implements driver.File.
 func (h *handle) PunchHole(ctx context.Context, off, length int64) error {
-	return h.withHandle(ctx, true, func(r *remoteHandle) error {
-		q := offsetQuery(off)
-		q.Set("length", strconv.FormatInt(length, 10))
-		c := r.newHandleCall("POST", "/punch", q)
-		c.keyed = true
-		return h.fs.b.sendDiscard(ctx, c)
-	})
+	q := offsetQuery(off)
+	q.Set("length", strconv.FormatInt(length, 10))
+	return h.sendHandleChange(ctx, "POST", "/punch", q, nil)
 }
 
 // NextData implements driver.File.

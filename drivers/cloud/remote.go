@@ -79,11 +79,7 @@ func (f *volumeFS) currentRemoteRef(ctx context.Context, stale *remoteRef) (*rem
 	if current != nil && current != stale && !current.session.isStale() {
 		return current, nil
 	}
-	query := url.Values{"volume": {f.volumeID}}
-	setBoolParams(query, map[string]bool{"read_only": f.opts.ReadOnly, "batch": f.opts.Batch})
-	if f.opts.Attachment != "" {
-		query.Set("attachment", f.opts.Attachment)
-	}
+	query := withParams(url.Values{"volume": {f.volumeID}}, "read_only", formatFlag(f.opts.ReadOnly), "batch", formatFlag(f.opts.Batch), "attachment", f.opts.Attachment)
 	var opened *remoteRef
 	err := f.b.withSession(ctx, func(s *session) error {
 		var out api.Filesystem

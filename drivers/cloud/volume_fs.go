@@ -54,15 +54,6 @@ func (b *Backend) OpenFS(ctx context.Context, id string, opts driver.FSOptions) 
 	return f, nil
 }
 
-// setBoolParams sets the parameters that are true; the others are left out.
-func setBoolParams(q url.Values, flags map[string]bool) {
-	for name, on := range flags {
-		if on {
-			q.Set(name, "true")
-		}
-	}
-}
-
 // checkUsable returns an error if the file system is closed, or read-only and change is set.
 func (f *volumeFS) checkUsable(ctx context.Context, change bool) error {
 	if err := f.b.checkOpen(ctx); err != nil {
@@ -95,8 +86,7 @@ func (f *volumeFS) sendVolumeChange(ctx context.Context, c call) error {
 
 func (f *volumeFS) statEntry(ctx context.Context, path string, follow bool) (driver.Entry, error) {
 	var out api.Entry
-	q := url.Values{"path": {path}}
-	setBoolParams(q, map[string]bool{"follow": follow})
+	q := withParams(url.Values{"path": {path}}, "follow", formatFlag(follow))
 	if err := f.getVolumeJSON(ctx, "stat", q, &out); err != nil {
 		return driver.Entry{}, err
 	}
@@ -133,17 +123,12 @@ func (f *volumeFS) getVolumeBytesUpTo(ctx context.Context, route string, q url.V
 	return b, err
 }
 
-func setModeParam(q url.Values, mode fs.FileMode) url.Values {
-	q.Set("mode", api.FormatMode(mode))
-	return q
-}
-
 func (f *volumeFS) Mkdir(ctx context.Context, path string, mode fs.FileMode) error {
-	return f.sendVolumeChange(ctx, call{method: "POST", path: "mkdir", query: setModeParam(url.Values{"path": {path}}, mode)})
+	return f.sendVolumeChange(ctx, call{method: "POST", path: "mkdir", query: url.Values{"path": {path}, "mode": {api.FormatMode(mode)}}})
 }
 
 func (f *volumeFS) MkdirAll(ctx context.Context, path string, mode fs.FileMode) error {
-	q := setModeParam(url.Values{"path": {path}, "parents": {"true"}}, mode)
+	q := url.Values{"path": {path}, "parents": {"true"}, "mode": {api.FormatMode(mode)}}
 	return f.sendVolumeChange(ctx, call{method: "POST", path: "mkdir", query: q, repeatable: true})
 }
 
@@ -156,14 +141,12 @@ func (f *volumeFS) RemoveAll(ctx context.Context, path string) error {
 }
 
 func (f *volumeFS) Rename(ctx context.Context, from, to string, opts driver.RenameOptions) error {
-	q := url.Values{"path": {from}, "to": {to}}
-	setBoolParams(q, map[string]bool{"no_replace": opts.NoReplace})
+	q := withParams(url.Values{"path": {from}, "to": {to}}, "no_replace", formatFlag(opts.NoReplace))
 	return f.sendVolumeChange(ctx, call{method: "POST", path: "rename", query: q})
 }
 
 func (f *volumeFS) Copy(ctx context.Context, from, to string, opts driver.CopyOptions) error {
-	q := url.Values{"path": {from}, "to": {to}}
-	setBoolParams(q, map[string]bool{"no_replace": opts.NoReplace})
+	q := withParams(url.Values{"path": {from}, "to": {to}}, "no_replace", formatFlag(opts.NoReplace))
 	return f.sendVolumeChange(ctx, call{method: "POST", path: "copy", query: q, longRunning: true})
 }
 
@@ -180,32 +163,21 @@ func (f *volumeFS) Mknod(ctx context.Context, path string, mode fs.FileMode, rde
 	if kind == "" {
 		return driver.Errorf(driver.ErrInvalid, "mode %v: not the type of a node", mode)
 	}
-	q := setModeParam(url.Values{"path": {path}, "type": {string(kind)}, "rdev": {strconv.FormatUint(rdev, 10)}}, mode)
+	q := url.Values{"path": {path}, "type": {string(kind)}, "rdev": {strconv.FormatUint(rdev, 10)}, "mode": {api.FormatMode(mode)}}
 	return f.sendVolumeChange(ctx, call{method: "POST", path: "mknod", query: q})
 }
 
 func (f *volumeFS) Chmod(ctx context.Context, path string, mode fs.FileMode) error {
-	return f.sendVolumeChange(ctx, call{method: "POST", path: "chmod", query: setModeParam(url.Values{"path": {path}}, mode), repeatable: true})
+	return f.sendVolumeChange(ctx, call{method: "POST", path: "chmod", query: url.Values{"path": {path}, "mode": {api.FormatMode(mode)}}, repeatable: true})
 }
 
 func (f *volumeFS) Chown(ctx context.Context, path string, uid, gid int) error {
-	q := url.Values{"path": {path}}
-	if uid >= 0 {
-		q.Set("uid", strconv.Itoa(uid))
-	}
-	if gid >= 0 {
-		q.Set("gid", strconv.Itoa(gid))
-	}
+	q := withParams(url.Values{"path": {path}}, "uid", formatFrom(0, uid), "gid", formatFrom(0, gid))
 	return f.sendVolumeChange(ctx, call{method: "POST", path: "chown", query: q, repeatable: true})
 }
 
 func (f *volumeFS) Chtimes(ctx context.Context, path string, atime, mtime time.Time) error {
-	q := url.Values{"path": {path}}
-	for name, t := range map[string]time.Time{"atime": atime, "mtime": mtime} {
-		if !t.IsZero() {
-			q.Set(name, t.UTC().Format(time.RFC3339Nano))
-		}
-	}
+	q := withParams(url.Values{"path": {path}}, "atime", formatTime(atime), "mtime", formatTime(mtime))
 	return f.sendVolumeChange(ctx, call{method: "POST", path: "chtimes", query: q, repeatable: true})
 }
 

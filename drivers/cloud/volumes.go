@@ -36,10 +36,19 @@ func (b *Backend) Create(ctx context.Context, name string, spec driver.Spec) (dr
 	return b.sendVolumeCall(ctx, c, in)
 }
 
-// sendVolumeCall makes a request whose response describes a volume.
+// sendVolumeCall makes a request whose response describes a volume. All but GET need a writable
+// Backend.
 func (b *Backend) sendVolumeCall(ctx context.Context, c call, in any) (driver.Info, error) {
+	check := b.checkWritable
+	if c.method == "GET" {
+		check = b.checkOpen
+	}
 	var v api.Volume
-	if err := b.sendJSON(ctx, c, in, &v); err != nil {
+	err := check(ctx)
+	if err == nil {
+		err = b.sendJSON(ctx, c, in, &v)
+	}
+	if err != nil {
 		return driver.Info{}, err
 	}
 	return v.Info().At("cloud", ""), nil
@@ -55,9 +64,6 @@ func volumeRefQuery(ref driver.Ref) (string, url.Values) {
 
 // Get implements driver.Backend.
 func (b *Backend) Get(ctx context.Context, ref driver.Ref) (driver.Info, error) {
-	if err := b.checkOpen(ctx); err != nil {
-		return driver.Info{}, err
-	}
 	name, q := volumeRefQuery(ref)
 	return b.sendVolumeCall(ctx, call{method: "GET", path: volumePath(name), query: q, repeatable: true}, nil)
 }
@@ -67,19 +73,8 @@ func (b *Backend) List(ctx context.Context, filter driver.Filter) (driver.Page, 
 	if err := b.checkOpen(ctx); err != nil {
 		return driver.Page{}, err
 	}
-	q := url.Values{}
-	if s := filter.Selector.String(); s != "" {
-		q.Set("selector", s)
-	}
-	if filter.Kind != "" {
-		q.Set("kind", string(filter.Kind))
-	}
-	if filter.Cursor != "" {
-		q.Set("cursor", filter.Cursor)
-	}
-	if filter.Limit > 0 {
-		q.Set("limit", strconv.Itoa(min(filter.Limit, 1000)))
-	}
+	q := withParams(url.Values{}, "selector", filter.Selector.String(), "kind", string(filter.Kind), "cursor", filter.Cursor,
+		"limit", formatFrom(1, min(filter.Limit, 1000)))
 	var out api.VolumePage
 	if err := b.sendJSON(ctx, call{method: "GET", path: "/volumes", query: q, repeatable: true}, nil, &out); err != nil {
 		return driver.Page{}, err
@@ -96,9 +91,6 @@ func (b *Backend) List(ctx context.Context, filter driver.Filter) (driver.Page, 
 
 // Update implements driver.Backend.
 func (b *Backend) Update(ctx context.Context, id string, change driver.Update) (driver.Info, error) {
-	if err := b.checkWritable(ctx); err != nil {
-		return driver.Info{}, err
-	}
 	in := api.UpdateVolume{Name: change.Name, Quota: int64(change.Quota), ClearQuota: change.ClearQuota, Capacity: int64(change.Capacity),
 		SetLabels: api.Labels(change.SetLabels), RemoveLabels: change.RemoveLabels, Publish: change.Publish}
 	// Repeating it sets the same values again.
@@ -107,18 +99,12 @@ func (b *Backend) Update(ctx context.Context, id string, change driver.Update) (
 
 // Remove implements driver.Backend.
 func (b *Backend) Remove(ctx context.Context, ref driver.Ref) (driver.Info, error) {
-	if err := b.checkWritable(ctx); err != nil {
-		return driver.Info{}, err
-	}
 	name, q := volumeRefQuery(ref)
 	return b.sendVolumeCall(ctx, call{method: "DELETE", path: volumePath(name), query: q, keyed: true, longRunning: true}, nil)
 }
 
 // RemoveUnused implements driver.Backend. Servers that lack it refuse the parameter.
 func (b *Backend) RemoveUnused(ctx context.Context, id string, since time.Time) (driver.Info, error) {
-	if err := b.checkWritable(ctx); err != nil {
-		return driver.Info{}, err
-	}
 	name, q := volumeRefQuery(driver.ByID(id))
 	q.Set("unused_since", since.UTC().Format(time.RFC3339Nano))
 	return b.sendVolumeCall(ctx, call{method: "DELETE", path: volumePath(name), query: q, keyed: true, longRunning: true}, nil)
@@ -126,9 +112,6 @@ func (b *Backend) RemoveUnused(ctx context.Context, id string, since time.Time) 
 
 // Measure implements driver.Backend.
 func (b *Backend) Measure(ctx context.Context, id string) (driver.Info, error) {
-	if err := b.checkWritable(ctx); err != nil {
-		return driver.Info{}, err
-	}
 	return b.sendVolumeCall(ctx, call{method: "POST", path: volumePath(id, "measure"), repeatable: true, longRunning: true}, nil)
 }
 
@@ -137,10 +120,7 @@ func (b *Backend) Attachments(ctx context.Context, id string) ([]driver.Attachme
 	if err := b.checkOpen(ctx); err != nil {
 		return nil, err
 	}
-	q := url.Values{}
-	if id != "" {
-		q.Set("volume", id)
-	}
+	q := withParams(url.Values{}, "volume", id)
 	var out api.Attachments
 	if err := b.sendJSON(ctx, call{method: "GET", path: "/attachments", query: q, repeatable: true}, nil, &out); err != nil {
 		return nil, err

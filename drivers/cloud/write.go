@@ -25,11 +25,7 @@ func (f *volumeFS) WriteFile(ctx context.Context, path string, r io.Reader, opts
 	if err := opts.RefuseMeta(); err != nil {
 		return 0, err
 	}
-	q := url.Values{"path": {path}}
-	if opts.Mode != 0 {
-		setModeParam(q, opts.Mode)
-	}
-	setBoolParams(q, map[string]bool{"exclusive": opts.Exclusive})
+	q := withParams(url.Values{"path": {path}}, "mode", formatModeIfSet(opts.Mode), "exclusive", formatFlag(opts.Exclusive))
 	if opts.NextData != nil {
 		q.Set("size", strconv.FormatInt(opts.Size, 10))
 	}

@@ -47,6 +47,7 @@ var rules = []rule{
 	{"internal/testing/skips", nil},
 	{"internal/testing/bench", slices.Concat(sdk, []string{"drivers/bucket", "server", "transfer"})},
 	{"internal/testing/torture", sdk},
+	{"internal/testing/treemodel", sdk}, // the suites make their calls through the SDK
 	{"internal", slices.Concat(helpers, []string{"ext4"})},
 	{"drivers/local/internal/dirstream", helpers},
 	// Of the home they know what disk.Home says, so that something else can keep disk volumes.

@@ -47,6 +47,11 @@ type Organisations interface {
 // session.
 type Session interface {
 	driver.Backend
+	SessionLife
+}
+
+// SessionLife is what a session does beside being a backend.
+type SessionLife interface {
 	// Renew extends the lease. ErrClosed: the session has ended.
 	Renew(ctx context.Context) error
 	// Leave closes the session on this server. It lives on until its lease ends where another

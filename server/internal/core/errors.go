@@ -1,14 +1,10 @@
 package core
 
 import (
-	"bytes"
 	"cmp"
-	"context"
-	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
-	"strconv"
 	"strings"
 	"time"
 
@@ -111,60 +107,4 @@ func Describe(err error) (status int, code, message string) {
 // invalidRequest returns an error that matches driver.ErrInvalid.
 func invalidRequest(format string, args ...any) error {
 	return driver.Errorf(driver.ErrInvalid, format, args...)
-}
-
-// WriteJSON answers with v as JSON. The memory of a large answer is taken from the budget first.
-func WriteJSON(w http.ResponseWriter, status int, v any) error {
-	b, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	if a, ok := w.(*pacedResponse); ok && a.memory != nil && a.status == 0 && status < http.StatusBadRequest {
-		if err := a.memory.acquireBuffer(a.ctx, int64(len(b))); err != nil {
-			return err
-		}
-	}
-	h := w.Header()
-	for name, v := range jsonHeader {
-		h.Set(name, v)
-	}
-	if a, ok := w.(*pacedResponse); ok && a.http2 { // flushSmallAnswer flushes before net/http knows the length
-		h.Set("Content-Length", strconv.Itoa(len(b)+1))
-	}
-	w.WriteHeader(status)
-	_, err = w.Write(append(b, '\n'))
-	return err
-}
-
-// readBody reads the body into rawBody, unless fingerprint did so already.
-func (r *Request) readBody() (err error) {
-	if r.rawBody == nil {
-		r.rawBody, err = io.ReadAll(r.Body)
-	}
-	return err
-}
-
-// ReadJSON decodes the body into v. Fields that v does not have are refused unless lax is set.
-func (r *Request) ReadJSON(v any, lax bool) error {
-	err := r.readBody()
-	if err == nil {
-		err = r.reserveForJSON(r.rawBody)
-	}
-	dec := json.NewDecoder(bytes.NewReader(r.rawBody))
-	if !lax {
-		dec.DisallowUnknownFields()
-	}
-	if err == nil {
-		err = dec.Decode(v)
-	}
-	if err == nil && dec.More() {
-		return invalidRequest("the body continues after its JSON value; send one value")
-	}
-	var own *Error
-	var tooLarge *http.MaxBytesError
-	var noRoom *budget.Error
-	if err == nil || errors.As(err, &tooLarge) || errors.As(err, &own) || errors.As(err, &noRoom) || r.Context().Err() != nil {
-		return errors.Join(err, context.Cause(r.Context()))
-	}
-	return invalidRequest("cannot decode the JSON of the body: %v", err)
 }

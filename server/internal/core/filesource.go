@@ -34,10 +34,10 @@ func (s *FileSource) Read(p []byte) (int, error) {
 // Seek implements io.Seeker.
 func (s *FileSource) Seek(off int64, whence int) (int64, error) { return s.r.Seek(off, whence) }
 
-// ServeContent answers with the parts of the file that the request asks for (Range,
+// serveContent answers with the parts of the file that the request asks for (Range,
 // If-None-Match and so on). The header is sent with the first bytes, so that an unreadable file
 // is still answered with an error.
-func (s *FileSource) ServeContent(w http.ResponseWriter, r *Request, modified time.Time) error {
+func (s *FileSource) serveContent(w http.ResponseWriter, r *Request, modified time.Time) error {
 	lazy := &lazyHeader{ResponseWriter: w}
 	http.ServeContent(lazy, r.Request, "", modified, s)
 	if s.err != nil && !lazy.sent {

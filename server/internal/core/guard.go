@@ -39,16 +39,7 @@ func (c *Core) OpenSession(ctx context.Context, org, session, key string, lease 
 // guardedSession is a guardedBackend that is also a Session.
 type guardedSession struct {
 	guardedBackend
-	session Session
-}
-
-func (g guardedSession) Renew(ctx context.Context) error { return g.session.Renew(ctx) }
-func (g guardedSession) Leave() error                    { return g.session.Leave() }
-func (g guardedSession) Holds(ctx context.Context, id string) (bool, error) {
-	return g.session.Holds(ctx, id)
-}
-func (g guardedSession) Detach(ctx context.Context, attachment string) error {
-	return g.session.Detach(ctx, attachment)
+	SessionLife
 }
 
 func (g guardedBackend) Create(ctx context.Context, name string, spec driver.Spec) (driver.Info, error) {

@@ -110,6 +110,18 @@ func (r *Request) VisibleVolume(ref string) (*vole.Volume, error) {
 	return v, r.CheckVisible(v.ID(), v.Name())
 }
 
+// VisibleVolumeByID is VisibleVolume for an id alone. What is no id is not found.
+func (r *Request) VisibleVolumeByID(id string) (*vole.Volume, error) {
+	if !driver.IsID(id) {
+		return nil, vole.ErrNotFound // VisibleVolume would take it for a name
+	}
+	v, err := r.VisibleVolume(id)
+	if err == nil && v.ID() != id {
+		return nil, vole.ErrNotFound // its name looks like an id
+	}
+	return v, err
+}
+
 // CheckVisible returns ErrNotFound for a volume that the caller may not see, so that its
 // existence stays hidden. It notes id and name (empty if unknown) in the audit record.
 func (r *Request) CheckVisible(id, name string) error {

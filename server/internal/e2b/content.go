@@ -3,12 +3,10 @@ package e2b
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 	"path"
 
 	"github.com/volehq/vole"
-	"github.com/volehq/vole/internal/api"
 	"github.com/volehq/vole/server/internal/core"
 )
 
@@ -28,17 +26,7 @@ func readContent(w http.ResponseWriter, r *core.Request) error {
 			return notDirAsNotExist(err)
 		}
 		defer h.Close()
-		e, err := h.Stat(r.Context())
-		if err != nil {
-			return err
-		}
-		// Browsers must neither guess a type nor show the file as a page of this server.
-		head := w.Header()
-		head.Set("Etag", fmt.Sprintf("\"%x-%x-%x-%x\"", e.Inode, e.Size, e.Mtime.UnixNano(), e.Ctime.UnixNano()))
-		head.Set("Content-Type", api.TypeBytes)
-		head.Set("X-Content-Type-Options", "nosniff")
-		head.Set("Content-Disposition", "attachment")
-		return core.NewFileSource(r.Context(), h, e.Size).ServeContent(w, r, e.Mtime)
+		return core.ServeFile(w, r, h, true)
 	})
 }
 

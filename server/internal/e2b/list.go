@@ -1,9 +1,7 @@
 package e2b
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
@@ -13,51 +11,6 @@ import (
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/server/internal/core"
 )
-
-// jsonArray writes a JSON array element by element. Until its buffer is flushed for the first
-// time, an error can still be answered with its status; after that it breaks the answer off.
-type jsonArray struct {
-	w       *bufio.Writer
-	enc     *json.Encoder
-	started bool
-}
-
-// newJSONArray begins an answer that is a JSON array.
-func newJSONArray(w http.ResponseWriter) *jsonArray {
-	h := w.Header()
-	h.Set("Content-Type", "application/json")
-	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("Cache-Control", "no-store")
-	b := bufio.NewWriterSize(w, 32<<10)
-	// The encoder ends each element with a newline, which JSON allows between elements.
-	enc := json.NewEncoder(b)
-	enc.SetEscapeHTML(false)
-	return &jsonArray{w: b, enc: enc}
-}
-
-// addElement appends an element.
-func (a *jsonArray) addElement(v any) error {
-	sep := byte(',')
-	if !a.started {
-		a.started, sep = true, '['
-	}
-	if err := a.w.WriteByte(sep); err != nil {
-		return err
-	}
-	return a.enc.Encode(v)
-}
-
-// closeArray ends the array and flushes it.
-func (a *jsonArray) closeArray() error {
-	tail := "]\n"
-	if !a.started {
-		tail = "[]\n"
-	}
-	if _, err := a.w.WriteString(tail); err != nil {
-		return err
-	}
-	return a.w.Flush()
-}
 
 const (
 	// maxDepth bounds the depth of a listing, and so how many directories one request has open.
@@ -84,18 +37,18 @@ func listEntries(w http.ResponseWriter, r *core.Request) error {
 		if !e.Mode.IsDir() {
 			return wrongTypeError("not_a_directory", "not a directory; only directories can be listed")
 		}
-		out := newJSONArray(w)
+		out := core.NewJSONArray(w, "[", "]")
 		if err := writeTree(r, f, path, depth, out); err != nil {
 			return err
 		}
-		return out.closeArray()
+		return out.Close()
 	})
 }
 
 // writeTree writes the entries of a directory and of its subdirectories, depth levels in all,
 // each directory before its entries. Directories of up to walkBatch entries are sorted. Entries
 // that disappear meanwhile are left out.
-func writeTree(r *core.Request, f *vole.FS, dir string, depth int, out *jsonArray) error {
+func writeTree(r *core.Request, f *vole.FS, dir string, depth int, out *core.JSONArray) error {
 	ctx := r.Context()
 	d, err := f.OpenDir(ctx, dir, vole.DirOptions{})
 	if err != nil {
@@ -125,7 +78,7 @@ func writeTree(r *core.Request, f *vole.FS, dir string, depth int, out *jsonArra
 
 // writeTreeEntries writes one batch. Its memory is borrowed until everything below it is
 // written: a request may hold one batch for each level.
-func writeTreeEntries(r *core.Request, f *vole.FS, dir string, batch []vole.Entry, depth int, out *jsonArray) error {
+func writeTreeEntries(r *core.Request, f *vole.FS, dir string, batch []vole.Entry, depth int, out *core.JSONArray) error {
 	size := int64(0)
 	for _, e := range batch {
 		size += int64(entryMemory + len(e.Name))
@@ -139,7 +92,7 @@ func writeTreeEntries(r *core.Request, f *vole.FS, dir string, batch []vole.Entr
 		path := joinPath(dir, e.Name)
 		x, err := describeEntry(r.Context(), f, path, e)
 		if err == nil {
-			err = out.addElement(x)
+			err = out.Add(x)
 		}
 		if err == nil && e.Mode.IsDir() && depth > 1 {
 			err = writeTree(r, f, path, depth-1, out)

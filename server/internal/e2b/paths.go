@@ -61,10 +61,7 @@ func answerEntry(w http.ResponseWriter, r *core.Request, f *vole.FS, status int,
 		return notDirAsNotExist(err)
 	}
 	out, err := describeEntry(r.Context(), f, path, e)
-	if err != nil {
-		return err
-	}
-	return core.WriteJSON(w, status, out)
+	return core.AnswerJSON(w, status, out, err)
 }
 
 // metadata is the owner and mode that a client sets; nil keeps the old value.
@@ -192,10 +189,7 @@ func removePath(w http.ResponseWriter, r *core.Request) error {
 		} else if err == nil {
 			err = f.Remove(r.Context(), path)
 		}
-		if err != nil {
-			return notDirAsNotExist(err)
-		}
-		return writeNoContent(w)
+		return core.AnswerNoContent(w, notDirAsNotExist(err))
 	})
 }
 

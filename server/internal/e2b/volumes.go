@@ -3,13 +3,13 @@ package e2b
 import (
 	"net/http"
 
-	"github.com/google/uuid"
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/server/internal/accounts"
 	"github.com/volehq/vole/server/internal/core"
 )
 
-// volumeRoutes are the routes of volumes, which need an API key.
+// volumeRoutes are the routes of volumes, which need an API key. They take ids alone: SDKs expect
+// 404 for what is no id.
 func volumeRoutes() []*core.Route {
 	routes := []*core.Route{
 		{Method: "POST", Path: volumesPath, Name: "createVolume", Scope: accounts.Write, Changes: true, AuditFirst: true, Handle: createVolume},
@@ -56,7 +56,7 @@ func createVolume(w http.ResponseWriter, r *core.Request) error {
 
 // getVolume answers with a volume and a token for its files.
 func getVolume(w http.ResponseWriter, r *core.Request) error {
-	v, err := findVolumeByID(r)
+	v, err := r.VisibleVolumeByID(r.PathValue("volume"))
 	if err != nil {
 		return err
 	}
@@ -66,50 +66,25 @@ func getVolume(w http.ResponseWriter, r *core.Request) error {
 // answerVolume answers with a volume and a new token for its files.
 func answerVolume(w http.ResponseWriter, r *core.Request, status int, v *vole.Volume) error {
 	token, err := r.Core.Options().Accounts.VolumeToken(r.Context(), r.Caller, v.ID(), tokenTTL)
-	if err != nil {
-		return err
-	}
-	return core.WriteJSON(w, status, wireVolume{v.ID(), v.Name(), token})
-}
-
-// findVolumeByID returns the volume with the id of the URL. Names are not accepted: SDKs expect 404
-// for what is no id.
-func findVolumeByID(r *core.Request) (*vole.Volume, error) {
-	id := r.PathValue("volume")
-	if uuid.Validate(id) != nil {
-		return nil, vole.ErrNotFound
-	}
-	v, err := r.VisibleVolume(id)
-	if err == nil && v.ID() != id {
-		return nil, vole.ErrNotFound // id matched a name
-	}
-	return v, err
+	return core.AnswerJSON(w, status, wireVolume{v.ID(), v.Name(), token}, err)
 }
 
 // listVolumes answers with the volumes that the key sees, without tokens.
 func listVolumes(w http.ResponseWriter, r *core.Request) error {
-	out := newJSONArray(w)
-	if err := r.EachVolume(func(i vole.Info) error { return out.addElement(wireVolume{ID: i.ID, Name: i.Name}) }); err != nil {
+	out := core.NewJSONArray(w, "[", "]")
+	if err := r.EachVolume(func(i vole.Info) error { return out.Add(wireVolume{ID: i.ID, Name: i.Name}) }); err != nil {
 		return err
 	}
-	return out.closeArray()
+	return out.Close()
 }
 
 // removeVolume removes a volume with its files.
 func removeVolume(w http.ResponseWriter, r *core.Request) error {
-	v, err := findVolumeByID(r)
+	v, err := r.VisibleVolumeByID(r.PathValue("volume"))
 	if err != nil {
 		return err
 	}
 	// An open file system of requests would keep the volume in use.
 	r.EvictVolume(v.ID())
-	if err := v.Remove(r.Context()); err != nil {
-		return err
-	}
-	return writeNoContent(w)
-}
-
-func writeNoContent(w http.ResponseWriter) error {
-	w.WriteHeader(http.StatusNoContent)
-	return nil
+	return core.AnswerNoContent(w, v.Remove(r.Context()))
 }

@@ -3,7 +3,6 @@ package msb
 import (
 	"context"
 	"net/http"
-	"time"
 
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/server/internal/core"
@@ -17,22 +16,14 @@ func (a *api) readFile(w http.ResponseWriter, r *core.Request) error {
 			return err
 		}
 		defer h.Close()
-		e, err := h.Stat(ctx)
-		if err != nil {
-			return err
-		}
-		head := w.Header()
-		head.Set("Content-Type", "application/octet-stream")
-		head.Set("X-Content-Type-Options", "nosniff")
-		head.Set("Content-Disposition", "attachment")
 		// Without a time: whole seconds are too coarse to tell versions apart.
-		return core.NewFileSource(ctx, h, e.Size).ServeContent(w, r, time.Time{})
+		return core.ServeFile(w, r, h, false)
 	})
 }
 
 // writeFile replaces a file by the body, atomically, and makes missing parents.
 func (a *api) writeFile(w http.ResponseWriter, r *core.Request) error {
-	return answerNoContent(w, a.withPathOfHeader(r, false, func(ctx context.Context, f *vole.FS, at string) error {
+	return core.AnswerNoContent(w, a.withPathOfHeader(r, false, func(ctx context.Context, f *vole.FS, at string) error {
 		_, err := f.WriteFrom(ctx, at, r.Body, vole.WriteOptions{Size: max(0, r.ContentLength)})
 		return err
 	}))

@@ -61,8 +61,5 @@ func (a *api) defaultVolume(r *core.Request) (*vole.Volume, error) {
 // getDefaultVolume answers with the default volume.
 func (a *api) getDefaultVolume(w http.ResponseWriter, r *core.Request) error {
 	v, err := a.defaultVolume(r)
-	if err != nil {
-		return err
-	}
-	return core.WriteJSON(w, http.StatusOK, toWireVolume(v.Info()))
+	return answerVolume(w, v, err)
 }

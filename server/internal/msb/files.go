@@ -1,10 +1,8 @@
 package msb
 
 import (
-	"bufio"
 	"context"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"io"
 	"io/fs"
@@ -145,24 +143,18 @@ func (a *api) withPathOfHeader(r *core.Request, readOnly bool, fn func(ctx conte
 func (a *api) statFile(w http.ResponseWriter, r *core.Request) error {
 	return a.withPathOfHeader(r, true, func(ctx context.Context, f *vole.FS, at string) error {
 		e, err := f.Lstat(ctx, at)
-		if err != nil {
-			return err
+		if err == nil {
+			e, err = followLink(ctx, f, at, e)
 		}
-		if e, err = followLink(ctx, f, at, e); err != nil {
-			return err
-		}
-		return core.WriteJSON(w, http.StatusOK, map[string]wireFile{"metadata": toWireFile(at, e)})
+		return core.AnswerJSON(w, http.StatusOK, map[string]wireFile{"metadata": toWireFile(at, e)}, err)
 	})
 }
 
 // fileExists answers whether a path exists.
 func (a *api) fileExists(w http.ResponseWriter, r *core.Request) error {
 	return a.withPathOfHeader(r, true, func(ctx context.Context, f *vole.FS, at string) error {
-		is, err := f.Exists(ctx, at)
-		if err != nil {
-			return err
-		}
-		return core.WriteJSON(w, http.StatusOK, map[string]bool{"exists": is})
+		exists, err := f.Exists(ctx, at)
+		return core.AnswerJSON(w, http.StatusOK, map[string]bool{"exists": exists}, err)
 	})
 }
 
@@ -174,11 +166,11 @@ func (a *api) listFiles(w http.ResponseWriter, r *core.Request) error {
 			return err
 		}
 		defer d.Close()
-		out := &entryStream{w: w}
+		out := core.NewJSONArray(w, `{"entries":[`, "]}")
 		for {
 			entries, err := d.Read(ctx, listBatch)
 			if errors.Is(err, io.EOF) {
-				return out.finishList()
+				return out.Close()
 			}
 			if err != nil {
 				return err
@@ -188,7 +180,7 @@ func (a *api) listFiles(w http.ResponseWriter, r *core.Request) error {
 				if e, err = followLink(ctx, f, name, e); err != nil {
 					return err
 				}
-				if err := out.addEntry(toWireFile(name, e)); err != nil {
+				if err := out.Add(toWireFile(name, e)); err != nil {
 					return err
 				}
 			}
@@ -198,46 +190,6 @@ func (a *api) listFiles(w http.ResponseWriter, r *core.Request) error {
 
 // listBatch is how many entries are read at a time.
 const listBatch = 512
-
-// entryStream writes {"entries":[...]}. It writes nothing before the first entry or the end, so
-// that a directory that cannot be read is answered with an error and its status.
-type entryStream struct {
-	w   http.ResponseWriter
-	buf *bufio.Writer
-}
-
-// writeHead writes the header of the answer and begins the list.
-func (l *entryStream) writeHead() {
-	l.w.Header().Set("Content-Type", "application/json")
-	l.w.Header().Set("X-Content-Type-Options", "nosniff")
-	l.w.Header().Set("Cache-Control", "no-store")
-	l.buf = bufio.NewWriterSize(l.w, 64<<10)
-	_, _ = l.buf.WriteString(`{"entries":[`) // its errors come again with Flush
-}
-
-// addEntry appends an entry.
-func (l *entryStream) addEntry(f wireFile) error {
-	if l.buf == nil {
-		l.writeHead()
-	} else {
-		_ = l.buf.WriteByte(',')
-	}
-	b, err := json.Marshal(f)
-	if err != nil {
-		return err
-	}
-	_, err = l.buf.Write(b)
-	return err
-}
-
-// finishList ends the list and flushes it.
-func (l *entryStream) finishList() error {
-	if l.buf == nil {
-		l.writeHead()
-	}
-	_, _ = l.buf.WriteString("]}\n")
-	return l.buf.Flush()
-}
 
 // makeDir makes a directory and missing parents.
 func (a *api) makeDir(w http.ResponseWriter, r *core.Request) error {
@@ -255,7 +207,7 @@ func (a *api) makeDir(w http.ResponseWriter, r *core.Request) error {
 		return err
 	}
 	r.Audit.Path = p
-	return answerNoContent(w, a.withVolumeFS(r, false, func(ctx context.Context, f *vole.FS) error { return f.MkdirAll(ctx, p, 0o755) }))
+	return core.AnswerNoContent(w, a.withVolumeFS(r, false, func(ctx context.Context, f *vole.FS) error { return f.MkdirAll(ctx, p, 0o755) }))
 }
 
 // removeFile removes a file or an empty directory, or with the header a tree. Removing what does
@@ -269,7 +221,7 @@ func (a *api) removeFile(w http.ResponseWriter, r *core.Request) error {
 	default:
 		return invalidRequest("the header %s: write true or false", headerRecursive)
 	}
-	return answerNoContent(w, a.withPathOfHeader(r, false, func(ctx context.Context, f *vole.FS, at string) error {
+	return core.AnswerNoContent(w, a.withPathOfHeader(r, false, func(ctx context.Context, f *vole.FS, at string) error {
 		if !recursive {
 			return f.Remove(ctx, at)
 		}
@@ -316,5 +268,5 @@ func (a *api) twoPathChange(w http.ResponseWriter, r *core.Request, fn func(ctx 
 		return err
 	}
 	r.Audit.Path, r.Audit.Detail = from, "to "+to
-	return answerNoContent(w, a.withVolumeFS(r, false, func(ctx context.Context, f *vole.FS) error { return fn(ctx, f, from, to) }))
+	return core.AnswerNoContent(w, a.withVolumeFS(r, false, func(ctx context.Context, f *vole.FS) error { return fn(ctx, f, from, to) }))
 }

@@ -122,14 +122,6 @@ const (
 	codeTaken = "name_already_exists"
 )
 
-// answerNoContent answers a change that has nothing to say, unless err is set.
-func answerNoContent(w http.ResponseWriter, err error) error {
-	if err == nil {
-		w.WriteHeader(http.StatusNoContent)
-	}
-	return err
-}
-
 // invalidRequest returns an error that matches vole.ErrInvalid.
 func invalidRequest(format string, args ...any) error {
 	return driver.Errorf(vole.ErrInvalid, format, args...)

@@ -49,6 +49,14 @@ func toWireVolume(i vole.Info) wireVolume {
 	return v
 }
 
+// answerVolume answers with a volume, unless err is set, which it returns.
+func answerVolume(w http.ResponseWriter, v *vole.Volume, err error) error {
+	if err != nil {
+		return err
+	}
+	return core.WriteJSON(w, http.StatusOK, toWireVolume(v.Info()))
+}
+
 // gibCapacity is a number of GiB in a body, which may be missing or null.
 type gibCapacity struct {
 	set  bool
@@ -138,7 +146,7 @@ func createVolume(w http.ResponseWriter, r *core.Request) error {
 		return err
 	}
 	r.Audit.Volume, r.Audit.VolumeName = v.ID(), v.Name()
-	return core.WriteJSON(w, http.StatusOK, toWireVolume(v.Info()))
+	return answerVolume(w, v, nil)
 }
 
 // resolveVolumeID returns the id of the volume in the URL, where "default" stands for the
@@ -152,9 +160,8 @@ func (a *api) resolveVolumeID(r *core.Request) (string, error) {
 		}
 		return v.ID(), nil
 	}
-	// VisibleVolume would take anything else for a name.
 	if !driver.IsID(id) {
-		return "", vole.ErrNotFound
+		return "", vole.ErrNotFound // it would be taken for a name
 	}
 	return id, nil
 }
@@ -165,14 +172,7 @@ func (a *api) findVolumeByID(r *core.Request) (*vole.Volume, error) {
 	if err != nil {
 		return nil, err
 	}
-	v, err := r.VisibleVolume(id)
-	if err != nil {
-		return nil, err
-	}
-	if v.ID() != id {
-		return nil, vole.ErrNotFound // its name looks like an id
-	}
-	return v, nil
+	return r.VisibleVolumeByID(id)
 }
 
 // updateVolume changes the capacity, replaces all labels, or both in one step. What is missing
@@ -215,7 +215,7 @@ func (a *api) updateVolume(w http.ResponseWriter, r *core.Request) error {
 			return err
 		}
 		if in.Labels == nil || len(keysNotIn(v.Info().Labels, in.Labels)) == 0 {
-			return core.WriteJSON(w, http.StatusOK, toWireVolume(v.Info()))
+			return answerVolume(w, v, nil)
 		}
 		change = vole.Update{SetLabels: in.Labels}
 	}
@@ -244,8 +244,5 @@ func (a *api) removeVolume(w http.ResponseWriter, r *core.Request) error {
 	}
 	// An open file system of requests would keep the volume in use.
 	r.EvictVolume(v.ID())
-	if err := v.Remove(r.Context()); err != nil {
-		return err
-	}
-	return core.WriteJSON(w, http.StatusOK, map[string]string{"message": "volume removed"})
+	return core.AnswerJSON(w, http.StatusOK, map[string]string{"message": "volume removed"}, v.Remove(r.Context()))
 }

@@ -23,7 +23,7 @@ func (a *API) adminRoutes() []*core.Route {
 		auditFirstRoute("DELETE", api.Prefix+"/keys/{key}", "revokeKey", adminScope, a.revokeKey),
 		readRoute(api.Prefix+"/audit", "listAudit", adminScope, a.listAudit),
 		readRoute(api.Prefix+"/orgs", "listOrgs", operatorScope, a.listOrgs),
-		auditFirstRoute("POST", api.Prefix+"/orgs", "createOrg", operatorScope, requireAllVolumes(a.createOrg)),
+		auditFirstRoute("POST", api.Prefix+"/orgs", "createOrg", operatorScope, requireAllVolumes(withBody(a.createOrg))),
 		auditFirstRoute("DELETE", api.Prefix+"/orgs/{org}", "removeOrg", operatorScope, requireAllVolumes(a.removeOrg)),
 		auditFirstRoute("POST", api.Prefix+"/orgs/{org}/keys", "createOrgKey", operatorScope, requireAllVolumes(a.createOrgKey)),
 	}
@@ -37,7 +37,7 @@ func apiKey(k accounts.Key) api.Key {
 
 // requireAllVolumes wraps a handler that concerns all volumes: keys restricted to some of them
 // are refused.
-func requireAllVolumes(do func(w http.ResponseWriter, r *core.Request) error) func(w http.ResponseWriter, r *core.Request) error {
+func requireAllVolumes(do handler) handler {
 	return func(w http.ResponseWriter, r *core.Request) error {
 		if r.Caller.Volumes != nil {
 			return core.ErrForbidden
@@ -209,7 +209,7 @@ func (a *API) removeOrg(w http.ResponseWriter, r *core.Request) error {
 		return err
 	}
 	a.core.RecheckRights()
-	return writeNoContent(w)
+	return core.AnswerNoContent(w, nil)
 }
 
 // boundKeyExpiry returns when a new key expires: not after the key that makes it. Tokens of the
@@ -312,25 +312,15 @@ func (a *API) listAudit(w http.ResponseWriter, r *core.Request) error {
 // listOrgs answers with the names of all organisations.
 func (a *API) listOrgs(w http.ResponseWriter, r *core.Request) error {
 	list, err := a.core.Options().Organisations.Orgs(r.Context())
-	if err != nil {
-		return err
-	}
-	return core.WriteJSON(w, http.StatusOK, api.Orgs{Orgs: append([]string{}, list...)})
+	return core.AnswerJSON(w, http.StatusOK, api.Orgs{Orgs: append([]string{}, list...)}, err)
 }
 
 // createOrg makes an organisation and answers with its first admin key.
-func (a *API) createOrg(w http.ResponseWriter, r *core.Request) error {
-	var in api.CreateOrg
-	if err := r.ReadJSON(&in, false); err != nil {
-		return err
-	}
+func (a *API) createOrg(w http.ResponseWriter, r *core.Request, in api.CreateOrg) error {
 	r.Audit.Detail = in.Name
 	if err := a.core.Options().Organisations.CreateOrg(r.Context(), in.Name); err != nil {
 		return err
 	}
 	k, secret, err := a.core.Options().Accounts.CreateKey(r.Context(), accounts.NewKey{Org: in.Name, Name: "first", Scopes: adminScope, CreatedBy: r.Caller.KeyID})
-	if err != nil {
-		return err
-	}
-	return core.WriteJSON(w, http.StatusCreated, api.NewKey{Key: apiKey(k), Secret: secret})
+	return core.AnswerJSON(w, http.StatusCreated, api.NewKey{Key: apiKey(k), Secret: secret}, err)
 }

@@ -14,7 +14,7 @@ import (
 func (a *API) attachmentRoutes() []*core.Route {
 	return []*core.Route{
 		readRoute(api.Prefix+"/attachments", "listAttachments", readScope, a.listAttachments),
-		auditFirstRoute("POST", volumesPath+"/{volume}/attachments", "attach", readScope, a.attachVolume),
+		auditFirstRoute("POST", volumesPath+"/{volume}/attachments", "attach", readScope, withBody(a.attachVolume)),
 		auditFirstRoute("DELETE", api.Prefix+"/attachments/{attachment}", "detach", readScope, a.detachAttachment),
 	}
 }
@@ -64,11 +64,7 @@ func (a *API) listAttachments(w http.ResponseWriter, r *core.Request) error {
 // attachVolume attaches a volume under a session: an existing one of the caller, or a new one
 // that the answer names. The scope write is needed unless the attachment is read-only and
 // shared.
-func (a *API) attachVolume(w http.ResponseWriter, r *core.Request) error {
-	var in api.Attach
-	if err := r.ReadJSON(&in, false); err != nil {
-		return err
-	}
+func (a *API) attachVolume(w http.ResponseWriter, r *core.Request, in api.Attach) error {
 	if (!in.ReadOnly || in.Exclusive) && !r.Caller.Scopes.Has(writeScope) {
 		return core.NeedsScope(writeScope)
 	}
@@ -125,18 +121,7 @@ func (a *API) attachVolume(w http.ResponseWriter, r *core.Request) error {
 // countAttachment counts an attachment toward what its organisation has open. It is called
 // before the attachment is made.
 func (a *API) countAttachment(s *session) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.ended {
-		return errNoSession
-	}
-	err := a.countOpen(s.org)
-	if err == nil {
-		s.attachments++
-	}
-	return err
+	return a.countInSession(s, func() { s.attachments++ })
 }
 
 // uncountAttachment undoes countAttachment.
@@ -188,17 +173,17 @@ func (a *API) detachAttachment(w http.ResponseWriter, r *core.Request) error {
 	if held {
 		a.uncountAttachment(s)
 	}
-	return writeNoContent(w)
+	return core.AnswerNoContent(w, nil)
 }
 
 // syncAttachment makes durable what a session wrote through file systems opened under one of its
 // attachments.
 func (a *API) syncAttachment(ctx context.Context, s *session, attachment string) error {
-	var list []*sessionFS
+	var list []*opened
 	a.mu.Lock()
-	for _, f := range a.filesystems {
-		if f.session == s && f.attachment == attachment {
-			list = append(list, f)
+	for _, o := range a.opened {
+		if o.session == s && o.file == nil && o.attachment == attachment {
+			list = append(list, o)
 		}
 	}
 	a.mu.Unlock()

@@ -6,7 +6,6 @@ import (
 	"crypto/sha512"
 	"encoding/base64"
 	"errors"
-	"fmt"
 	"hash"
 	"io"
 	"math"
@@ -20,43 +19,19 @@ import (
 	"github.com/volehq/vole/server/internal/core"
 )
 
-// contentETag identifies a version of a file's content: it differs after every change, by ctime
-// at least.
-func contentETag(e vole.Entry) string {
-	return fmt.Sprintf("\"%x-%x-%x-%x\"", e.Inode, e.Size, e.Mtime.UnixNano(), e.Ctime.UnixNano())
-}
-
 // readFile answers with the content of a file, or with the ranges that the request asks for.
 func (a *API) readFile(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
 	path := q.Required("path")
-	if err := q.Err(); err != nil {
-		return err
-	}
-	return a.withFS(r, true, func(f *vole.FS) error {
+	return a.readFS(r, q, func(f *vole.FS) error {
 		h, err := f.Open(r.Context(), path, vole.OpenOptions{})
 		if err != nil {
 			return err
 		}
 		defer h.Close()
-		return serveFile(w, r, h)
+		c := &contentWriter{ResponseWriter: w}
+		return errors.Join(core.ServeFile(c, r, h, true), c.refusal)
 	})
-}
-
-// serveFile answers with an open file. Browsers are told to download it and not to guess its
-// type: a file must never run as a page of the server.
-func serveFile(w http.ResponseWriter, r *core.Request, h *vole.File) error {
-	e, err := h.Stat(r.Context())
-	if err != nil {
-		return err
-	}
-	head := w.Header()
-	head.Set("Etag", contentETag(e))
-	head.Set("Content-Type", api.TypeBytes)
-	head.Set("X-Content-Type-Options", "nosniff")
-	head.Set("Content-Disposition", "attachment")
-	c := &contentWriter{ResponseWriter: w}
-	return errors.Join(core.NewFileSource(r.Context(), h, e.Size).ServeContent(c, r, e.Mtime), c.refusal)
 }
 
 // contentWriter turns the refusals of http.ServeContent (412, 416), which are plain text, into
@@ -136,10 +111,7 @@ func (a *API) writeFile(w http.ResponseWriter, r *core.Request) error {
 		if conditional && errors.Is(err, vole.ErrExists) {
 			return errPrecondition
 		}
-		if err != nil {
-			return err
-		}
-		return core.WriteJSON(w, http.StatusOK, api.Written{Size: n})
+		return core.AnswerJSON(w, http.StatusOK, api.Written{Size: n}, err)
 	})
 }
 
@@ -161,7 +133,7 @@ func (a *API) newCheckedBody(r *core.Request, f *vole.FS, path string, body io.R
 			return nil
 		}
 		e, err := f.Stat(r.Context(), path)
-		if errors.Is(err, vole.ErrNotExist) || err == nil && match != "*" && !strings.Contains(match, contentETag(e)) {
+		if errors.Is(err, vole.ErrNotExist) || err == nil && match != "*" && !strings.Contains(match, core.ContentETag(e)) {
 			return errPrecondition
 		}
 		return err

@@ -31,8 +31,8 @@ func (a *API) directRoutes() []*core.Route {
 	// All three need a backend on S3; others answer unsupported.
 	const v = volumesPath + "/{volume}/direct"
 	// Parts of large files make long bodies: one part takes about 100 bytes of JSON.
-	reserve := changeRoute("POST", v+"/reserve", "reserveParts", writeScope, a.reserveParts)
-	commit := changeRoute("POST", v+"/commit", "commitParts", writeScope, a.commitParts)
+	reserve := changeRoute("POST", v+"/reserve", "reserveParts", writeScope, withBody(a.reserveParts))
+	commit := changeRoute("POST", v+"/commit", "commitParts", writeScope, withBody(a.commitParts))
 	reserve.MaxBody, commit.MaxBody = 8<<20, 8<<20
 	return []*core.Route{readRoute(v, "locate", readScope, a.locateRanges), reserve, commit}
 }
@@ -109,11 +109,7 @@ func toBucketParts(list []api.Part) (parts []bucket.Part, blobs []string, err er
 
 // reserveParts registers a blob for each part and answers with presigned requests to put them.
 // What is never committed is garbage that the sweeper collects.
-func (a *API) reserveParts(w http.ResponseWriter, r *core.Request) error {
-	var in api.ReserveParts
-	if err := r.ReadJSON(&in, false); err != nil {
-		return err
-	}
+func (a *API) reserveParts(w http.ResponseWriter, r *core.Request, in api.ReserveParts) error {
 	d, _, err := a.directVolume(r)
 	if err != nil {
 		return err
@@ -140,11 +136,7 @@ func (a *API) reserveParts(w http.ResponseWriter, r *core.Request) error {
 
 // commitParts makes a file of parts that the client has put. It checks size limit and rights
 // itself, because the direct backend is not guarded.
-func (a *API) commitParts(w http.ResponseWriter, r *core.Request) error {
-	var in api.CommitParts
-	if err := r.ReadJSON(&in, false); err != nil {
-		return err
-	}
+func (a *API) commitParts(w http.ResponseWriter, r *core.Request, in api.CommitParts) error {
 	r.Audit.Path = in.Path
 	d, v, err := a.directVolume(r)
 	if err != nil {
@@ -164,8 +156,6 @@ func (a *API) commitParts(w http.ResponseWriter, r *core.Request) error {
 	if err := errors.Join(a.core.CheckFileSize(in.Size), r.Reauthorize()); err != nil {
 		return err
 	}
-	if err := d.CommitFile(r.Context(), v.ID(), in.Path, in.Size, list, blobs, opts, driver.FSOptions{}); err != nil {
-		return err
-	}
-	return core.WriteJSON(w, http.StatusOK, api.Written{Size: in.Size})
+	err = d.CommitFile(r.Context(), v.ID(), in.Path, in.Size, list, blobs, opts, driver.FSOptions{})
+	return core.AnswerJSON(w, http.StatusOK, api.Written{Size: in.Size}, err)
 }

@@ -32,7 +32,7 @@ func (a *API) fileRoutes() []*core.Route {
 	return []*core.Route{
 		content, put, copy, remove,
 		readRoute(v+"/stat", "stat", readScope, a.statPath),
-		{Method: "POST", Path: v + "/stat", Name: "statMany", Scope: readScope, MaxBody: 8 << 20, Handle: a.statMany},
+		{Method: "POST", Path: v + "/stat", Name: "statMany", Scope: readScope, MaxBody: 8 << 20, Handle: withBody(a.statMany)},
 		readRoute(v+"/entries", "listEntries", readScope, a.listEntries),
 		{Method: "DELETE", Path: v + "/entries", Name: "endListing", Scope: readScope, Handle: a.endListing},
 		readRoute(v+"/readlink", "readlink", readScope, a.readSymlink),
@@ -90,6 +90,15 @@ func (a *API) withFS(r *core.Request, readOnly bool, fn func(*vole.FS) error) er
 	return err
 }
 
+// readFS is withFS for requests that change nothing. All parameters must have been read from q
+// before, so that unknown ones are refused.
+func (a *API) readFS(r *core.Request, q *core.Query, fn func(*vole.FS) error) error {
+	if err := q.Err(); err != nil {
+		return err
+	}
+	return a.withFS(r, true, fn)
+}
+
 // changePath runs fn, a change at path, records the path, and answers without content. All
 // parameters must have been read from q before, so that unknown ones are refused before anything
 // changes.
@@ -98,10 +107,7 @@ func (a *API) changePath(w http.ResponseWriter, r *core.Request, q *core.Query, 
 	if err := q.Err(); err != nil {
 		return err
 	}
-	if err := a.withFS(r, false, fn); err != nil {
-		return err
-	}
-	return writeNoContent(w)
+	return core.AnswerNoContent(w, a.withFS(r, false, fn))
 }
 
 // twoPathHandler returns the handler of a change with two paths: the parameter path, and another
@@ -122,7 +128,7 @@ func (a *API) twoPathHandler(other string, fn func(ctx context.Context, f *vole.
 func toAPIEntry(e vole.Entry) api.Entry {
 	out := api.FromEntry(e)
 	if e.Mode.IsRegular() {
-		out.Etag = contentETag(e)
+		out.Etag = core.ContentETag(e)
 	}
 	return out
 }
@@ -131,15 +137,9 @@ func toAPIEntry(e vole.Entry) api.Entry {
 func (a *API) statPath(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
 	path, follow := q.Required("path"), q.Bool("follow")
-	if err := q.Err(); err != nil {
-		return err
-	}
-	return a.withFS(r, true, func(f *vole.FS) error {
+	return a.readFS(r, q, func(f *vole.FS) error {
 		e, err := statEntry(r.Context(), f, path, follow)
-		if err != nil {
-			return err
-		}
-		return core.WriteJSON(w, http.StatusOK, toAPIEntry(e))
+		return core.AnswerJSON(w, http.StatusOK, toAPIEntry(e), err)
 	})
 }
 
@@ -153,11 +153,7 @@ func statEntry(ctx context.Context, f *vole.FS, path string, follow bool) (vole.
 
 // statMany answers with the metadata of up to 1000 paths. A path that cannot be described has
 // its error in the result; errors of the server or the volume fail the whole request.
-func (a *API) statMany(w http.ResponseWriter, r *core.Request) error {
-	var in api.StatMany
-	if err := r.ReadJSON(&in, false); err != nil {
-		return err
-	}
+func (a *API) statMany(w http.ResponseWriter, r *core.Request, in api.StatMany) error {
 	if len(in.Paths) > 1000 {
 		return driver.Errorf(vole.ErrInvalid, "%d paths; the limit is 1000", len(in.Paths))
 	}
@@ -182,20 +178,14 @@ func (a *API) statMany(w http.ResponseWriter, r *core.Request) error {
 		}
 		return nil
 	})
-	if err != nil {
-		return err
-	}
-	return core.WriteJSON(w, http.StatusOK, out)
+	return core.AnswerJSON(w, http.StatusOK, out, err)
 }
 
 // readSymlink answers with the target of a symbolic link.
 func (a *API) readSymlink(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
 	path := q.Required("path")
-	if err := q.Err(); err != nil {
-		return err
-	}
-	return a.withFS(r, true, func(f *vole.FS) error {
+	return a.readFS(r, q, func(f *vole.FS) error {
 		target, err := f.Readlink(r.Context(), path)
 		return writeBytes(w, []byte(target), err)
 	})
@@ -311,15 +301,9 @@ func (a *API) syncVolume(w http.ResponseWriter, r *core.Request) error {
 func (a *API) listXattrs(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
 	path := q.Required("path")
-	if err := q.Err(); err != nil {
-		return err
-	}
-	return a.withFS(r, true, func(f *vole.FS) error {
+	return a.readFS(r, q, func(f *vole.FS) error {
 		names, err := f.Listxattr(r.Context(), path)
-		if err != nil {
-			return err
-		}
-		return core.WriteJSON(w, http.StatusOK, api.XattrNames{Names: append([]string{}, names...)})
+		return core.AnswerJSON(w, http.StatusOK, api.XattrNames{Names: append([]string{}, names...)}, err)
 	})
 }
 
@@ -327,10 +311,7 @@ func (a *API) listXattrs(w http.ResponseWriter, r *core.Request) error {
 func (a *API) getXattr(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
 	path, name := q.Required("path"), q.Required("name")
-	if err := q.Err(); err != nil {
-		return err
-	}
-	return a.withFS(r, true, func(f *vole.FS) error {
+	return a.readFS(r, q, func(f *vole.FS) error {
 		value, err := f.Getxattr(r.Context(), path, name)
 		return writeBytes(w, value, err)
 	})

@@ -10,24 +10,24 @@ import (
 	"github.com/volehq/vole/server/internal/core"
 )
 
-// sessionFS is a file system that a session has open, known to its client by id.
-type sessionFS struct {
+// opened is a file system or a file that a session has open, known to its client by id.
+type opened struct {
 	id      string
 	session *session
 	volume  string // its id
-	name    string // of the volume when it was opened
+	name    string // of the volume when its file system was opened
 	fs      *vole.FS
+	file    *vole.File // nil: it is the file system itself
 
-	attachment string // under which it was opened; "": none
+	attachment string // under which the file system was opened; "": none
 }
 
-// sessionHandle is an open file of a session, known to its client by id.
-type sessionHandle struct {
-	id      string
-	session *session
-	volume  string
-	name    string // of the volume, as that of the filesystem
-	file    *vole.File
+// close closes it. Its error may be a lost write.
+func (o *opened) close() error {
+	if o.file != nil {
+		return o.file.Close()
+	}
+	return o.fs.Close()
 }
 
 // openFilesystem opens the files of a volume for a session, perhaps under one of its
@@ -65,16 +65,23 @@ func (a *API) openFilesystem(w http.ResponseWriter, r *core.Request) error {
 	if err != nil {
 		return err
 	}
-	f := &sessionFS{id: core.NewToken(), session: s, volume: v.ID(), name: v.Name(), fs: fsys, attachment: opts.Attachment}
-	if err := a.registerOpen(s, func() { a.filesystems[f.id] = f }); err != nil {
-		return errors.Join(err, fsys.Close())
-	}
-	return core.WriteJSON(w, http.StatusCreated, api.Filesystem{ID: f.id})
+	f := &opened{id: core.NewToken(), session: s, volume: v.ID(), name: v.Name(), fs: fsys, attachment: opts.Attachment}
+	return core.AnswerJSON(w, http.StatusCreated, api.Filesystem{ID: f.id}, a.registerOpened(f))
 }
 
-// registerOpen calls put, which enters something into the tables, under the locks, unless the
-// session has ended or too much is open.
-func (a *API) registerOpen(s *session, put func()) error {
+// registerOpened enters o into the table, or closes it if its session has ended or too much is
+// open.
+func (a *API) registerOpened(o *opened) error {
+	err := a.countInSession(o.session, func() { a.opened[o.id] = o })
+	if err != nil {
+		return errors.Join(err, o.close())
+	}
+	return nil
+}
+
+// countInSession counts one more open thing of a session and calls put under the locks, unless
+// the session has ended or too much is open.
+func (a *API) countInSession(s *session, put func()) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	s.mu.Lock()
@@ -109,20 +116,12 @@ func (a *API) uncountOpen(org string, n int) {
 	a.openTotal -= n
 }
 
-// removeHandle takes a file out of the tables; the caller closes it. The caller holds mu, here
-// and below.
-func (a *API) removeHandle(h *sessionHandle) {
-	if a.handles[h.id] != nil {
-		delete(a.handles, h.id)
-		a.uncountOpen(h.session.org, 1)
-	}
-}
-
-// removeFilesystem takes a file system out of the tables; the caller closes it.
-func (a *API) removeFilesystem(f *sessionFS) {
-	if a.filesystems[f.id] != nil {
-		delete(a.filesystems, f.id)
-		a.uncountOpen(f.session.org, 1)
+// removeOpened takes a file or file system out of the table; the caller closes it. The caller
+// holds mu, here and below.
+func (a *API) removeOpened(o *opened) {
+	if a.opened[o.id] != nil {
+		delete(a.opened, o.id)
+		a.uncountOpen(o.session.org, 1)
 	}
 }
 
@@ -137,30 +136,37 @@ func (a *API) removeListing(token string) *listing {
 	return l
 }
 
-// findFilesystem returns an open file system of the caller. It checks again that the caller may
-// see the volume.
-func (a *API) findFilesystem(r *core.Request, id string) (*sessionFS, error) {
+// findOpened returns an open file, or an open file system, of the caller. It checks again that
+// the caller may see the volume.
+func (a *API) findOpened(r *core.Request, id string, isFile bool) (*opened, error) {
 	a.mu.Lock()
-	f := a.filesystems[id]
+	o := a.opened[id]
 	a.mu.Unlock()
-	if f == nil || !f.session.ownedBy(r) {
+	if o == nil || isFile != (o.file != nil) || !o.session.ownedBy(r) {
 		return nil, errNoSession
 	}
-	return f, r.CheckVisible(f.volume, f.name)
+	return o, r.CheckVisible(o.volume, o.name)
 }
 
-// closeFilesystem closes an open file system. An error of Close reaches the client: it may be a
-// lost write.
+// findFilesystem returns an open file system of the caller.
+func (a *API) findFilesystem(r *core.Request, id string) (*opened, error) {
+	return a.findOpened(r, id, false)
+}
+
+// closeFilesystem closes an open file system.
 func (a *API) closeFilesystem(w http.ResponseWriter, r *core.Request) error {
 	f, err := a.findFilesystem(r, r.PathValue("filesystem"))
+	return a.closeOpened(w, f, err)
+}
+
+// closeOpened closes what a request has found, unless err is set. An error of the closing
+// reaches the client: it may be a lost write.
+func (a *API) closeOpened(w http.ResponseWriter, o *opened, err error) error {
 	if err != nil {
 		return err
 	}
 	a.mu.Lock()
-	a.removeFilesystem(f)
+	a.removeOpened(o)
 	a.mu.Unlock()
-	if err := f.fs.Close(); err != nil {
-		return err
-	}
-	return writeNoContent(w)
+	return core.AnswerNoContent(w, o.close())
 }

@@ -73,25 +73,16 @@ func (a *API) openFile(w http.ResponseWriter, r *core.Request) error {
 	if err == nil && inode != "" && inode != strconv.FormatUint(e.Inode, 10) {
 		err = driver.Errorf(vole.ErrClosed, "%s is a different file now", path)
 	}
-	h := &sessionHandle{id: core.NewToken(), session: f.session, volume: f.volume, name: f.name, file: file}
-	if err == nil {
-		err = a.registerOpen(f.session, func() { a.handles[h.id] = h })
-	}
 	if err != nil {
 		return errors.Join(err, file.Close())
 	}
-	return core.WriteJSON(w, http.StatusCreated, api.Handle{ID: h.id, Entry: api.FromEntry(e)})
+	h := &opened{id: core.NewToken(), session: f.session, volume: f.volume, name: f.name, fs: f.fs, file: file}
+	return core.AnswerJSON(w, http.StatusCreated, api.Handle{ID: h.id, Entry: api.FromEntry(e)}, a.registerOpened(h))
 }
 
-// findHandle returns an open file of the caller.
-func (a *API) findHandle(r *core.Request) (*sessionHandle, error) {
-	a.mu.Lock()
-	h := a.handles[r.PathValue("handle")]
-	a.mu.Unlock()
-	if h == nil || !h.session.ownedBy(r) {
-		return nil, errNoSession
-	}
-	return h, r.CheckVisible(h.volume, h.name)
+// findHandle returns the open file that the URL names.
+func (a *API) findHandle(r *core.Request) (*opened, error) {
+	return a.findOpened(r, r.PathValue("handle"), true)
 }
 
 // withHandle checks the query and calls fn with the open file of the request. All parameters
@@ -111,26 +102,14 @@ func (a *API) withHandle(r *core.Request, q *core.Query, fn func(f *vole.File) e
 func (a *API) statHandle(w http.ResponseWriter, r *core.Request) error {
 	return a.withHandle(r, r.Query(), func(f *vole.File) error {
 		e, err := f.Stat(r.Context())
-		if err != nil {
-			return err
-		}
-		return core.WriteJSON(w, http.StatusOK, api.FromEntry(e))
+		return core.AnswerJSON(w, http.StatusOK, api.FromEntry(e), err)
 	})
 }
 
-// closeHandle closes an open file. An error of Close reaches the client: it may be a lost write.
+// closeHandle closes an open file.
 func (a *API) closeHandle(w http.ResponseWriter, r *core.Request) error {
 	h, err := a.findHandle(r)
-	if err != nil {
-		return err
-	}
-	a.mu.Lock()
-	a.removeHandle(h)
-	a.mu.Unlock()
-	if err := h.file.Close(); err != nil {
-		return err
-	}
-	return writeNoContent(w)
+	return a.closeOpened(w, h, err)
 }
 
 // queryOffset returns the required parameter offset.
@@ -212,10 +191,8 @@ func (a *API) writeHandle(w http.ResponseWriter, r *core.Request) error {
 		if err != nil {
 			return err
 		}
-		if _, err := f.WriteAt(r.Context(), b, off); err != nil {
-			return err
-		}
-		return writeNoContent(w)
+		_, err = f.WriteAt(r.Context(), b, off)
+		return core.AnswerNoContent(w, err)
 	})
 }
 
@@ -227,10 +204,7 @@ func (a *API) appendHandle(w http.ResponseWriter, r *core.Request) error {
 			return err
 		}
 		off, err := f.Append(r.Context(), b)
-		if err != nil {
-			return err
-		}
-		return core.WriteJSON(w, http.StatusOK, api.Appended{Offset: off})
+		return core.AnswerJSON(w, http.StatusOK, api.Appended{Offset: off}, err)
 	})
 }
 
@@ -241,12 +215,9 @@ func (a *API) nextData(w http.ResponseWriter, r *core.Request) error {
 	return a.withHandle(r, q, func(f *vole.File) error {
 		start, end, err := f.NextData(r.Context(), off)
 		if errors.Is(err, io.EOF) {
-			return writeNoContent(w)
+			return core.AnswerNoContent(w, nil)
 		}
-		if err != nil {
-			return err
-		}
-		return core.WriteJSON(w, http.StatusOK, api.Extent{Start: start, End: end})
+		return core.AnswerJSON(w, http.StatusOK, api.Extent{Start: start, End: end}, err)
 	})
 }
 
@@ -274,10 +245,5 @@ func (a *API) syncHandle(w http.ResponseWriter, r *core.Request) error {
 
 // changeHandle runs fn on the open file and answers without content.
 func (a *API) changeHandle(w http.ResponseWriter, r *core.Request, q *core.Query, fn func(f *vole.File) error) error {
-	return a.withHandle(r, q, func(f *vole.File) error {
-		if err := fn(f); err != nil {
-			return err
-		}
-		return writeNoContent(w)
-	})
+	return a.withHandle(r, q, func(f *vole.File) error { return core.AnswerNoContent(w, fn(f)) })
 }

@@ -228,6 +228,24 @@ func (a *API) parkListing(l *listing) string {
 	return token
 }
 
+// removeListings takes the parked listings that match out of the table and returns them. The
+// caller holds mu.
+func (a *API) removeListings(match func(l *listing) bool) (list []*listing) {
+	for token, l := range a.listings {
+		if match(l) {
+			list = append(list, a.removeListing(token))
+		}
+	}
+	return list
+}
+
+// closeListings closes listings that are no longer in the table.
+func (a *API) closeListings(list []*listing) {
+	for _, l := range list {
+		a.closeListing(l, nil)
+	}
+}
+
 // closeListing closes the directory and releases its file system; err is what its use ended
 // with.
 func (a *API) closeListing(l *listing, err error) {
@@ -253,5 +271,5 @@ func (a *API) endListing(w http.ResponseWriter, r *core.Request) error {
 	if l != nil {
 		a.closeListing(l, nil)
 	}
-	return writeNoContent(w)
+	return core.AnswerNoContent(w, nil)
 }

@@ -36,9 +36,8 @@ type API struct {
 	mu                      sync.Mutex           // guards what follows
 	usages                  map[string]*orgUsage // by organisation
 	sessions                map[string]*session
-	sessionsByKey           map[string]int // sessions of a key, including those that are just starting
-	filesystems             map[string]*sessionFS
-	handles                 map[string]*sessionHandle
+	sessionsByKey           map[string]int     // sessions of a key, including those that are just starting
+	opened                  map[string]*opened // file systems and files
 	listings                map[string]*listing
 	openTotal, listingTotal int // of all organisations together
 	closed                  bool
@@ -64,7 +63,7 @@ func (a *API) usageOf(org string) *orgUsage {
 // loops.
 func New(c *core.Core, opts Options) *API {
 	a := &API{core: c, opts: opts, usages: map[string]*orgUsage{},
-		sessions: map[string]*session{}, sessionsByKey: map[string]int{}, filesystems: map[string]*sessionFS{}, handles: map[string]*sessionHandle{}, listings: map[string]*listing{}}
+		sessions: map[string]*session{}, sessionsByKey: map[string]int{}, opened: map[string]*opened{}, listings: map[string]*listing{}}
 	c.Go(a.reapLoop)
 	c.Go(a.sweepLoop)
 	return a
@@ -101,20 +100,34 @@ const (
 	operatorScope = accounts.Operator
 )
 
+// handler carries out the requests of a route.
+type handler = func(w http.ResponseWriter, r *core.Request) error
+
+// withBody returns a handler of requests whose body is a T as JSON.
+func withBody[T any](do func(w http.ResponseWriter, r *core.Request, in T) error) handler {
+	return func(w http.ResponseWriter, r *core.Request) error {
+		var in T
+		if err := r.ReadJSON(&in, false); err != nil {
+			return err
+		}
+		return do(w, r, in)
+	}
+}
+
 // readRoute returns a route that changes nothing.
-func readRoute(path, name string, scope accounts.Scope, do func(w http.ResponseWriter, r *core.Request) error) *core.Route {
+func readRoute(path, name string, scope accounts.Scope, do handler) *core.Route {
 	return &core.Route{Method: "GET", Path: path, Name: name, Scope: scope, Handle: do}
 }
 
 // changeRoute returns a route whose requests are recorded in the audit log and answered once for
 // each idempotency key.
-func changeRoute(method, path, name string, scope accounts.Scope, do func(w http.ResponseWriter, r *core.Request) error) *core.Route {
+func changeRoute(method, path, name string, scope accounts.Scope, do handler) *core.Route {
 	return &core.Route{Method: method, Path: path, Name: name, Scope: scope, Changes: true, Idempotent: true, Handle: do}
 }
 
 // auditFirstRoute returns a route for changes that concern more than files: their audit record
 // is durable before the answer.
-func auditFirstRoute(method, path, name string, scope accounts.Scope, do func(w http.ResponseWriter, r *core.Request) error) *core.Route {
+func auditFirstRoute(method, path, name string, scope accounts.Scope, do handler) *core.Route {
 	rt := changeRoute(method, path, name, scope, do)
 	rt.AuditFirst = true
 	return rt
@@ -123,7 +136,7 @@ func auditFirstRoute(method, path, name string, scope accounts.Scope, do func(w 
 // serverRoutes are the routes about the server itself. Health, readiness and the description
 // need no key.
 func (a *API) serverRoutes() []*core.Route {
-	public := func(path, name string, do func(w http.ResponseWriter, r *core.Request) error) *core.Route {
+	public := func(path, name string, do handler) *core.Route {
 		return &core.Route{Method: "GET", Path: path, Name: name, Auth: core.NoAuth, Handle: do}
 	}
 	// Metrics show figures of all organisations, so they need an operator's key unless the
@@ -229,15 +242,12 @@ func (a *API) checkVolumes(w http.ResponseWriter, r *core.Request) error {
 		if f.Volume == "" || store.Caps().Backend == "local" {
 			// Without a volume the path is the key of an object; in a home it is a path of the
 			// operator's host.
-			f.Path = "" // the key of an object, or a place in the operator's home
+			f.Path = ""
 		}
 		out.Findings = append(out.Findings, api.Finding{Code: f.Code, Volume: f.Volume, Path: f.Path, Detail: a.core.Redact(f.Detail), Fixed: f.Fixed})
 		return nil
 	})
-	if err != nil {
-		return err
-	}
-	return core.WriteJSON(w, http.StatusOK, out)
+	return core.AnswerJSON(w, http.StatusOK, out, err)
 }
 
 // cancelRequest ends the caller's request with an idempotency key and reports whether it was
@@ -249,14 +259,5 @@ func (a *API) cancelRequest(w http.ResponseWriter, r *core.Request) error {
 		return err
 	}
 	done, err := r.CancelByKey(key)
-	if err != nil {
-		return err
-	}
-	return core.WriteJSON(w, http.StatusOK, api.Outcome{Done: done})
-}
-
-// writeNoContent answers a change that has nothing to say.
-func writeNoContent(w http.ResponseWriter) error {
-	w.WriteHeader(http.StatusNoContent)
-	return nil
+	return core.AnswerJSON(w, http.StatusOK, api.Outcome{Done: done}, err)
 }

@@ -2,7 +2,9 @@ package native
 
 import (
 	"errors"
+	"maps"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -222,15 +224,12 @@ func (a *API) renewSession(w http.ResponseWriter, r *core.Request) error {
 func (a *API) closeSession(w http.ResponseWriter, r *core.Request) error {
 	s, err := a.findSession(r, r.PathValue("session"))
 	if errors.Is(err, errNoSession) {
-		return writeNoContent(w)
+		return core.AnswerNoContent(w, nil)
 	}
 	if err != nil {
 		return err
 	}
-	if err := a.endSession(s, false); err != nil {
-		return err
-	}
-	return writeNoContent(w)
+	return core.AnswerNoContent(w, a.endSession(s, false))
 }
 
 // endSession closes all that a session has open on this server, once. With leave its attachments
@@ -253,42 +252,29 @@ func (a *API) endSession(s *session, leave bool) error {
 	a.countSession(s.ownerKey(), -1)
 	// Out of the tables first, so that no new request finds them. The counts of open things go
 	// down here, not with each close.
-	var files []*sessionHandle
-	var systems []*sessionFS
-	var dirs []*listing
+	var files, systems []*opened
 	a.mu.Lock()
 	delete(a.sessions, s.id)
 	a.uncountOpen(s.org, s.attachments)
 	s.attachments = 0
-	for _, h := range a.handles {
-		if h.session == s {
-			files = append(files, h)
-			a.removeHandle(h)
+	for _, o := range a.opened {
+		if o.session != s {
+			continue
+		}
+		a.removeOpened(o)
+		if o.file != nil {
+			files = append(files, o)
+		} else {
+			systems = append(systems, o)
 		}
 	}
-	for _, f := range a.filesystems {
-		if f.session == s {
-			systems = append(systems, f)
-			a.removeFilesystem(f)
-		}
-	}
-	for id, l := range a.listings {
-		if l.session == s {
-			dirs = append(dirs, l)
-			a.removeListing(id)
-		}
-	}
+	dirs := a.removeListings(func(l *listing) bool { return l.session == s })
 	a.mu.Unlock()
 	// Without the lock: closing may wait for the backend. An error of a close is a lost write.
+	a.closeListings(dirs)
 	var errs []error
-	for _, l := range dirs {
-		a.closeListing(l, nil)
-	}
-	for _, h := range files {
-		errs = append(errs, ignoreErrors(h.file.Close(), vole.ErrNotFound, vole.ErrClosed))
-	}
-	for _, f := range systems {
-		errs = append(errs, ignoreErrors(f.fs.Close(), vole.ErrNotFound, vole.ErrClosed))
+	for _, o := range append(files, systems...) {
+		errs = append(errs, ignoreErrors(o.close(), vole.ErrNotFound, vole.ErrClosed))
 	}
 	if leave {
 		errs = append(errs, s.backend.Leave())
@@ -327,7 +313,6 @@ func (a *API) reapLoop() {
 // without a session that were not continued. A revoked session is not left for another server.
 func (a *API) endExpired(now time.Time) {
 	var late, revoked []*session
-	var rest []*listing
 	a.mu.Lock()
 	for _, s := range a.sessions {
 		s.mu.Lock()
@@ -338,16 +323,9 @@ func (a *API) endExpired(now time.Time) {
 		}
 		s.mu.Unlock()
 	}
-	for id, l := range a.listings {
-		if l.session == nil && now.Sub(l.parkedAt) > listingIdleTimeout {
-			rest = append(rest, l)
-			a.removeListing(id)
-		}
-	}
+	idle := a.removeListings(func(l *listing) bool { return l.session == nil && now.Sub(l.parkedAt) > listingIdleTimeout })
 	a.mu.Unlock()
-	for _, l := range rest {
-		a.closeListing(l, nil)
-	}
+	a.closeListings(idle)
 	for _, s := range late {
 		a.endSessionLogged(s, true)
 	}
@@ -368,23 +346,12 @@ func (a *API) endSessionLogged(s *session, leave bool) {
 func (a *API) Close() error {
 	a.mu.Lock()
 	a.closed = true
-	var list []*session
-	for _, s := range a.sessions {
-		list = append(list, s)
-	}
-	var dirs []*listing
-	for id, l := range a.listings {
-		if l.session == nil {
-			dirs = append(dirs, l)
-			a.removeListing(id)
-		}
-	}
+	sessions := slices.Collect(maps.Values(a.sessions))
+	dirs := a.removeListings(func(l *listing) bool { return l.session == nil })
 	a.mu.Unlock()
-	for _, l := range dirs {
-		a.closeListing(l, nil)
-	}
+	a.closeListings(dirs)
 	var errs []error
-	for _, s := range list {
+	for _, s := range sessions {
 		errs = append(errs, a.endSession(s, true))
 	}
 	return errors.Join(errs...)

@@ -79,11 +79,8 @@ func (a *API) writeArchive(w http.ResponseWriter, r *core.Request) error {
 	if bad := (*transfer.StreamError)(nil); errors.As(err, &bad) && (isInternalError(err) || errors.Is(err, vole.ErrCorrupt) || errors.Is(err, io.ErrUnexpectedEOF)) {
 		err = driver.Errorf(vole.ErrInvalid, "%v", err)
 	}
-	if err != nil {
-		return err
-	}
-	return core.WriteJSON(w, http.StatusOK, api.Unpacked{Files: stats.Files, Directories: stats.Directories, Links: stats.Links,
-		Others: stats.Others, Bytes: stats.Bytes, Skipped: stats.Skipped, Lost: stats.Lost})
+	return core.AnswerJSON(w, http.StatusOK, api.Unpacked{Files: stats.Files, Directories: stats.Directories, Links: stats.Links,
+		Others: stats.Others, Bytes: stats.Bytes, Skipped: stats.Skipped, Lost: stats.Lost}, err)
 }
 
 // isInternalError reports whether a client would see err as an internal error.

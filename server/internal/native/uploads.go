@@ -99,10 +99,7 @@ func (a *API) startUpload(w http.ResponseWriter, r *core.Request) error {
 		}
 		return h.Close()
 	})
-	if err != nil {
-		return err
-	}
-	return core.WriteJSON(w, http.StatusCreated, toAPIUpload(up, 0))
+	return core.AnswerJSON(w, http.StatusCreated, toAPIUpload(up, 0), err)
 }
 
 // toAPIUpload returns the wire form of an upload.
@@ -167,10 +164,7 @@ func (a *API) continueUpload(w http.ResponseWriter, r *core.Request) error {
 		// What arrived is kept, even if the client has disconnected.
 		late, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), a.core.Options().Timeout)
 		defer cancel()
-		if err := errors.Join(err, h.Sync(late)); err != nil {
-			return err
-		}
-		return core.WriteJSON(w, http.StatusOK, toAPIUpload(up, end))
+		return core.AnswerJSON(w, http.StatusOK, toAPIUpload(up, end), errors.Join(err, h.Sync(late)))
 	})
 }
 
@@ -259,10 +253,7 @@ func (a *API) cancelUpload(w http.ResponseWriter, r *core.Request) error {
 	err := a.withUpload(r, func(up accounts.Upload, f *vole.FS, _ *vole.File, _ int64) error {
 		return a.removeUpload(r.Context(), up, f)
 	})
-	if err != nil && !errors.Is(err, errNoUpload) {
-		return err
-	}
-	return writeNoContent(w)
+	return core.AnswerNoContent(w, ignoreErrors(err, errNoUpload))
 }
 
 // removeUpload removes the staging file and then the record: without the record nobody would

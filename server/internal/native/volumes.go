@@ -20,8 +20,8 @@ const volumesPath = api.Prefix + "/volumes"
 
 // volumeRoutes are the routes of volumes and their events.
 func (a *API) volumeRoutes() []*core.Route {
-	create := auditFirstRoute("POST", volumesPath, "createVolume", writeScope, a.createVolume)
-	clone := auditFirstRoute("POST", volumesPath+"/{volume}/clone", "cloneVolume", writeScope, a.cloneVolume)
+	create := auditFirstRoute("POST", volumesPath, "createVolume", writeScope, withBody(a.createVolume))
+	clone := auditFirstRoute("POST", volumesPath+"/{volume}/clone", "cloneVolume", writeScope, withBody(a.cloneVolume))
 	create.AnyServer, clone.AnyServer = true, true
 	watch := readRoute(api.Prefix+"/events", "watch", readScope, a.streamEvents)
 	watch.Endless, watch.Stream = true, true
@@ -29,7 +29,7 @@ func (a *API) volumeRoutes() []*core.Route {
 		create, clone, watch,
 		readRoute(volumesPath, "listVolumes", readScope, a.listVolumes),
 		readRoute(volumesPath+"/{volume}", "getVolume", readScope, a.getVolume),
-		auditFirstRoute("PATCH", volumesPath+"/{volume}", "updateVolume", writeScope, a.updateVolume),
+		auditFirstRoute("PATCH", volumesPath+"/{volume}", "updateVolume", writeScope, withBody(a.updateVolume)),
 		auditFirstRoute("DELETE", volumesPath+"/{volume}", "removeVolume", writeScope, a.removeVolume),
 		changeRoute("POST", volumesPath+"/{volume}/measure", "measureVolume", writeScope, a.measureVolume),
 		readRoute(volumesPath+"/{volume}/usage", "getUsage", readScope, a.getUsage),
@@ -54,10 +54,8 @@ func (a *API) listVolumes(w http.ResponseWriter, r *core.Request) error {
 		return err
 	}
 	out := api.VolumePage{Volumes: []api.Volume{}}
-	if err := appendVolumePage(r, store, filter, &out); err != nil {
-		return err
-	}
-	return core.WriteJSON(w, http.StatusOK, out)
+	err = appendVolumePage(r, store, filter, &out)
+	return core.AnswerJSON(w, http.StatusOK, out, err)
 }
 
 // appendVolumePage adds the visible volumes of one page to out. It reads in steps, accounts for
@@ -120,38 +118,30 @@ func (a *API) getVolume(w http.ResponseWriter, r *core.Request) error {
 		return err
 	}
 	v, err := volumeOfPath(r, by)
+	return answerVolume(w, http.StatusOK, v, err)
+}
+
+// answerVolume answers with a volume, unless err is set, which it returns.
+func answerVolume(w http.ResponseWriter, status int, v *vole.Volume, err error) error {
 	if err != nil {
 		return err
 	}
-	return core.WriteJSON(w, http.StatusOK, api.FromVolume(v.Info()))
-}
-
-// createVolume creates a volume, or a draft that belongs to a session.
-func (a *API) createVolume(w http.ResponseWriter, r *core.Request) error {
-	var in api.CreateVolume
-	if err := r.ReadJSON(&in, false); err != nil {
-		return err
-	}
-	return a.createVolumeFrom(w, r, in)
+	return core.WriteJSON(w, status, api.FromVolume(v.Info()))
 }
 
 // cloneVolume creates a volume with the content of the one in the URL.
-func (a *API) cloneVolume(w http.ResponseWriter, r *core.Request) error {
-	var in api.CreateVolume
-	if err := r.ReadJSON(&in, false); err != nil {
-		return err
-	}
+func (a *API) cloneVolume(w http.ResponseWriter, r *core.Request, in api.CreateVolume) error {
 	if in.From != "" {
 		return driver.Errorf(vole.ErrInvalid, "the volume to clone is the one of the URL; leave out \"from\"")
 	}
 	in.From = r.PathValue("volume")
-	return a.createVolumeFrom(w, r, in)
+	return a.createVolume(w, r, in)
 }
 
-// createVolumeFrom creates a volume, at most once for each idempotency key even if the client
-// retries on another server. Keys restricted to some volumes may not create any: they could not
+// createVolume creates a volume, or a draft that belongs to a session, at most once for each
+// idempotency key even if the client retries on another server. Keys restricted to some volumes may not create any: they could not
 // see the result.
-func (a *API) createVolumeFrom(w http.ResponseWriter, r *core.Request, in api.CreateVolume) error {
+func (a *API) createVolume(w http.ResponseWriter, r *core.Request, in api.CreateVolume) error {
 	r.Audit.Volume = in.Name
 	if r.Caller.Volumes != nil {
 		return core.ErrForbidden // it could not see the new volume
@@ -181,7 +171,7 @@ func (a *API) createVolumeFrom(w http.ResponseWriter, r *core.Request, in api.Cr
 		return err
 	}
 	r.Audit.Volume, r.Audit.VolumeName = v.ID(), v.Name()
-	return core.WriteJSON(w, http.StatusCreated, api.FromVolume(v.Info()))
+	return answerVolume(w, http.StatusCreated, v, nil)
 }
 
 // claimWait is how long a server waits for another one that carries out the same request, before
@@ -259,22 +249,14 @@ func (a *API) finishIdempotent(r *core.Request, key string, v *vole.Volume, err 
 }
 
 // updateVolume renames, resizes, labels or publishes a volume.
-func (a *API) updateVolume(w http.ResponseWriter, r *core.Request) error {
-	var in api.UpdateVolume
-	if err := r.ReadJSON(&in, false); err != nil {
-		return err
-	}
-	ref := r.PathValue("volume")
-	v, err := r.VisibleVolume(ref)
+func (a *API) updateVolume(w http.ResponseWriter, r *core.Request, in api.UpdateVolume) error {
+	v, err := r.VisibleVolume(r.PathValue("volume"))
 	if err != nil {
 		return err
 	}
 	err = v.Update(r.Context(), vole.Update{Name: in.Name, Quota: vole.Size(in.Quota), ClearQuota: in.ClearQuota, Capacity: vole.Size(in.Capacity),
 		SetLabels: vole.Labels(in.SetLabels), RemoveLabels: in.RemoveLabels, Publish: in.Publish})
-	if err != nil {
-		return err
-	}
-	return core.WriteJSON(w, http.StatusOK, api.FromVolume(v.Info()))
+	return answerVolume(w, http.StatusOK, v, err)
 }
 
 // removeVolume removes a volume; with unused_since only if nothing has used it since then.
@@ -294,10 +276,7 @@ func (a *API) removeVolume(w http.ResponseWriter, r *core.Request) error {
 	} else {
 		err = v.Remove(r.Context())
 	}
-	if err != nil {
-		return err
-	}
-	return core.WriteJSON(w, http.StatusOK, api.FromVolume(v.Info()))
+	return answerVolume(w, http.StatusOK, v, err)
 }
 
 // measureVolume counts the usage of a volume again.
@@ -307,20 +286,14 @@ func (a *API) measureVolume(w http.ResponseWriter, r *core.Request) error {
 		return err
 	}
 	info, err := v.Measure(r.Context())
-	if err != nil {
-		return err
-	}
-	return core.WriteJSON(w, http.StatusOK, api.FromVolume(info))
+	return core.AnswerJSON(w, http.StatusOK, api.FromVolume(info), err)
 }
 
 // getUsage answers with the usage and limits of a volume's file system.
 func (a *API) getUsage(w http.ResponseWriter, r *core.Request) error {
 	return a.withFS(r, true, func(f *vole.FS) error {
 		s, err := f.Statfs(r.Context())
-		if err != nil {
-			return err
-		}
-		return core.WriteJSON(w, http.StatusOK, api.FromUsage(s))
+		return core.AnswerJSON(w, http.StatusOK, api.FromUsage(s), err)
 	})
 }
 
