@@ -64,6 +64,7 @@ func (c *corners) tried(t *testing.T, what string, changes bool, before *string,
 // TestCornerNumbers tries the corner values on every integer that the description has: no
 // answer is an internal error, nothing panics, and what is refused changes nothing.
 func TestCornerNumbers(t *testing.T) {
+	t.Parallel()
 	for name, opts := range map[string]Options{"bucket": {Bucket: &bucket.Options{Dir: t.TempDir()}}, "home": {Home: t.TempDir()}} {
 		t.Run(name, func(t *testing.T) {
 			w := startTestServerWith(t, opts)
@@ -158,7 +159,7 @@ func (c *corners) numbersIn(schema any) (list []func(v map[string]any)) {
 // tryDialects is the same for what the other dialects have, whose descriptions are not ours.
 func (c *corners) tryDialects(t *testing.T, before *string) {
 	t.Helper()
-	_, _, body := e2bCall(t, "GET", c.url+"/volumes/"+c.x.volume, nil, "X-API-Key", c.root)
+	_, _, body := sendRequest(t, "GET", c.url+"/volumes/"+c.x.volume, nil, "X-API-Key", c.root)
 	var v e2bVolume
 	if err := json.Unmarshal([]byte(body), &v); err != nil {
 		t.Fatal(err)
@@ -173,13 +174,13 @@ func (c *corners) tryDialects(t *testing.T, before *string) {
 			{"POST", fmt.Sprintf("%s/dir?path=/u%d&uid=%s", content, i, q), ""},
 			{"PATCH", content + "/path?path=/file", `{"mode":` + n + `}`}, {"PATCH", content + "/path?path=/file", `{"uid":` + n + `}`}, {"PATCH", content + "/path?path=/file", `{"gid":` + n + `}`},
 		} {
-			status, h, text := e2bCall(t, r.method, c.url+r.path, strings.NewReader(r.body), bearer...)
+			status, h, text := sendRequest(t, r.method, c.url+r.path, strings.NewReader(r.body), bearer...)
 			c.tried(t, r.method+" "+r.path+" "+r.body, r.method != "GET", before, apiAnswer{status, h, text})
 		}
 		for _, r := range []struct{ method, path, body string }{
 			{"POST", "/v1/volumes", fmt.Sprintf(`{"name":"m%d","capacity_gib":%s}`, i, n)}, {"PATCH", "/v1/volumes/" + c.x.volume, `{"capacity_gib":` + n + `}`},
 		} {
-			status, h, text := e2bCall(t, r.method, c.url+r.path, strings.NewReader(r.body), "Authorization", "Bearer "+c.root)
+			status, h, text := sendRequest(t, r.method, c.url+r.path, strings.NewReader(r.body), "Authorization", "Bearer "+c.root)
 			c.tried(t, r.method+" "+r.path+" "+r.body, true, before, apiAnswer{status, h, text})
 		}
 	}
@@ -190,7 +191,7 @@ func (c *corners) tryDialects(t *testing.T, before *string) {
 			if strings.HasPrefix(path, content) {
 				key = v.Token
 			}
-			status, h, text := e2bCall(t, "GET", c.url+path, nil, "Authorization", "Bearer "+key, "Range", r)
+			status, h, text := sendRequest(t, "GET", c.url+path, nil, "Authorization", "Bearer "+key, "Range", r)
 			c.tried(t, path+" Range: "+r, false, before, apiAnswer{status, h, text})
 		}
 	}

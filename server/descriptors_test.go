@@ -127,6 +127,7 @@ func TestStreamsOfOneOrganisation(t *testing.T) {
 
 // What one organisation leaves open does not end the listings of another.
 func TestListingsOfOthers(t *testing.T) {
+	t.Parallel()
 	w := startTestServer(t)
 	badKey := w.createOrg(t, "bad")
 	x, mine := w.makeFixture(t, badKey, "v"), w.makeFixture(t, w.root, "mine")

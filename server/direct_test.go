@@ -7,7 +7,6 @@ import (
 	"hash/crc32"
 	"io"
 	"net/http"
-	"net/http/httptest"
 	"strconv"
 	"strings"
 	"testing"
@@ -55,25 +54,11 @@ func signed(t *testing.T, r api.Presigned, body []byte) []byte {
 // Bytes go from the client to S3 and back without the server, which has no part in it but
 // the names.
 func TestDirect(t *testing.T) {
+	t.Parallel()
 	s3 := servers.S3(t)
-	s, err := server.New(t.Context(), server.Options{MaxFile: 16 << 20, Bucket: &bucket.Options{Database: servers.PG(t), Conns: 8, S3: &bucket.S3{
+	c := startNativeWith(t, server.Options{MaxFile: 16 << 20, Bucket: &bucket.Options{Database: servers.PG(t), Conns: 8, S3: &bucket.S3{
 		Endpoint: s3.Endpoint, Region: s3.Region, Bucket: s3.Bucket, AccessKey: s3.AccessKey, SecretKey: s3.SecretKey, PathStyle: true,
 	}}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	key, err := s.FirstKey(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	hs := httptest.NewServer(s.Handler())
-	t.Cleanup(func() {
-		hs.Close()
-		if err := s.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	c := &client{t, hs.URL, key}
 	c.wantStatus(201, "POST", "/volumes", nil, `{"name":"v"}`, nil)
 	data := randomBytes(9 << 20)
 	list := []api.Part{partOf(data[:8<<20], 0), partOf(data[8<<20:], 8<<20)}

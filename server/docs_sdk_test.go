@@ -16,6 +16,7 @@ import (
 // TestDocsOfSDKs runs the examples of docs/sdks.md with the variables that it names, and
 // the versions that it names.
 func TestDocsOfSDKs(t *testing.T) {
+	t.Parallel()
 	page := string(readTestFile(t, filepath.Join("..", "docs", "sdks.md")))
 	for _, sdk := range []struct{ heading, packages, version, format, want string }{
 		{"E2B", "e2b", "`e2b` 2.51.0", "e2b", "accuracy 0.93\n/runs/1.txt 13\n"},

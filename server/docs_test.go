@@ -10,6 +10,7 @@ import (
 
 // The examples of the documentation run as they stand.
 func TestExamplesOfDocs(t *testing.T) {
+	t.Parallel()
 	for _, tool := range []string{"bash", "curl"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			t.Skip("there is no ", tool)

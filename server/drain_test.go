@@ -17,7 +17,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -142,24 +141,6 @@ func TestDrainIsBounded(t *testing.T) {
 	}
 }
 
-// lockedBuffer is what a logger of several goroutines writes to.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  strings.Builder
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
 // writePair writes a certificate for a name, and its key.
 func writePair(t *testing.T, dir, name string) {
 	t.Helper()
@@ -189,7 +170,7 @@ func TestCertificateReload(t *testing.T) {
 	dir := t.TempDir()
 	crt, key := filepath.Join(dir, "crt"), filepath.Join(dir, "key")
 	writePair(t, dir, "old.example")
-	var logged lockedBuffer
+	var logged logBuffer
 	cert, err := LoadCertificate(crt, key, slog.New(slog.NewTextHandler(&logged, nil)))
 	if err != nil {
 		t.Fatal(err)

@@ -237,6 +237,7 @@ func TestE2BLinks(t *testing.T) {
 
 // TestE2BListing lists more than is held at once, and deeper than is allowed.
 func TestE2BListing(t *testing.T) {
+	t.Parallel()
 	s := startE2B(t)
 	v, _ := s.e2bFS(t)
 	vol, err := s.store(t).Get(t.Context(), v.ID)

@@ -1,14 +1,11 @@
 package server
 
 import (
-	"context"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/volehq/vole/drivers/bucket"
 	"github.com/volehq/vole/server/internal/accounts"
@@ -25,27 +22,8 @@ const e2bMaxFile = 65 << 20
 
 func startE2B(t *testing.T) *e2bServer {
 	t.Helper()
-	s, err := New(t.Context(), Options{Bucket: &bucket.Options{Dir: t.TempDir()}, MaxFile: e2bMaxFile})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, stop := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- s.Serve(ctx, ln, time.Second) }()
-	t.Cleanup(func() {
-		stop()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-		if err := s.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return &e2bServer{s, "http://" + ln.Addr().String()}
+	w := startTestServerWith(t, Options{Bucket: &bucket.Options{Dir: t.TempDir()}, MaxFile: e2bMaxFile})
+	return &e2bServer{w.Server, w.url}
 }
 
 // key makes a key as the SDK takes it.
@@ -64,6 +42,7 @@ func (s *e2bServer) key(t *testing.T, n accounts.NewKey) (id, secret string) {
 
 // TestE2BClient runs the published client of E2B against a server.
 func TestE2BClient(t *testing.T) {
+	t.Parallel()
 	packages := npmPackages(t, filepath.Join("testdata", "e2b"))
 	s := startE2B(t)
 	_, key := s.key(t, accounts.NewKey{Scopes: accounts.Write})

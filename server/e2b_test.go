@@ -23,8 +23,8 @@ type e2bVolume struct {
 	Token string `json:"token"`
 }
 
-// e2bCall makes a request and returns the status and the body of the answer.
-func e2bCall(t *testing.T, method, target string, body io.Reader, header ...string) (int, http.Header, string) {
+// sendRequest makes a request and returns the answer. header is names and values in turn.
+func sendRequest(t *testing.T, method, target string, body io.Reader, header ...string) (int, http.Header, string) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, target, body)
 	if err != nil {
@@ -48,7 +48,7 @@ func e2bCall(t *testing.T, method, target string, body io.Reader, header ...stri
 // control makes a request of the control plane.
 func (s *e2bServer) control(t *testing.T, key, method, path, body string) (int, string) {
 	t.Helper()
-	status, _, out := e2bCall(t, method, s.url+path, strings.NewReader(body), "X-API-Key", key)
+	status, _, out := sendRequest(t, method, s.url+path, strings.NewReader(body), "X-API-Key", key)
 	return status, out
 }
 
@@ -65,7 +65,7 @@ func (s *e2bServer) create(t *testing.T, key, name string) (v e2bVolume) {
 // the path: "path?path=/a".
 func (s *e2bServer) content(t *testing.T, v e2bVolume, method, what, body string, header ...string) (int, http.Header, string) {
 	t.Helper()
-	return e2bCall(t, method, s.url+"/volumecontent/"+v.ID+"/"+what, strings.NewReader(body), append([]string{"Authorization", "Bearer " + v.Token}, header...)...)
+	return sendRequest(t, method, s.url+"/volumecontent/"+v.ID+"/"+what, strings.NewReader(body), append([]string{"Authorization", "Bearer " + v.Token}, header...)...)
 }
 
 // store is the volumes of the organisation, by the back door.

@@ -26,6 +26,7 @@ var (
 // (beyond it the status is 503), in the form that is described,
 // and never with an internal error.
 func TestRandomRequests(t *testing.T) {
+	t.Parallel()
 	w := startTestServer(t)
 	const workers, lot = 4, 100
 	var wg sync.WaitGroup

@@ -45,10 +45,10 @@ func TestHomeIsNotTold(t *testing.T) {
 		told(id, string(answer))
 	}
 	for _, path := range []string{"/volumes", "/volumes/" + dir.ID} {
-		_, _, body := e2bCall(t, "GET", w.url+path, nil, "X-API-Key", w.root)
+		_, _, body := sendRequest(t, "GET", w.url+path, nil, "X-API-Key", w.root)
 		told("e2b "+path, body)
 	}
-	_, _, body := e2bCall(t, "GET", w.url+"/v1/volumes", nil, "Authorization", "Bearer "+w.root)
+	_, _, body := sendRequest(t, "GET", w.url+"/v1/volumes", nil, "Authorization", "Bearer "+w.root)
 	told("msb", body)
 
 	var s api.Session

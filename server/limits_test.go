@@ -49,7 +49,7 @@ func startLimited(t *testing.T, opts Options) *limited {
 	if err != nil {
 		t.Fatal(err)
 	}
-	status, _, body := e2bCall(t, "GET", w.url+"/volumes/"+v.ID, nil, "X-API-Key", w.root)
+	status, _, body := sendRequest(t, "GET", w.url+"/volumes/"+v.ID, nil, "X-API-Key", w.root)
 	var made e2bVolume
 	if err := json.Unmarshal([]byte(body), &made); err != nil || status != http.StatusOK {
 		t.Fatal(status, body)
@@ -66,7 +66,7 @@ func startLimited(t *testing.T, opts Options) *limited {
 // send makes a request and returns its status.
 func (w *limited) send(t *testing.T, method, path string, body io.Reader, header ...string) int {
 	t.Helper()
-	status, _, _ := e2bCall(t, method, w.url+path, body, append([]string{"Authorization", "Bearer " + w.root}, header...)...)
+	status, _, _ := sendRequest(t, method, w.url+path, body, append([]string{"Authorization", "Bearer " + w.root}, header...)...)
 	return status
 }
 
@@ -150,7 +150,7 @@ var waysToGrow = map[string]func(t *testing.T, w *limited, path string, n int) i
 		return w.send(t, "PUT", "/v1/volumes/"+w.v+"/files/content", unknown(ones(n)), "X-Msb-File-Path", msbPath(path))
 	},
 	"e2b": func(t *testing.T, w *limited, path string, n int) int {
-		status, _, _ := e2bCall(t, "PUT", w.url+"/volumecontent/"+w.v+"/file?path=/"+path, ones(n), "Authorization", "Bearer "+w.e2b)
+		status, _, _ := sendRequest(t, "PUT", w.url+"/volumecontent/"+w.v+"/file?path=/"+path, ones(n), "Authorization", "Bearer "+w.e2b)
 		return status
 	},
 }
@@ -234,20 +234,20 @@ func TestRateByEveryDoor(t *testing.T) {
 	}
 	doors := map[string]func() int{
 		"native": func() int {
-			s, _, _ := e2bCall(t, "GET", w.url+api.Prefix+"/volumes", nil, "Authorization", "Bearer "+key)
+			s, _, _ := sendRequest(t, "GET", w.url+api.Prefix+"/volumes", nil, "Authorization", "Bearer "+key)
 			return s
 		},
 		"msb": func() int {
-			s, _, _ := e2bCall(t, "GET", w.url+"/v1/volumes", nil, "Authorization", "Bearer "+key)
+			s, _, _ := sendRequest(t, "GET", w.url+"/v1/volumes", nil, "Authorization", "Bearer "+key)
 			return s
 		},
-		"e2b": func() int { s, _, _ := e2bCall(t, "GET", w.url+"/volumes", nil, "X-API-Key", key); return s },
+		"e2b": func() int { s, _, _ := sendRequest(t, "GET", w.url+"/volumes", nil, "X-API-Key", key); return s },
 		"content": func() int {
-			s, _, _ := e2bCall(t, "GET", w.url+"/volumecontent/"+v.ID+"/dir?path=/", nil, "Authorization", "Bearer "+token)
+			s, _, _ := sendRequest(t, "GET", w.url+"/volumecontent/"+v.ID+"/dir?path=/", nil, "Authorization", "Bearer "+token)
 			return s
 		},
 		"archive": func() int {
-			s, _, _ := e2bCall(t, "GET", w.url+api.Prefix+"/volumes/v/archive", nil, "Authorization", "Bearer "+key)
+			s, _, _ := sendRequest(t, "GET", w.url+api.Prefix+"/volumes/v/archive", nil, "Authorization", "Bearer "+key)
 			return s
 		},
 	}

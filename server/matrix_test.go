@@ -22,6 +22,7 @@ type caller struct {
 // TestMatrix makes each request of the description as each kind of caller who may not,
 // and sees that it is refused and that nothing is changed.
 func TestMatrix(t *testing.T) {
+	t.Parallel()
 	w := startTestServer(t)
 	if err := w.organisations.CreateOrg(t.Context(), "other"); err != nil {
 		t.Fatal(err)
@@ -95,6 +96,7 @@ func (w *testServer) checkRefused(t *testing.T, who caller, op *apiOp, c apiCall
 // TestMatrixMixed is about requests that name something of the caller's and something of
 // another's.
 func TestMatrixMixed(t *testing.T) {
+	t.Parallel()
 	w := startTestServer(t)
 	if err := w.organisations.CreateOrg(t.Context(), "other"); err != nil {
 		t.Fatal(err)
@@ -205,7 +207,7 @@ func (w *testServer) volumeToken(t *testing.T, key, name string) (id, token stri
 			i := slices.IndexFunc(list, func(v e2bVolume) bool { return v.Name == name })
 			path += list[i].ID
 		}
-		_, _, body := e2bCall(t, "GET", w.url+path, nil, "X-API-Key", key)
+		_, _, body := sendRequest(t, "GET", w.url+path, nil, "X-API-Key", key)
 		if path == "/volumes" {
 			if err := json.Unmarshal([]byte(body), &list); err != nil {
 				t.Fatalf("%v in %s", err, body)

@@ -19,6 +19,7 @@ import (
 // TestNoMemory: a request for which there is no memory waits for a few seconds and is told
 // when to come again: with 429 when its own organisation holds it all, else with 503.
 func TestNoMemory(t *testing.T) {
+	t.Parallel()
 	const memory, share = 128 << 20, 128 << 20 / 8 // of which all together have two shares
 	w := startTestServerWith(t, Options{Bucket: &bucket.Options{Dir: t.TempDir()}, Memory: memory})
 	if err := w.organisations.CreateOrg(t.Context(), "other"); err != nil {
@@ -67,7 +68,7 @@ func TestNoMemory(t *testing.T) {
 			t.Errorf("%s: %d, Retry-After %q, %s", c.name, res.StatusCode, res.Header.Get("Retry-After"), body)
 		}
 		if strings.HasPrefix(c.name, "own") {
-			status, _, text := e2bCall(t, "GET", w.url+api.Prefix+"/volumes", nil, "Authorization", "Bearer "+other)
+			status, _, text := sendRequest(t, "GET", w.url+api.Prefix+"/volumes", nil, "Authorization", "Bearer "+other)
 			if status != http.StatusOK {
 				t.Errorf("%s: another organisation: %d %s", c.name, status, text)
 			}

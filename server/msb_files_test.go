@@ -254,6 +254,7 @@ func TestMSBHostilePaths(t *testing.T) {
 
 // TestMSBBigFile: a file goes through the server in little memory, both ways.
 func TestMSBBigFile(t *testing.T) {
+	t.Parallel()
 	const size = 256 << 20
 	f := newMSBFS(t)
 	var most atomic.Uint64

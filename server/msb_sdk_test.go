@@ -72,6 +72,7 @@ func (s *msbServer) key(t *testing.T, scopes accounts.Scope, volumes ...string) 
 
 // TestMicrosandboxClient runs the published client of microsandbox against servers.
 func TestMicrosandboxClient(t *testing.T) {
+	t.Parallel()
 	if runtime.GOOS != "linux" || runtime.GOARCH != "amd64" {
 		t.Skip("the client has no addon for this kernel and processor")
 	}

@@ -23,26 +23,10 @@ import (
 // call makes a request. header is names and values in turn.
 func (s *msbServer) call(t *testing.T, key, method, path, body string, header ...string) (int, http.Header, string) {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), method, s.url+path, strings.NewReader(body))
-	if err != nil {
-		t.Fatal(err)
-	}
 	if key != "" {
-		req.Header.Set("Authorization", "Bearer "+key)
+		header = append([]string{"Authorization", "Bearer " + key}, header...)
 	}
-	for i := 0; i < len(header); i += 2 {
-		req.Header.Set(header[i], header[i+1])
-	}
-	res, err := http.DefaultClient.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer res.Body.Close()
-	b, err := io.ReadAll(res.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return res.StatusCode, res.Header, string(b)
+	return sendRequest(t, method, s.url+path, strings.NewReader(body), header...)
 }
 
 // want makes a request that succeeds, and decodes the answer into out unless that is nil.

@@ -37,7 +37,13 @@ type client struct {
 // startNative serves a fresh namespace, of SQLite and a directory, until the test ends.
 func startNative(t *testing.T) *client {
 	t.Helper()
-	s, err := server.New(t.Context(), server.Options{Bucket: &bucket.Options{Dir: filepath.Join(t.TempDir(), "namespace")}})
+	return startNativeWith(t, server.Options{Bucket: &bucket.Options{Dir: filepath.Join(t.TempDir(), "namespace")}})
+}
+
+// startNativeWith is startNative with other options.
+func startNativeWith(t *testing.T, opts server.Options) *client {
+	t.Helper()
+	s, err := server.New(t.Context(), opts)
 	if err != nil {
 		t.Fatal(err)
 	}

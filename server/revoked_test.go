@@ -55,7 +55,7 @@ var slowStreams = map[string]func(t *testing.T, w *testServer, key string, x, la
 		return w.sendHalfRequest(t, key, "PUT /v1/volumes/"+x.volume+"/files/content", "new", "X-Msb-File-Path: "+path)
 	},
 	"e2b": func(t *testing.T, w *testServer, key string, x, large *fixture) net.Conn {
-		status, _, body := e2bCall(t, "GET", w.url+"/volumes/"+x.volume, nil, "X-API-Key", key)
+		status, _, body := sendRequest(t, "GET", w.url+"/volumes/"+x.volume, nil, "X-API-Key", key)
 		_, token, ok := strings.Cut(body, `"token":"`)
 		if status != http.StatusOK || !ok {
 			t.Fatalf("%d %s", status, body)
@@ -206,6 +206,7 @@ func (w *testServer) awaitNoAttachments(t *testing.T) {
 // TestRevokedBeforeCommit: the last bytes of a file come right after the revocation, before
 // any watch has asked.
 func TestRevokedBeforeCommit(t *testing.T) {
+	t.Parallel()
 	w := startTestServer(t)
 	for i := range 10 {
 		k, secret, err := w.accounts.CreateKey(t.Context(), accounts.NewKey{Org: DefaultOrg, Name: "gone", Scopes: accounts.Write})
@@ -234,6 +235,7 @@ func TestRevokedBeforeCommit(t *testing.T) {
 // TestRevokedTarEntry: of an archive no entry is made that comes after the revocation; those
 // before stay.
 func TestRevokedTarEntry(t *testing.T) {
+	t.Parallel()
 	w := startTestServer(t)
 	k, secret, err := w.accounts.CreateKey(t.Context(), accounts.NewKey{Org: DefaultOrg, Name: "gone", Scopes: accounts.Write})
 	if err != nil {
@@ -344,6 +346,7 @@ func TestRightsShrink(t *testing.T) {
 
 // TestRightsAskedOnce: many streams of one credential ask one question together.
 func TestRightsAskedOnce(t *testing.T) {
+	t.Parallel()
 	w := startTestServer(t)
 	p := &fakeProvider{}
 	w.core.Options().OIDC = p
@@ -380,6 +383,7 @@ func tarOf(list ...any) []byte {
 // TestRevokedHTTP2 is TestRevokedStreams for streams of one connection, of which the others
 // go on.
 func TestRevokedHTTP2(t *testing.T) {
+	t.Parallel()
 	w := startTestServer(t)
 	k, secret, err := w.accounts.CreateKey(t.Context(), accounts.NewKey{Org: DefaultOrg, Name: "gone", Scopes: accounts.Write})
 	if err != nil {
@@ -447,6 +451,7 @@ func TestRevokedHTTP2(t *testing.T) {
 
 // A stream of events ends when its key does.
 func TestEventsOfRevokedKey(t *testing.T) {
+	t.Parallel()
 	w := startTestServer(t)
 	k, secret, err := w.accounts.CreateKey(t.Context(), accounts.NewKey{Org: DefaultOrg, Name: "gone", Scopes: accounts.Read})
 	if err != nil {

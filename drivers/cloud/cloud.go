@@ -43,6 +43,7 @@ import (
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/api"
+	"github.com/volehq/vole/internal/openset"
 	"github.com/volehq/vole/internal/profile"
 )
 
@@ -81,9 +82,10 @@ type Backend struct {
 
 	closeTimedOut atomic.Bool // a closing request got no response in time, so further ones wait for less
 
+	open openset.Set // FSes and handles
+
 	mu        sync.Mutex // guards what follows
 	closed    bool
-	handles   map[*handle]struct{}
 	session   *session   // nil: none was needed yet
 	sessionMu sync.Mutex // held while a session is begun; taken before mu
 
@@ -111,7 +113,7 @@ func Open(ctx context.Context, opts Options) (*Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Backend{opts: opts, baseURL: base, maxSilence: defaultMaxSilence, closeTimeout: defaultCloseTimeout, handles: map[*handle]struct{}{}}
+	b := &Backend{opts: opts, baseURL: base, maxSilence: defaultMaxSilence, closeTimeout: defaultCloseTimeout}
 	b.httpClient = &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	b.lifetime, b.endLifetime = context.WithCancel(context.Background())
 	if err := b.probeServer(ctx); err != nil {
@@ -278,18 +280,12 @@ func (b *Backend) Close() error {
 		return nil
 	}
 	b.closed = true
-	var files []*handle
-	for f := range b.handles {
-		files = append(files, f)
-	}
 	s := b.session
 	b.mu.Unlock()
-	var errs []error
-	for _, f := range files {
-		if err := f.Close(); err != nil && !errors.Is(err, driver.ErrNotFound) {
-			errs = append(errs, err)
-		}
-	}
+	// Operations under way are not waited for: each has a context of its own.
+	noWait, cancel := context.WithCancel(context.Background())
+	cancel()
+	errs := []error{b.open.Close(noWait)}
 	b.endLifetime()
 	b.goroutines.Wait()
 	if s != nil {

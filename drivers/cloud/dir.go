@@ -117,7 +117,7 @@ func (d *dirHandle) Close() error {
 		return nil
 	}
 	d.closed = true
-	if d.nextCursor == "" || d.fs.checkUsable(context.Background(), false) != nil {
+	if d.nextCursor == "" {
 		return nil
 	}
 	// The error is ignored: the server also ends the listing by itself after a while.

@@ -131,7 +131,7 @@ func TestLostWrites(t *testing.T) {
 func TestWriteDuringSync(t *testing.T) {
 	syncing, wrote := make(chan struct{}), make(chan struct{})
 	var gone sync.WaitGroup
-	store := openScripted(t, func(w http.ResponseWriter, r *http.Request) bool {
+	f := openScriptedFS(t, func(w http.ResponseWriter, r *http.Request) bool {
 		switch {
 		case strings.HasSuffix(r.URL.Path, "/sync"):
 			close(syncing)
@@ -143,14 +143,6 @@ func TestWriteDuringSync(t *testing.T) {
 		return false
 	})
 	ctx := context.Background()
-	v, err := store.Get(ctx, "v")
-	if err != nil {
-		t.Fatal(err)
-	}
-	f, err := v.FS(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
 	h, err := f.Open(ctx, "x", vole.OpenOptions{Write: true})
 	if err != nil {
 		t.Fatal(err)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/api"
+	"github.com/volehq/vole/internal/openset"
 )
 
 // handle is an open file. It acts on a handle of the server, and so on the file's inode; the path
@@ -22,9 +23,9 @@ type handle struct {
 	opts driver.OpenOptions
 
 	dirty dirtyChanges // by this handle
+	life  openset.Life
 
-	mu     sync.Mutex // guards what follows
-	closed bool
+	mu     sync.Mutex // guards remote; held while the file is reopened
 	remote *remoteHandle
 }
 
@@ -54,9 +55,10 @@ func (f *volumeFS) Open(ctx context.Context, path string, opts driver.OpenOption
 func (f *volumeFS) openHandle(ctx context.Context, path string, opts driver.OpenOptions) (*handle, error) {
 	change := opts.Write || opts.Append || opts.Create || opts.Truncate
 	h := &handle{fs: f, path: path, opts: opts}
-	if err := f.checkUsable(ctx, change); err != nil {
+	if err := f.enter(ctx, change); err != nil {
 		return nil, err
 	}
+	defer f.life.Leave()
 	// Opening is not recorded as a change, even if it creates or truncates the file.
 	err := f.withRemoteRef(ctx, false, func(ref *remoteRef) (err error) {
 		h.remote, err = h.openRemoteHandle(ctx, ref, opts, 0)
@@ -65,15 +67,12 @@ func (f *volumeFS) openHandle(ctx context.Context, path string, opts driver.Open
 	if err != nil {
 		return nil, err
 	}
-	f.b.mu.Lock()
-	closed := f.b.closed
-	if !closed {
-		f.b.handles[h] = struct{}{}
+	if err := h.life.Begin(&f.b.open, h); err != nil {
+		return nil, err
 	}
-	f.b.mu.Unlock()
-	if closed {
-		return nil, driver.ErrClosed
-	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.handles[h] = struct{}{}
 	return h, nil
 }
 
@@ -93,31 +92,17 @@ func (h *handle) openRemoteHandle(ctx context.Context, ref *remoteRef, opts driv
 	return &remoteHandle{ref, out.ID, out.Entry.Inode, out.Entry.Driver()}, nil
 }
 
-// checkUsable returns an error if the handle is closed or does not allow changes. Unlike
-// volumeFS.checkUsable it lets requests pass while Backend.Close is closing the handles.
-func (h *handle) checkUsable(ctx context.Context, change bool) error {
-	if err := h.fs.b.checkLifetime(ctx); err != nil {
+// enter begins an operation, which ends with h.life.Leave, unless the handle is closed or does not
+// allow changes. Unlike those of volumeFS, operations pass while Backend.Close closes the handles.
+func (h *handle) enter(ctx context.Context, change bool) error {
+	if err := h.life.Enter(ctx); err != nil {
 		return err
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	switch {
-	case h.closed:
-		return driver.ErrClosed
-	case !change:
-		return nil
-	case !h.opts.Write && !h.opts.Append && !h.opts.Create && !h.opts.Truncate:
+	if change && !h.opts.Write && !h.opts.Append && !h.opts.Create && !h.opts.Truncate {
+		h.life.Leave()
 		return driver.Errorf(driver.ErrReadOnly, "the file is open for reading")
 	}
 	return nil
-}
-
-// checkLifetime is checkOpen for handles: it fails only once Backend.Close has closed them.
-func (b *Backend) checkLifetime(ctx context.Context) error {
-	if b.lifetime.Err() != nil {
-		return driver.ErrClosed
-	}
-	return ctx.Err()
 }
 
 // ReadAt implements driver.File.
@@ -146,9 +131,10 @@ func (h *handle) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 
 // WriteAt implements driver.File.
 func (h *handle) WriteAt(ctx context.Context, p []byte, off int64) (int, error) {
-	if err := h.checkUsable(ctx, true); err != nil {
+	if err := h.enter(ctx, true); err != nil {
 		return 0, err
 	}
+	defer h.life.Leave()
 	if h.opts.Append {
 		return 0, driver.Errorf(driver.ErrInvalid, "the file is open for appending; use Append")
 	}
@@ -250,24 +236,22 @@ func (h *handle) Sync(ctx context.Context) error {
 }
 
 // Close implements driver.File.
-func (h *handle) Close() error {
-	h.fs.b.mu.Lock()
-	delete(h.fs.b.handles, h)
-	h.fs.b.mu.Unlock()
+func (h *handle) Close() error { return h.life.Close(context.Background()) }
+
+// Finish implements openset.Member. It closes the remote handle, and reports changes that were
+// lost. Backend.Close does not fail for a volume that was removed.
+func (h *handle) Finish(context.Context) error {
+	h.fs.mu.Lock()
+	delete(h.fs.handles, h)
+	h.fs.mu.Unlock()
 	h.mu.Lock()
-	if h.closed {
-		h.mu.Unlock()
-		return nil
-	}
-	h.closed = true
-	remote := h.remote
+	c := h.remote.newHandleCall("DELETE", "", nil)
 	h.mu.Unlock()
-	if h.fs.b.lifetime.Err() != nil {
-		return nil
-	}
-	c := remote.newHandleCall("DELETE", "", nil)
 	c.keyed = true // without a key, a retry would find nothing open
 	err := h.fs.b.sendClosing(c)
+	if errors.Is(err, driver.ErrNotFound) && h.fs.b.isClosed() {
+		return nil
+	}
 	if errors.Is(err, api.ErrStale) {
 		err = nil
 		h.dirty.markLost()
@@ -277,3 +261,6 @@ func (h *handle) Close() error {
 	}
 	return h.dirty.endSync(0)
 }
+
+// Free implements openset.Member: this process holds nothing of the file.
+func (h *handle) Free() error { return nil }

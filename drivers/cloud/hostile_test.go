@@ -379,7 +379,7 @@ func TestBlindEnd(t *testing.T) {
 func TestAnswerOfAnother(t *testing.T) {
 	var mu sync.Mutex
 	away := false
-	store := openScripted(t, func(w http.ResponseWriter, r *http.Request) bool {
+	f := openScriptedFS(t, func(w http.ResponseWriter, r *http.Request) bool {
 		mu.Lock()
 		defer mu.Unlock()
 		if away {
@@ -389,14 +389,6 @@ func TestAnswerOfAnother(t *testing.T) {
 		return away
 	})
 	ctx := context.Background()
-	v, err := store.Get(ctx, "v")
-	if err != nil {
-		t.Fatal(err)
-	}
-	f, err := v.FS(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
 	h, err := f.Open(ctx, "x", vole.OpenOptions{Write: true})
 	if err != nil {
 		t.Fatal(err)

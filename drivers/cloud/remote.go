@@ -70,12 +70,13 @@ func callThrough(ref *remoteRef, c call) call {
 // currentRemoteRef returns the open file system. It opens another one if there is none yet, if its
 // session has ended, or if it is stale, which the server does not know any more.
 func (f *volumeFS) currentRemoteRef(ctx context.Context, stale *remoteRef) (*remoteRef, error) {
-	f.mu.Lock()
-	current, closed := f.remote, f.closed
-	f.mu.Unlock()
-	if closed {
-		return nil, driver.ErrClosed
+	if err := f.life.Enter(ctx); err != nil { // closed since the operation began
+		return nil, err
 	}
+	defer f.life.Leave()
+	f.mu.Lock()
+	current := f.remote
+	f.mu.Unlock()
 	if current != nil && current != stale && !current.session.isStale() {
 		return current, nil
 	}
@@ -104,9 +105,10 @@ func (f *volumeFS) currentRemoteRef(ctx context.Context, stale *remoteRef) (*rem
 // withRemoteRef runs fn with the open file system, reopened if need be. change: fn changes
 // something, which a Sync has to make durable in batch mode.
 func (f *volumeFS) withRemoteRef(ctx context.Context, change bool, fn func(ref *remoteRef) error) error {
-	if err := f.checkUsable(ctx, change); err != nil {
+	if err := f.enter(ctx, change); err != nil {
 		return err
 	}
+	defer f.life.Leave()
 	open := func(stale *remoteRef) (*remoteRef, error) { return f.currentRemoteRef(ctx, stale) }
 	return f.b.preferErrClosed(ctx, withRemote(nil, open, func(ref *remoteRef) error {
 		err := fn(ref)
@@ -123,9 +125,10 @@ func (f *volumeFS) withRefIfNeeded(ctx context.Context, change bool, fn func(ref
 	if !f.stateless {
 		return f.withRemoteRef(ctx, change, fn)
 	}
-	if err := f.checkUsable(ctx, change); err != nil {
+	if err := f.enter(ctx, change); err != nil {
 		return err
 	}
+	defer f.life.Leave()
 	return f.b.preferErrClosed(ctx, fn(nil))
 }
 
@@ -162,9 +165,10 @@ func (r *remoteHandle) newHandleCall(method, route string, query url.Values) cal
 func (h *handle) currentRemoteHandle(ctx context.Context, stale *remoteHandle) (*remoteHandle, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.closed {
-		return nil, driver.ErrClosed
+	if err := h.life.Enter(ctx); err != nil { // closed since the operation began
+		return nil, err
 	}
+	defer h.life.Leave()
 	before := h.remote
 	if before != stale && !before.ref.session.isStale() {
 		return before, nil
@@ -192,9 +196,10 @@ func (h *handle) currentRemoteHandle(ctx context.Context, stale *remoteHandle) (
 // withHandle runs fn with the remote handle, reopened if need be. change: fn changes
 // something, which a Sync has to make durable.
 func (h *handle) withHandle(ctx context.Context, change bool, fn func(r *remoteHandle) error) error {
-	if err := h.checkUsable(ctx, change); err != nil {
+	if err := h.enter(ctx, change); err != nil {
 		return err
 	}
+	defer h.life.Leave()
 	open := func(stale *remoteHandle) (*remoteHandle, error) { return h.currentRemoteHandle(ctx, stale) }
 	return h.fs.b.preferErrClosed(ctx, withRemote(nil, open, func(r *remoteHandle) error {
 		err := fn(r)

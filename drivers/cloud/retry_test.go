@@ -18,9 +18,9 @@ import (
 	"github.com/volehq/vole/internal/api"
 )
 
-// openScripted opens a store at a fake server. do gets each request first and returns whether it
-// has responded; the other requests are answered as by a server with one empty volume.
-func openScripted(t *testing.T, do func(w http.ResponseWriter, r *http.Request) bool) *vole.Store {
+// openScriptedFS opens the volume of a fake server. do gets each request first and returns whether
+// it has responded; the other requests are answered as by a server with one empty volume.
+func openScriptedFS(t *testing.T, do func(w http.ResponseWriter, r *http.Request) bool) *vole.FS {
 	t.Helper()
 	const id = "0190f3c4-0000-7000-8000-000000000001"
 	hs := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -52,7 +52,15 @@ func openScripted(t *testing.T, do func(w http.ResponseWriter, r *http.Request) 
 		t.Fatalf("open: %v", err)
 	}
 	t.Cleanup(func() { _ = b.Close() })
-	return vole.New(b)
+	v, err := vole.New(b).Get(context.Background(), "v")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := v.FS(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
 }
 
 func writeRefusal(w http.ResponseWriter, status int, code string) {
@@ -68,7 +76,7 @@ func TestStreamRefusedWhenBegun(t *testing.T) {
 	for _, status := range []int{http.StatusTooManyRequests, http.StatusServiceUnavailable} {
 		var mu sync.Mutex
 		var got []int
-		store := openScripted(t, func(w http.ResponseWriter, r *http.Request) bool {
+		f := openScriptedFS(t, func(w http.ResponseWriter, r *http.Request) bool {
 			if r.Method != "PUT" || !strings.HasSuffix(r.URL.Path, "/content") {
 				return false
 			}
@@ -89,14 +97,6 @@ func TestStreamRefusedWhenBegun(t *testing.T) {
 			return true
 		})
 		ctx := context.Background()
-		v, err := store.Get(ctx, "v")
-		if err != nil {
-			t.Fatal(err)
-		}
-		f, err := v.FS(ctx)
-		if err != nil {
-			t.Fatal(err)
-		}
 		n, err := f.WriteFrom(ctx, "big", io.MultiReader(bytes.NewReader(make([]byte, 3<<20))), vole.WriteOptions{})
 		if err == nil && n != 3<<20 || len(got) > 1 {
 			t.Errorf("status %d: wrote %d, %v; the server got %v", status, n, err, got)
@@ -109,7 +109,7 @@ func TestStreamRefusedWhenBegun(t *testing.T) {
 func TestLostAnswerGoesToSameInstance(t *testing.T) {
 	var mu sync.Mutex
 	var asked []string
-	store := openScripted(t, func(w http.ResponseWriter, r *http.Request) bool {
+	f := openScriptedFS(t, func(w http.ResponseWriter, r *http.Request) bool {
 		if !strings.HasSuffix(r.URL.Path, "/rename") {
 			return false
 		}
@@ -128,15 +128,7 @@ func TestLostAnswerGoesToSameInstance(t *testing.T) {
 		return true
 	})
 	ctx := context.Background()
-	v, err := store.Get(ctx, "v")
-	if err != nil {
-		t.Fatal(err)
-	}
-	f, err := v.FS(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	err = f.Rename(ctx, "a", "b", vole.RenameOptions{})
+	err := f.Rename(ctx, "a", "b", vole.RenameOptions{})
 	if len(asked) != 2 || asked[0] != "" || asked[1] != "one" || driver.Classify(err).Err != driver.ErrUnavailable {
 		t.Errorf("asked for the instances %q, %v", asked, err)
 	}

@@ -5,14 +5,17 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"maps"
 	"net/url"
 	pathpkg "path"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/api"
+	"github.com/volehq/vole/internal/openset"
 )
 
 // volumeFS is the files of one open volume.
@@ -25,10 +28,11 @@ type volumeFS struct {
 	stateless bool
 
 	dirty dirtyChanges // in batch mode, by path and by handle
+	life  openset.Life
 
-	mu     sync.Mutex // guards what follows
-	closed bool
-	remote *remoteRef // nil: none was needed yet
+	mu      sync.Mutex // guards what follows
+	handles map[*handle]struct{}
+	remote  *remoteRef // nil: none was needed yet
 }
 
 // OpenFS implements driver.Backend.
@@ -37,7 +41,7 @@ func (b *Backend) OpenFS(ctx context.Context, id string, opts driver.FSOptions) 
 		return nil, err
 	}
 	opts.ReadOnly = opts.ReadOnly || b.opts.ReadOnly
-	f := &volumeFS{b: b, volumeID: id, opts: opts}
+	f := &volumeFS{b: b, volumeID: id, opts: opts, handles: map[*handle]struct{}{}}
 	info, err := b.Get(ctx, driver.ByID(id))
 	if err != nil {
 		return nil, err
@@ -48,24 +52,23 @@ func (b *Backend) OpenFS(ctx context.Context, id string, opts driver.FSOptions) 
 			return nil, err
 		}
 	}
-	if b.isClosed() {
-		return nil, driver.ErrClosed
+	if err := f.life.Begin(&b.open, f); err != nil {
+		return nil, err
 	}
 	return f, nil
 }
 
-// checkUsable returns an error if the file system is closed, or read-only and change is set.
-func (f *volumeFS) checkUsable(ctx context.Context, change bool) error {
+// enter begins an operation, which ends with f.life.Leave, unless the file system is closed, or
+// read-only and change is set.
+func (f *volumeFS) enter(ctx context.Context, change bool) error {
 	if err := f.b.checkOpen(ctx); err != nil {
 		return err
 	}
-	f.mu.Lock()
-	closed := f.closed
-	f.mu.Unlock()
-	switch {
-	case closed:
-		return driver.ErrClosed
-	case change && f.opts.ReadOnly:
+	if err := f.life.Enter(ctx); err != nil {
+		return err
+	}
+	if change && f.opts.ReadOnly {
+		f.life.Leave()
 		return driver.Errorf(driver.ErrReadOnly, "the volume is open for reading only")
 	}
 	return nil
@@ -216,9 +219,10 @@ func (f *volumeFS) Statfs(ctx context.Context) (driver.Statfs, error) {
 
 // Sync implements driver.FS.
 func (f *volumeFS) Sync(ctx context.Context) error {
-	if err := f.checkUsable(ctx, false); err != nil {
+	if err := f.enter(ctx, false); err != nil {
 		return err
 	}
+	defer f.life.Leave()
 	if f.opts.ReadOnly {
 		return nil
 	}
@@ -237,14 +241,9 @@ func (f *volumeFS) Sync(ctx context.Context) error {
 
 // syncDirtyHandles syncs the dirty handles of the volume. Changes by path are durable already.
 func (f *volumeFS) syncDirtyHandles(ctx context.Context) error {
-	var list []*handle
-	f.b.mu.Lock()
-	for h := range f.b.handles {
-		if h.fs == f {
-			list = append(list, h)
-		}
-	}
-	f.b.mu.Unlock()
+	f.mu.Lock()
+	list := slices.Collect(maps.Keys(f.handles))
+	f.mu.Unlock()
 	for _, h := range list {
 		if !h.dirty.isDirty() {
 			continue
@@ -259,13 +258,15 @@ func (f *volumeFS) syncDirtyHandles(ctx context.Context) error {
 }
 
 // Close implements driver.FS.
-func (f *volumeFS) Close() error {
+func (f *volumeFS) Close() error { return f.life.Close(context.Background()) }
+
+// Free implements openset.Member: this process holds nothing of the volume.
+func (f *volumeFS) Free() error { return nil }
+
+// Finish implements openset.Member. It closes the remote file system, and reports changes in batch
+// mode that were lost.
+func (f *volumeFS) Finish(context.Context) error {
 	f.mu.Lock()
-	if f.closed {
-		f.mu.Unlock()
-		return nil
-	}
-	f.closed = true
 	ref := f.remote
 	f.mu.Unlock()
 	if ref == nil || f.b.isClosed() { // Backend.Close ends the session, and the file system with it

@@ -19,9 +19,10 @@ import (
 // request. A larger one is streamed, and retried only if the server certainly read nothing of it,
 // since r yields its bytes once.
 func (f *volumeFS) WriteFile(ctx context.Context, path string, r io.Reader, opts driver.WriteOptions) (int64, error) {
-	if err := f.checkUsable(ctx, true); err != nil {
+	if err := f.enter(ctx, true); err != nil {
 		return 0, err
 	}
+	defer f.life.Leave()
 	if err := opts.RefuseMeta(); err != nil {
 		return 0, err
 	}
