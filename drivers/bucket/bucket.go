@@ -379,13 +379,4 @@ func parseID(s string) []byte {
 	return id[:]
 }
 
-// formatID returns an id as users see it, or "" if it has another length.
-func formatID(b []byte) string {
-	id, err := uuid.FromBytes(b)
-	if err != nil {
-		return ""
-	}
-	return id.String()
-}
-
 var _ io.Closer = (*Namespace)(nil)

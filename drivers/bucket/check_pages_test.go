@@ -3,68 +3,13 @@ package bucket
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"fmt"
 	"path/filepath"
-	"slices"
 	"testing"
 
 	"github.com/volehq/vole/driver"
-	"github.com/volehq/vole/drivers/bucket/internal/blob"
 	"github.com/volehq/vole/internal/sqldb"
 )
-
-// TestBlobRows: however many groups it takes, rows come in the order of the listing.
-func TestBlobRows(t *testing.T) {
-	ctx := context.Background()
-	ns, err := Open(ctx, Options{Dir: filepath.Join(t.TempDir(), "namespace"), Maintain: -1})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ns.Close()
-	org := newID()
-	var want []string
-	err = ns.db.RunTx(ctx, sqldb.TxOptions{Lazy: true}, func(tx sqldb.Tx) error {
-		want = nil
-		for range 600 {
-			id := make([]byte, 16)
-			_, _ = rand.Read(id)
-			want = append(want, blob.Key(org, id))
-			tx.QueueExec(`INSERT INTO blobs (org, id, size, created) VALUES ($1, $2, 1, 1)`, org, id)
-		}
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	slices.Sort(want)
-	for _, width := range []int{0, 1, 3, 128, 256} {
-		r := &blobRows{ns: ns, org: org, width: width}
-		var got []string
-		for {
-			row, err := r.peekRow(ctx)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if row == nil {
-				break
-			}
-			got = append(got, blob.Key(org, row.id))
-			r.next++
-		}
-		if !slices.Equal(got, want) {
-			t.Errorf("width %d: %d rows in another order than %d keys", width, len(got), len(want))
-		}
-	}
-	for _, c := range []struct {
-		rows int64
-		want int
-	}{{0, 256}, {100, 256}, {101, 128}, {25600, 1}, {1 << 40, 1}} {
-		if got := groupWidth(c.rows, 100); got != c.want {
-			t.Errorf("%d rows: groups of %d last bytes, want %d", c.rows, got, c.want)
-		}
-	}
-}
 
 // TestCheckPages: damage of more rows than are looked at in one step is found whole, and
 // repaired whole; a namespace that is open for reading finds the same.
@@ -84,7 +29,7 @@ func TestCheckPages(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const files = 2*checkPage + 7
+	const files = 2*200 + 7 // a page has 200
 	for i := range files {
 		if _, err := fsys.WriteFile(ctx, fmt.Sprintf("f%03d", i), bytes.NewReader([]byte("x")), driver.WriteOptions{}); err != nil {
 			t.Fatal(err)

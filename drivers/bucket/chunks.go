@@ -3,9 +3,8 @@ package bucket
 import (
 	"context"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/volehq/vole/internal/sqldb"
+	"golang.org/x/sync/errgroup"
 )
 
 // newChunk is a chunk that a transaction inserts: a range of a file, and the range of a blob

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/drivers/bucket/internal/rows"
 	"github.com/volehq/vole/internal/sqldb"
 )
 
@@ -195,6 +196,6 @@ func (o *openInode) commitHole(ctx context.Context, fsys *volumeFS, off, length 
 // committed, so a failure is only logged.
 func (o *openInode) compactBestEffort(ctx context.Context, fsys *volumeFS, pos int64) {
 	if err := o.maybeCompact(ctx, fsys, pos); err != nil && ctx.Err() == nil {
-		o.fs.b.ns.log.Warn("compacting a file failed", "volume", formatID([]byte(o.key.vol)), "inode", o.key.ino, "error", err)
+		o.fs.b.ns.log.Warn("compacting a file failed", "volume", rows.FormatID([]byte(o.key.vol)), "inode", o.key.ino, "error", err)
 	}
 }

@@ -2,52 +2,15 @@ package bucket
 
 import (
 	"context"
-	"embed"
 	"strings"
 
+	"github.com/volehq/vole/drivers/bucket/internal/rows"
 	"github.com/volehq/vole/internal/sqldb"
 )
 
-//go:embed migrations
-var migrations embed.FS
-
-// schemaLock is the key of the advisory lock for migrations. It is the one of the tool goose,
-// which earlier releases of Vole used, so that they wait too.
-const schemaLock = 4097083626
-
-// placeholders are those of the queries of a namespace, beside those of package sqldb.
-var placeholders = map[string]sqldb.Translation{
-	// Merges up to $2 rows of unreferenced of organisation $1 into one. In SQLite the triggers
-	// keep one row.
-	"{fold}": {
-		Postgres: `WITH folded AS (DELETE FROM unreferenced WHERE id IN (SELECT id FROM unreferenced WHERE org = $1 ORDER BY id LIMIT $2) RETURNING bytes)
-			INSERT INTO unreferenced (org, bytes) SELECT CAST($1 AS BYTEA), sum(bytes) FROM folded HAVING count(*) > 0`,
-		SQLite: `SELECT $1, $2`,
-	},
-	// Tells the planner how large the table tree is.
-	"{analyze}": {Postgres: `ANALYZE tree`, SQLite: `SELECT 1`},
-}
-
-// openDatabase opens the database that Options.Database names, with its queries timed. A change
-// to a volume is made at most once if its transaction has the volume's id as its key.
+// openDatabase opens the database that Options.Database names, with its queries timed.
 func (ns *Namespace) openDatabase(ctx context.Context) (sqldb.DB, error) {
-	db, err := sqldb.Open(ctx, sqldb.Options{
-		Database:     ns.opts.Database,
-		ReadOnly:     ns.opts.ReadOnly,
-		Name:         "the database",
-		Migrations:   migrations,
-		SchemaLock:   schemaLock,
-		Application:  "vole",
-		Conns:        ns.opts.Conns,
-		Placeholders: placeholders,
-		Receipts: sqldb.Receipts{
-			Lock:  `SELECT 1 FROM volumes WHERE id = $1 FOR UPDATE`,
-			Find:  `SELECT 1 FROM ops WHERE vol = $1 AND op = $2`,
-			Leave: `INSERT INTO ops (vol, op, at) VALUES ($1, $2, {now})`,
-		},
-		LogRetry: ns.logRetry,
-		Faults:   ns.opts.faults,
-	})
+	db, err := rows.Open(ctx, sqldb.Options{Database: ns.opts.Database, ReadOnly: ns.opts.ReadOnly, Conns: ns.opts.Conns, LogRetry: ns.logRetry, Faults: ns.opts.faults})
 	if err != nil {
 		return nil, err
 	}

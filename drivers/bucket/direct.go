@@ -9,6 +9,7 @@ import (
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/drivers/bucket/internal/blob"
+	"github.com/volehq/vole/drivers/bucket/internal/rows"
 	"github.com/volehq/vole/internal/sqldb"
 )
 
@@ -185,21 +186,21 @@ func (b *Backend) Reserve(ctx context.Context, parts []Part, ttl time.Duration) 
 		return nil, driver.Errorf(driver.ErrInvalid, "requests cannot be valid for %v: the most is half the grace time, %v", ttl, b.ns.opts.Grace/2)
 	}
 	list := make([]Reserved, len(parts))
-	rows := make([]reservation, len(parts))
+	reservations := make([]reservation, len(parts))
 	for i, p := range parts {
 		if err := p.validateSums(); err != nil {
 			return nil, err
 		}
 		// The checksums are fixed now: the store checks the bytes against Sum, and Sums were
 		// found to agree with it.
-		rows[i] = reservation{id: newID(), size: max(p.Size, leastReserved), sums: p.Sums, life: ttl + lateRequest}
-		put, err := b.ns.blobs.PresignPut(ctx, blob.Key(b.org, rows[i].id), p.Size, p.Sum, ttl)
+		reservations[i] = reservation{id: newID(), size: max(p.Size, leastReserved), sums: p.Sums, life: ttl + lateRequest}
+		put, err := b.ns.blobs.PresignPut(ctx, blob.Key(b.org, reservations[i].id), p.Size, p.Sum, ttl)
 		if err != nil {
 			return nil, err
 		}
-		list[i] = Reserved{Blob: formatID(rows[i].id), Put: Request(put)}
+		list[i] = Reserved{Blob: rows.FormatID(reservations[i].id), Put: Request(put)}
 	}
-	_, err := b.ns.reserveBlobs(ctx, b.org, rows, len(rows), nil)
+	_, err := b.ns.reserveBlobs(ctx, b.org, reservations, len(reservations), nil)
 	return list, err
 }
 
@@ -290,7 +291,7 @@ func (b *Backend) checkPartsStored(ctx context.Context, size int64, parts []Part
 // checkBlobReserved fails unless this organisation has reserved the blob for these bytes, and
 // nothing refers to it.
 func (tx *volumeTx) checkBlobReserved(b *newBlob) error {
-	missing := driver.Errorf(driver.ErrInvalid, "blob %s was not reserved for these bytes, or is in use", formatID(b.id))
+	missing := driver.Errorf(driver.ErrInvalid, "blob %s was not reserved for these bytes, or is in use", rows.FormatID(b.id))
 	return tx.RunQueries(sqldb.SelectRow(missing, []any{new(int)}, `SELECT 1 FROM blobs WHERE org = $1 AND id = $2 AND sums = $3 AND size >= $4
 		AND data IS NULL AND owner IS NULL AND expires IS NOT NULL AND freed IS NOT NULL`, tx.b.org, b.id, b.sums, b.size))
 }

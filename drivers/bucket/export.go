@@ -10,6 +10,7 @@ import (
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/drivers/bucket/internal/blob"
 	"github.com/volehq/vole/drivers/bucket/internal/manifest"
+	"github.com/volehq/vole/drivers/bucket/internal/rows"
 	"github.com/volehq/vole/internal/sqldb"
 )
 
@@ -133,7 +134,7 @@ func (export *orgExport) exportVolumes(ctx context.Context) {
 			export.pruneRemovedVolumes(ctx, list, v.id)
 			gens, listed := list.takeGenerations(v.id)
 			if err := export.exportIfChanged(ctx, v, gens, listed); err != nil {
-				export.failures.addFailure(fmt.Errorf("export of volume %s of organisation %s: %w", formatID(v.id), export.org.name, err))
+				export.failures.addFailure(fmt.Errorf("export of volume %s of organisation %s: %w", rows.FormatID(v.id), export.org.name, err))
 			}
 			if ctx.Err() != nil || export.stopped || export.failures.others >= exportErrors {
 				return
@@ -207,7 +208,7 @@ func (export *orgExport) putOrgObject(ctx context.Context) error {
 // newest, a rebuild would bring that state back.
 func (export *orgExport) raiseGeneration(ctx context.Context, id []byte, above int64) error {
 	export.ns.log.Warn("a volume has manifests newer than its row: the database was restored from an older copy; exporting the volume with a higher generation",
-		"volume", formatID(id), "generation", above)
+		"volume", rows.FormatID(id), "generation", above)
 	return export.ns.db.RunTx(ctx, sqldb.TxOptions{}, func(tx sqldb.Tx) error {
 		tx.QueueExec(`UPDATE volumes SET generation = $3 WHERE org = $1 AND id = $2 AND generation < $3`, export.org.id, id, above+1)
 		return nil
@@ -258,7 +259,7 @@ func (export *orgExport) exportVolume(ctx context.Context, id []byte, top int64)
 	if export.opts.Done == nil {
 		return head.Generation, nil
 	}
-	err = export.opts.Done(Manifest{Org: export.org.name, Volume: formatID(id), Name: head.Name, Generation: head.Generation, Size: size})
+	err = export.opts.Done(Manifest{Org: export.org.name, Volume: rows.FormatID(id), Name: head.Name, Generation: head.Generation, Size: size})
 	export.stopped = err != nil
 	return head.Generation, err
 }

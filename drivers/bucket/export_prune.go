@@ -5,6 +5,7 @@ import (
 	"context"
 
 	"github.com/volehq/vole/drivers/bucket/internal/manifest"
+	"github.com/volehq/vole/drivers/bucket/internal/rows"
 )
 
 // pruneRemovedVolumes deletes the manifests of volumes that do not exist, of those that come
@@ -52,7 +53,7 @@ func (export *orgExport) deleteManifest(ctx context.Context, vol []byte, generat
 	err := export.ns.blobs.Delete(ctx, manifest.Key(export.org.id, vol, generation))
 	if err == nil {
 		export.res.Removed++
-		export.ns.log.Debug("manifest removed", "volume", formatID(vol), "generation", generation)
+		export.ns.log.Debug("manifest removed", "volume", rows.FormatID(vol), "generation", generation)
 	}
 	return err
 }

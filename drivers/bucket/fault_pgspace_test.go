@@ -14,7 +14,6 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5"
-
 	"github.com/volehq/vole/drivers/bucket"
 	"github.com/volehq/vole/internal/testing/servers"
 )

@@ -5,21 +5,9 @@ import (
 	"time"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/drivers/bucket/internal/rows"
 	"github.com/volehq/vole/internal/sqldb"
 )
-
-// countMetadata computes what the columns entries and metadata of a volume ($1) cache.
-const countMetadata = `SELECT (SELECT count(*) FROM dirents WHERE vol = $1), CAST(` + metadataBytes + ` AS BIGINT)`
-
-// metadataBytes sums the bytes of names, link targets and attributes of a volume ($1).
-const metadataBytes = `((SELECT coalesce(sum(length(name)), 0) FROM dirents WHERE vol = $1)
-	+ (SELECT coalesce(sum(coalesce(length(target), 0) + xattr_bytes), 0) FROM inodes WHERE vol = $1))`
-
-// countXattrs sets the column xattr_bytes of the inodes of a volume ($1), which caches this
-// sum.
-const countXattrs = `UPDATE inodes SET xattr_bytes = (SELECT CAST(coalesce(sum(length(x.name) + length(x.value)), 0) AS BIGINT)
-	FROM xattrs x WHERE x.vol = $1 AND x.ino = inodes.ino)
-	WHERE vol = $1 AND ino IN (SELECT ino FROM xattrs WHERE vol = $1)`
 
 // addNameMetadata counts a directory entry that is added.
 func (tx *volumeTx) addNameMetadata(name string) {
@@ -67,7 +55,7 @@ func (b *Backend) Measure(ctx context.Context, id string) (driver.Info, error) {
 		var row volumeRow
 		var sum bool
 		var used, entries, bytes int64
-		err := tx.RunQueries(b.lockVolumeQuery(&row, vol), sqldb.SelectOne(&sum, []any{&used}, measureVolume, vol), sqldb.SelectOne(&sum, []any{&entries, &bytes}, countMetadata, vol))
+		err := tx.RunQueries(b.lockVolumeQuery(&row, vol), sqldb.SelectOne(&sum, []any{&used}, rows.MeasureVolume, vol), sqldb.SelectOne(&sum, []any{&entries, &bytes}, rows.CountMetadata, vol))
 		if err != nil {
 			return err
 		}
@@ -80,6 +68,3 @@ func (b *Backend) Measure(ctx context.Context, id string) (driver.Info, error) {
 	})
 	return info, err
 }
-
-// measureVolume computes what the column used of a volume ($1) caches.
-const measureVolume = `SELECT CAST(coalesce(sum(size), 0) AS BIGINT) FROM inodes WHERE vol = $1 AND mode BETWEEN 32768 AND 36863`

@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/drivers/bucket/internal/rows"
 	"github.com/volehq/vole/internal/sqldb"
 )
 
@@ -234,7 +235,7 @@ func (o *openInode) readInode(ctx context.Context) (inode, error) {
 // missingInodeError returns ErrNotFound if the volume was removed, otherwise ErrNotExist: the
 // file was.
 func (b *Backend) missingInodeError(ctx context.Context, vol []byte) error {
-	if _, err := b.getVolume(ctx, driver.ByID(formatID(vol))); err != nil {
+	if _, err := b.getVolume(ctx, driver.ByID(rows.FormatID(vol))); err != nil {
 		return err
 	}
 	return driver.Errorf(driver.ErrNotExist, "the file was removed")

@@ -6,6 +6,7 @@ import (
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/drivers/bucket/internal/manifest"
+	"github.com/volehq/vole/drivers/bucket/internal/rows"
 	"github.com/volehq/vole/internal/sqldb"
 )
 
@@ -70,7 +71,7 @@ func (ns *Namespace) RemoveOrg(ctx context.Context, name string, force bool) err
 			return holders[0].inUseError()
 		}
 		tx.QueueExec(`UPDATE volumes SET state = 'removing', session = NULL, generation = generation + 1 WHERE org = $1 AND state <> 'removing'`, b.org)
-		tx.QueueExec(`UPDATE orgs SET name = $2 WHERE id = $1`, b.org, removedOrg+formatID(b.org))
+		tx.QueueExec(`UPDATE orgs SET name = $2 WHERE id = $1`, b.org, removedOrg+rows.FormatID(b.org))
 		return nil
 	})
 	if err == nil {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/drivers/bucket/internal/blob"
+	"github.com/volehq/vole/drivers/bucket/internal/rows"
 	"github.com/volehq/vole/internal/budget"
 	"github.com/volehq/vole/internal/sqldb"
 )
@@ -277,7 +278,7 @@ func (b *Backend) readVerified(ctx context.Context, ext *extent, p []byte, pos i
 	if ext.data != nil || ext.blobSize == 0 {
 		at := pos - ext.blobPos
 		if at < 0 || at > int64(len(ext.data))-int64(len(p)) {
-			return driver.Errorf(driver.ErrCorrupt, "blob %s is shorter than the file says", formatID(ext.blob))
+			return driver.Errorf(driver.ErrCorrupt, "blob %s is shorter than the file says", rows.FormatID(ext.blob))
 		}
 		copy(p, ext.data[at:])
 		return nil
@@ -285,7 +286,7 @@ func (b *Backend) readVerified(ctx context.Context, ext *extent, p []byte, pos i
 	lo := pos / sumSize * sumSize
 	hi := min((pos+int64(len(p))+sumSize-1)/sumSize*sumSize, ext.blobSize)
 	if pos+int64(len(p)) > hi || hi-lo > chunkSize {
-		return driver.Errorf(driver.ErrCorrupt, "blob %s is shorter than the file says", formatID(ext.blob))
+		return driver.Errorf(driver.ErrCorrupt, "blob %s is shorter than the file says", rows.FormatID(ext.blob))
 	}
 	buf := p
 	if lo != pos || hi-lo != int64(len(p)) {
@@ -300,7 +301,7 @@ func (b *Backend) readVerified(ctx context.Context, ext *extent, p []byte, pos i
 			break
 		}
 		b.ns.metrics.corrupt.Inc()
-		b.ns.log.WarnContext(ctx, "blob store: wrong checksum, reading again", "blob", formatID(ext.blob), "error", err)
+		b.ns.log.WarnContext(ctx, "blob store: wrong checksum, reading again", "blob", rows.FormatID(ext.blob), "error", err)
 	}
 	if err == nil && len(buf) != len(p) {
 		copy(p, buf[pos-lo:])

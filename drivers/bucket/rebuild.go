@@ -13,6 +13,7 @@ import (
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/drivers/bucket/internal/blob"
 	"github.com/volehq/vole/drivers/bucket/internal/manifest"
+	"github.com/volehq/vole/drivers/bucket/internal/rows"
 	"github.com/volehq/vole/internal/sqldb"
 )
 
@@ -34,7 +35,6 @@ const (
 	foundLostBytes = "lost-bytes"        // the object of a range of a file is not there
 	foundRenamed   = "renamed-volume"    // its name is that of a newer one
 	foundNoOrg     = "organisation-name" // nothing tells it, or the object that does is damaged
-	foundBadName   = "bad-name"          // of a file: it has another now
 	foundUnknown   = "unknown-object"    // its key is not one of a namespace
 )
 
@@ -313,14 +313,14 @@ func (r *rebuild) recoverOrgRow(ctx context.Context, org *rebuiltOrg) (orgRow, e
 	}
 	if row.name == "" {
 		row.name = r.orgNameFromManifests(ctx, org)
-		if err := r.report(driver.Finding{Code: foundNoOrg, Detail: "the organisation " + formatID(org.id) + " is now called " + row.name}); err != nil {
+		if err := r.report(driver.Finding{Code: foundNoOrg, Detail: "the organisation " + rows.FormatID(org.id) + " is now called " + row.name}); err != nil {
 			return row, err
 		}
 	}
 	var taken bool
 	err := r.ns.db.RunQueries(ctx, sqldb.SelectOne(&taken, []any{new(int)}, `SELECT 1 FROM orgs WHERE name = $1`, row.name))
 	if err == nil && taken {
-		row.name = formatID(org.id)
+		row.name = rows.FormatID(org.id)
 		err = r.report(driver.Finding{Code: foundNoOrg, Detail: "two organisations have the same name; one is now called " + row.name})
 	}
 	return row, err

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/drivers/bucket/internal/rows"
 	"github.com/volehq/vole/internal/sqldb"
 )
 
@@ -82,7 +83,7 @@ func (r *rebuild) reportLostRanges(ctx context.Context, volume volumeID, list []
 		return err
 	}
 	for _, l := range merged {
-		f := driver.Finding{Code: foundLostBytes, Volume: formatID(volume.vol), Path: paths[l.ino],
+		f := driver.Finding{Code: foundLostBytes, Volume: rows.FormatID(volume.vol), Path: paths[l.ino],
 			Detail: fmt.Sprintf("%d bytes from byte %d on are lost: their objects are gone or have another size", l.len, l.pos)}
 		if f.Path == "" {
 			f.Detail = fmt.Sprintf("inode %d, which has no name: ", l.ino) + f.Detail

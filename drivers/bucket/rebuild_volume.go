@@ -10,7 +10,9 @@ import (
 	"slices"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/drivers/bucket/internal/audit"
 	"github.com/volehq/vole/drivers/bucket/internal/manifest"
+	"github.com/volehq/vole/drivers/bucket/internal/rows"
 	"github.com/volehq/vole/internal/sqldb"
 )
 
@@ -35,7 +37,7 @@ func (r *rebuild) rebuildVolume(ctx context.Context, volume volumeID, generation
 		if !errors.Is(err, driver.ErrCorrupt) && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		if err := r.report(driver.Finding{Code: foundOlder, Volume: formatID(volume.vol), Detail: err.Error()}); err != nil {
+		if err := r.report(driver.Finding{Code: foundOlder, Volume: rows.FormatID(volume.vol), Detail: err.Error()}); err != nil {
 			return err
 		}
 		r.discardedAny = true
@@ -44,7 +46,7 @@ func (r *rebuild) rebuildVolume(ctx context.Context, volume volumeID, generation
 		}
 	}
 	r.res.Lost++
-	return r.report(driver.Finding{Code: foundLost, Volume: formatID(volume.vol), Detail: "none of its manifests can be used; its objects are left to the sweeper"})
+	return r.report(driver.Finding{Code: foundLost, Volume: rows.FormatID(volume.vol), Detail: "none of its manifests can be used; its objects are left to the sweeper"})
 }
 
 // loadManifest inserts the rows of one manifest, after reading it to its end once. The volume
@@ -70,7 +72,7 @@ func (r *rebuild) loadManifest(ctx context.Context, volume volumeID, generation,
 	var used, entries, bytes int64
 	var sum bool
 	err = r.ns.db.RunTx(ctx, sqldb.TxOptions{Lazy: true}, func(tx sqldb.Tx) error {
-		if err := tx.RunQueries(sqldb.Statement(countXattrs, volume.vol), sqldb.SelectOne(&sum, []any{&used}, measureVolume, volume.vol), sqldb.SelectOne(&sum, []any{&entries, &bytes}, countMetadata, volume.vol)); err != nil {
+		if err := tx.RunQueries(sqldb.Statement(rows.CountXattrs, volume.vol), sqldb.SelectOne(&sum, []any{&used}, rows.MeasureVolume, volume.vol), sqldb.SelectOne(&sum, []any{&entries, &bytes}, rows.CountMetadata, volume.vol)); err != nil {
 			return err
 		}
 		tx.QueueExec(`UPDATE volumes SET used = $3, entries = $4, metadata = $5 WHERE org = $1 AND id = $2`, volume.org, volume.vol, used, entries, bytes)
@@ -87,8 +89,8 @@ func (r *rebuild) loadManifest(ctx context.Context, volume volumeID, generation,
 // repairVolume repairs what no single record shows: link counts, cycles of directories,
 // directories with two names, and all else that Check finds.
 func (r *rebuild) repairVolume(ctx context.Context, volume volumeID) error {
-	c, err := r.ns.newChecker(ctx, driver.CheckOptions{Fix: true}, func(f driver.Finding) error {
-		if f.Code == foundOverQuota {
+	c, err := r.ns.newAudit(ctx, driver.CheckOptions{Fix: true}, func(f driver.Finding) error {
+		if f.Code == audit.OverQuota {
 			return nil // as it was
 		}
 		return r.report(f)
@@ -96,7 +98,7 @@ func (r *rebuild) repairVolume(ctx context.Context, volume volumeID) error {
 	if err != nil {
 		return err
 	}
-	return c.checkVolume(volume)
+	return c.CheckVolume(volume.org, volume.vol)
 }
 
 // insertVolume inserts the row of a volume, as a draft. Two manifests may have the same name,
@@ -119,7 +121,7 @@ func (r *rebuild) insertVolume(ctx context.Context, volume volumeID, head *manif
 	case err != nil:
 		return err
 	case exists:
-		return driver.Errorf(driver.ErrCorrupt, "volume %s already exists in another organisation", formatID(volume.vol))
+		return driver.Errorf(driver.ErrCorrupt, "volume %s already exists in another organisation", rows.FormatID(volume.vol))
 	case taken && updated > head.Updated:
 		other, name, taken = volume.vol, nameWithID(name, volume.vol), false
 		err = r.reportRenamed(head.Name, name, other)
@@ -143,12 +145,12 @@ func (r *rebuild) insertVolume(ctx context.Context, volume volumeID, head *manif
 // nameWithID returns a name for a volume whose own is taken. It contains the id, so it is
 // unique.
 func nameWithID(name string, id []byte) string {
-	return name[:min(len(name), driver.MaxNameLen-37)] + "." + formatID(id)
+	return name[:min(len(name), driver.MaxNameLen-37)] + "." + rows.FormatID(id)
 }
 
 // reportRenamed reports a volume that lost its name.
 func (r *rebuild) reportRenamed(from, to string, id []byte) error {
-	return r.report(driver.Finding{Code: foundRenamed, Volume: formatID(id),
+	return r.report(driver.Finding{Code: foundRenamed, Volume: rows.FormatID(id),
 		Detail: fmt.Sprintf("another volume has taken over the name %s; this one is now called %s", from, to)})
 }
 
@@ -208,8 +210,8 @@ func (loader *manifestLoader) addRecord(rec *manifest.Record) error {
 		loader.files++
 	case rec.Entry != nil && driver.ValidateEntryName(string(rec.Entry.Name)) != nil:
 		old := string(rec.Entry.Name)
-		rec.Entry.Name = []byte(sanitizeName(old))
-		err := loader.r.report(driver.Finding{Code: foundBadName, Volume: formatID(loader.vol),
+		rec.Entry.Name = []byte(audit.SanitizeName(old))
+		err := loader.r.report(driver.Finding{Code: audit.BadName, Volume: rows.FormatID(loader.vol),
 			Detail: fmt.Sprintf("%.64q, a name of inode %d in directory %d, is invalid; it is now called %.64q", old, rec.Entry.Ino, rec.Entry.Parent, rec.Entry.Name)})
 		if err != nil {
 			return err

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/drivers/bucket/internal/rows"
 	"github.com/volehq/vole/internal/sqldb"
 )
 
@@ -71,7 +72,7 @@ func (fsys *volumeFS) RemoveAll(ctx context.Context, path string) error {
 		return err
 	}
 	if err := fsys.b.reapTrees(ctx, fsys); err != nil {
-		fsys.b.ns.log.WarnContext(ctx, "removing a tree continues in the background", "volume", formatID(fsys.vol), "error", err)
+		fsys.b.ns.log.WarnContext(ctx, "removing a tree continues in the background", "volume", rows.FormatID(fsys.vol), "error", err)
 		fsys.b.goBackground(func() { fsys.b.reapTreesUntilDone(fsys.vol) })
 	}
 	return nil

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/drivers/bucket/internal/rows"
 	"github.com/volehq/vole/internal/proc"
 	"github.com/volehq/vole/internal/sqldb"
 )
@@ -111,7 +112,7 @@ func (s *session) renewUntilStopped(ctx context.Context, row []byte, done chan s
 		}
 		s.mu.Unlock()
 		if !alive {
-			s.b.ns.log.Warn("lease: the session has expired", "session", formatID(row))
+			s.b.ns.log.Warn("lease: the session has expired", "session", rows.FormatID(row))
 			return
 		}
 	}
@@ -190,7 +191,7 @@ func (a *attachment) toInfo() driver.AttachmentInfo {
 		started = time.Unix(0, a.started).UTC()
 	}
 	return driver.AttachmentInfo{
-		ID: formatID(a.id), VolumeID: formatID(a.vol), Volume: a.name, Holder: a.holder, ReadOnly: a.readOnly != 0, Exclusive: a.exclusive != 0,
+		ID: rows.FormatID(a.id), VolumeID: rows.FormatID(a.vol), Volume: a.name, Holder: a.holder, ReadOnly: a.readOnly != 0, Exclusive: a.exclusive != 0,
 		Host: a.host, PID: int(a.pid), Started: started, Since: time.Unix(0, a.since).UTC(),
 	}
 }

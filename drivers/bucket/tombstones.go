@@ -7,9 +7,8 @@ import (
 	"time"
 
 	"github.com/volehq/vole/drivers/bucket/internal/blob"
-	"golang.org/x/sync/errgroup"
-
 	"github.com/volehq/vole/internal/sqldb"
+	"golang.org/x/sync/errgroup"
 )
 
 const (

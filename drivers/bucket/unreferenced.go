@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/drivers/bucket/internal/rows"
 	"github.com/volehq/vole/internal/sqldb"
 )
 
@@ -62,24 +63,18 @@ func unreferencedQuery(found *bool, sum, rows *int64, org []byte) sqldb.Query {
 	return sqldb.SelectOne(found, []any{sum, rows}, `SELECT CAST(coalesce(sum(bytes), 0) AS BIGINT), count(*) FROM unreferenced WHERE org = $1`, org)
 }
 
-// lockOrgQuery keeps others from registering blobs of the organisation until the transaction
-// ends.
-func lockOrgQuery(org []byte) sqldb.Query {
-	return sqldb.SelectOne(new(bool), []any{new(int)}, `SELECT 1 FROM orgs WHERE id = $1 {guard}`, org)
-}
-
 // registerBlobs is one attempt of reserveBlobs. It returns a noRoomError if there is no room
 // for least.
 func (ns *Namespace) registerBlobs(ctx context.Context, org []byte, list []reservation, least int, reserve *orgReserve) (n int, err error) {
 	bound := ns.opts.Unreferenced
 	err = ns.db.RunTx(ctx, sqldb.TxOptions{}, func(tx sqldb.Tx) error {
-		var sum, rows int64
+		var sum, rowCount int64
 		var found bool
-		asks := []sqldb.Query{lockOrgQuery(org)}
+		asks := []sqldb.Query{rows.LockOrgQuery(org)}
 		if reserve != nil {
 			asks = append(asks, ns.giveBackQueries(org, reserve)...)
 		}
-		if err := tx.RunQueries(append(asks, unreferencedQuery(&found, &sum, &rows, org))...); err != nil {
+		if err := tx.RunQueries(append(asks, unreferencedQuery(&found, &sum, &rowCount, org))...); err != nil {
 			return err
 		}
 		total := sum
@@ -104,7 +99,7 @@ func (ns *Namespace) registerBlobs(ctx context.Context, org []byte, list []reser
 		if least > 0 && list[0].owner != nil {
 			ns.queueOwnerRenewal(tx)
 		}
-		if rows > foldRows {
+		if rowCount > foldRows {
 			tx.QueueExec(`{fold}`, org, foldAtOnce)
 		}
 		return nil
@@ -125,7 +120,7 @@ func (ns *Namespace) foldUnreferencedRows(ctx context.Context) error {
 		}
 		for _, org := range orgs {
 			err := ns.db.RunTx(ctx, sqldb.TxOptions{Lazy: true}, func(tx sqldb.Tx) error {
-				return tx.RunQueries(lockOrgQuery(org), sqldb.Statement(`{fold}`, org, foldAtOnce))
+				return tx.RunQueries(rows.LockOrgQuery(org), sqldb.Statement(`{fold}`, org, foldAtOnce))
 			})
 			if err != nil {
 				return err
@@ -141,8 +136,8 @@ func (ns *Namespace) makeRoom(ctx context.Context, org []byte, missing int64) er
 		return err
 	}
 	var found bool
-	var sum, rows int64
-	if err := ns.db.RunQueries(ctx, unreferencedQuery(&found, &sum, &rows, org)); err != nil {
+	var sum, rowCount int64
+	if err := ns.db.RunQueries(ctx, unreferencedQuery(&found, &sum, &rowCount, org)); err != nil {
 		return err
 	}
 	// A little more than is needed, so that not every write has to do this.

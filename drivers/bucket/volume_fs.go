@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/drivers/bucket/internal/rows"
 	"github.com/volehq/vole/internal/openset"
 	"github.com/volehq/vole/internal/sqldb"
 )
@@ -73,7 +74,7 @@ func (b *Backend) findWriterAttachment(ctx context.Context, vol []byte, id strin
 		return nil, err
 	}
 	for _, a := range list {
-		if formatID(a.id) != id {
+		if rows.FormatID(a.id) != id {
 			continue
 		}
 		if a.readOnly != 0 {
@@ -105,7 +106,7 @@ func (fsys *volumeFS) checkWritable(ctx context.Context) error {
 		return nil
 	}
 	// ErrNotFound comes before ErrReadOnly.
-	if _, err := fsys.b.getVolume(ctx, driver.ByID(formatID(fsys.vol))); err != nil {
+	if _, err := fsys.b.getVolume(ctx, driver.ByID(rows.FormatID(fsys.vol))); err != nil {
 		return err
 	}
 	return driver.Errorf(driver.ErrReadOnly, "the volume is open for reading only")
@@ -343,7 +344,7 @@ func (fsys *volumeFS) Statfs(ctx context.Context) (driver.Statfs, error) {
 	if err := fsys.b.flushVolumeBestEffort(ctx, fsys.vol); err != nil {
 		return driver.Statfs{}, err
 	}
-	row, err := fsys.b.getVolume(ctx, driver.ByID(formatID(fsys.vol)))
+	row, err := fsys.b.getVolume(ctx, driver.ByID(rows.FormatID(fsys.vol)))
 	if err != nil {
 		return driver.Statfs{}, err
 	}
@@ -369,7 +370,7 @@ func (fsys *volumeFS) Sync(ctx context.Context) error {
 
 // syncFiles flushes the files of the volume, and makes them durable if commits were lazy.
 func (fsys *volumeFS) syncFiles(ctx context.Context) error {
-	if _, err := fsys.b.getVolume(ctx, driver.ByID(formatID(fsys.vol))); err != nil || fsys.opts.ReadOnly {
+	if _, err := fsys.b.getVolume(ctx, driver.ByID(rows.FormatID(fsys.vol))); err != nil || fsys.opts.ReadOnly {
 		return err
 	}
 	if err := fsys.b.flushVolume(ctx, fsys.vol); err != nil || !fsys.opts.Batch {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/drivers/bucket/internal/rows"
 	"github.com/volehq/vole/internal/sqldb"
 )
 
@@ -39,11 +40,11 @@ func (row *volumeRow) toInfo() (driver.Info, error) {
 	labels := driver.Labels{}
 	if row.labels != "" {
 		if err := json.Unmarshal([]byte(row.labels), &labels); err != nil {
-			return driver.Info{}, driver.Errorf(driver.ErrCorrupt, "the labels of volume %s: %v", formatID(row.id), err)
+			return driver.Info{}, driver.Errorf(driver.ErrCorrupt, "the labels of volume %s: %v", rows.FormatID(row.id), err)
 		}
 	}
 	info := driver.Info{
-		ID: formatID(row.id), Name: row.name, Kind: driver.KindDir, State: driver.State(row.state), Quota: driver.Size(row.quota), Labels: labels,
+		ID: rows.FormatID(row.id), Name: row.name, Kind: driver.KindDir, State: driver.State(row.state), Quota: driver.Size(row.quota), Labels: labels,
 		Created: time.Unix(0, row.created).UTC(), Updated: time.Unix(0, row.updated).UTC(), Used: driver.Size(row.used), Generation: row.generation,
 		LastUsed: time.Unix(0, max(row.lastUsed, row.updated)).UTC(),
 	}
@@ -186,7 +187,7 @@ func (b *Backend) Get(ctx context.Context, ref driver.Ref) (driver.Info, error) 
 		return driver.Info{}, err
 	}
 	if ref.ID == "" && b.hasUncommittedInodes(row.id) {
-		return b.Get(ctx, driver.ByID(formatID(row.id)))
+		return b.Get(ctx, driver.ByID(rows.FormatID(row.id)))
 	}
 	return row.toInfo()
 }

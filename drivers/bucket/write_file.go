@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/drivers/bucket/internal/rows"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -57,7 +58,7 @@ func (fsys *volumeFS) WriteFile(ctx context.Context, path string, r io.Reader, o
 // precheckQuota refuses a file that will not fit, before its bytes are uploaded. The commit
 // checks again.
 func (fsys *volumeFS) precheckQuota(ctx context.Context, path string, size int64) error {
-	row, err := fsys.b.getVolume(ctx, driver.ByID(formatID(fsys.vol)))
+	row, err := fsys.b.getVolume(ctx, driver.ByID(rows.FormatID(fsys.vol)))
 	if err != nil {
 		return err
 	}
@@ -220,7 +221,7 @@ func (up *blobUpload) checkSourceQuota() error {
 	if q := up.fs.quotaHint.Load(); q == 0 || up.total <= q {
 		return nil
 	}
-	row, err := up.fs.b.getVolume(up.ctx, driver.ByID(formatID(up.fs.vol))) // it may have been raised
+	row, err := up.fs.b.getVolume(up.ctx, driver.ByID(rows.FormatID(up.fs.vol))) // it may have been raised
 	if err != nil {
 		return up.cancelCause(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/drivers/bucket/internal/rows"
 	"github.com/volehq/vole/internal/budget"
 )
 
@@ -311,7 +312,7 @@ func (b *Backend) hasUncommittedInodes(vol []byte) bool {
 // the Sync and Close of its own handles, not of the call that looks at the volume.
 func (b *Backend) flushVolumeBestEffort(ctx context.Context, vol []byte) error {
 	if err := b.flushVolume(ctx, vol); err != nil {
-		b.ns.log.WarnContext(ctx, "cannot flush files of a volume yet", "volume", formatID(vol), "error", err)
+		b.ns.log.WarnContext(ctx, "cannot flush files of a volume yet", "volume", rows.FormatID(vol), "error", err)
 	}
 	return ctx.Err()
 }

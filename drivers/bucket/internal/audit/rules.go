@@ -1,4 +1,4 @@
-package bucket
+package audit
 
 import (
 	"fmt"
@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/volehq/vole/drivers/bucket/internal/rows"
 	"github.com/volehq/vole/internal/sqldb"
 )
 
@@ -37,7 +38,11 @@ const (
 	atAttribute
 )
 
-const foundOverQuota = "over-quota"
+// Codes of findings that a rebuild treats in its own way, or reports, too.
+const (
+	OverQuota = "over-quota"
+	BadName   = "bad-name" // of a file: it has another now
+)
 
 // rule is an invariant of a volume.
 type rule struct {
@@ -152,7 +157,7 @@ var volumeRules = []rule{
 			WHERE e.vol = $2 AND {in e.parent, e.name}
 			AND NOT EXISTS (SELECT 1 FROM inodes i WHERE i.vol = e.vol AND i.ino = e.ino) AND {live}
 			ORDER BY e.parent, e.name LIMIT $5`},
-	{code: foundBadName, scope: atEntry, fix: (*fixer).renameBadEntry, what: "an invalid name of inode %d; it gets another",
+	{code: BadName, scope: atEntry, fix: (*fixer).renameBadEntry, what: "an invalid name of inode %d; it gets another",
 		sql: `SELECT e.parent, e.name, e.ino, e.parent FROM dirents e WHERE e.vol = $2 AND {in e.parent, e.name}
 			AND (length(e.name) NOT BETWEEN 1 AND 255 OR e.name IN (CAST('.' AS {bytes}), CAST('..' AS {bytes})) OR {has e.name 2f} OR {has e.name 00}) AND {live}
 			ORDER BY e.parent, e.name LIMIT $5`},
@@ -225,9 +230,9 @@ var volumeRules = []rule{
 			WHERE v.org = $1 AND v.id = $2 AND {in v.next_ino} AND {live} LIMIT $5`},
 	{code: "wrong-metadata", scope: atVolume, fix: (*fixer).setVolumeMetadata, what: "names, link targets and attributes are counted as %d bytes, but take %d",
 		sql: `SELECT v.next_ino, ` + noName + `, v.metadata, m.bytes FROM volumes v
-			JOIN (SELECT CAST(` + strings.ReplaceAll(metadataBytes, "$1", "$2") + ` AS BIGINT) AS bytes) m ON m.bytes <> v.metadata
+			JOIN (SELECT CAST(` + strings.ReplaceAll(rows.MetadataBytes, "$1", "$2") + ` AS BIGINT) AS bytes) m ON m.bytes <> v.metadata
 			WHERE v.org = $1 AND v.id = $2 AND {in v.next_ino} AND {live} LIMIT $5`},
-	{code: foundOverQuota, scope: atVolume, what: "the volume holds %d bytes, but its quota is %d; remove files, or raise the quota",
+	{code: OverQuota, scope: atVolume, what: "the volume holds %d bytes, but its quota is %d; remove files, or raise the quota",
 		sql: `SELECT v.next_ino, ` + noName + `, m.bytes, v.quota FROM volumes v
 			JOIN (SELECT CAST(coalesce(sum(i.size), 0) AS BIGINT) AS bytes FROM inodes i WHERE i.vol = $2 AND {file i}) m ON v.quota > 0 AND m.bytes > v.quota
 			WHERE v.org = $1 AND v.id = $2 AND {in v.next_ino} AND {live} LIMIT $5`},

@@ -1,4 +1,4 @@
-package bucket
+package audit
 
 import (
 	"bytes"
@@ -17,9 +17,9 @@ import (
 
 // checkObjects compares a listing of the store with the blobs of organisations, which are
 // sorted by id. Either may change during that: each difference is checked again.
-func (c *checker) checkObjects(orgs [][]byte, prefix string) error {
+func (c *Audit) checkObjects(orgs [][]byte, prefix string) error {
 	m := &objectCheck{c: c, orgs: orgs}
-	for info, err := range c.ns.blobs.List(c.ctx, prefix) {
+	for info, err := range c.blobs.List(c.ctx, prefix) {
 		if err == nil {
 			err = m.compareObject(info)
 		}
@@ -32,7 +32,7 @@ func (c *checker) checkObjects(orgs [][]byte, prefix string) error {
 
 // objectCheck merges a listing and the rows of blobs, both in the order of keys.
 type objectCheck struct {
-	c    *checker
+	c    *Audit
 	orgs [][]byte  // the organisation that is being compared, and those after it
 	rows *blobRows // of the first of orgs; nil: none read yet
 
@@ -97,7 +97,7 @@ func (m *objectCheck) compareObject(info blob.Info) error {
 // their objects were not listed, and reports those that are used.
 func (m *objectCheck) reportMissingBefore(id []byte) error {
 	if m.rows == nil {
-		m.rows = &blobRows{ns: m.c.ns, org: m.orgs[0]}
+		m.rows = &blobRows{db: m.c.db, org: m.orgs[0]}
 	}
 	for {
 		row, err := m.rows.peekRow(m.c.ctx)
@@ -124,14 +124,14 @@ func compareKeyOrder(a, b []byte) int {
 // recheckMissingObject looks at the object of a row again, and reports it if it is missing or
 // has another size. An object is deleted after its row, so if the row still exists after that
 // look, it existed during it.
-func (c *checker) recheckMissingObject(org, id []byte) error {
-	info, err := c.ns.blobs.Stat(c.ctx, blob.Key(org, id))
+func (c *Audit) recheckMissingObject(org, id []byte) error {
+	info, err := c.blobs.Stat(c.ctx, blob.Key(org, id))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	var found bool
 	var size int64
-	again := c.ns.db.RunQueries(c.ctx, sqldb.SelectOne(&found, []any{&size}, `SELECT size FROM blobs WHERE org = $1 AND id = $2 AND data IS NULL AND NOT (`+noChunkRefers+`)`, org, id))
+	again := c.db.RunQueries(c.ctx, sqldb.SelectOne(&found, []any{&size}, `SELECT size FROM blobs WHERE org = $1 AND id = $2 AND data IS NULL AND NOT (`+noChunkRefers+`)`, org, id))
 	switch {
 	case again != nil || !found:
 		return again
@@ -145,15 +145,15 @@ func (c *checker) recheckMissingObject(org, id []byte) error {
 
 // recheckUnknownObject looks again at an object without a row, and reports it. A row exists
 // before its object does, and when it is deleted a tombstone exists until the object is gone.
-func (c *checker) recheckUnknownObject(org, id []byte, info blob.Info) error {
+func (c *Audit) recheckUnknownObject(org, id []byte, info blob.Info) error {
 	var known, doomed bool
-	err := c.ns.db.RunQueries(c.ctx,
+	err := c.db.RunQueries(c.ctx,
 		sqldb.SelectOne(&known, []any{new(int)}, `SELECT 1 FROM blobs WHERE org = $1 AND id = $2`, org, id),
 		sqldb.SelectOne(&doomed, []any{new(int)}, `SELECT 1 FROM doomed WHERE org = $1 AND id = $2`, org, id))
 	if err != nil || known || doomed {
 		return err
 	}
-	if _, err := c.ns.blobs.Stat(c.ctx, info.Key); errors.Is(err, fs.ErrNotExist) {
+	if _, err := c.blobs.Stat(c.ctx, info.Key); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	} else if err != nil {
 		return err
@@ -170,7 +170,7 @@ func (m *objectCheck) reportStrayOrg() error {
 	m.strayOrg, m.strayCount, m.strayBytes = "", 0, 0
 	if id, err := hex.DecodeString(org); err == nil {
 		var found bool
-		if err := m.c.ns.db.RunQueries(m.c.ctx, sqldb.SelectOne(&found, []any{new(int)}, `SELECT 1 FROM orgs WHERE id = $1`, id)); err != nil || found {
+		if err := m.c.db.RunQueries(m.c.ctx, sqldb.SelectOne(&found, []any{new(int)}, `SELECT 1 FROM orgs WHERE id = $1`, id)); err != nil || found {
 			return err // it was created since
 		}
 	}
@@ -195,7 +195,7 @@ const groupRows = 1 << 16
 // keys. No index has that order: the rows of a range of last bytes are read at a time, as
 // large a range as groupRows allows, and sorted here.
 type blobRows struct {
-	ns    *Namespace
+	db    sqldb.DB
 	org   []byte
 	width int // how many last bytes a group covers; 0: not computed yet
 	from  int // the first last byte of the next group
@@ -208,7 +208,7 @@ func (r *blobRows) peekRow(ctx context.Context) (*blobRow, error) {
 	if r.width == 0 {
 		var n int64
 		var found bool
-		err := r.ns.db.RunQueries(ctx, sqldb.SelectOne(&found, []any{&n}, `SELECT count(*) FROM blobs WHERE org = $1 AND data IS NULL`, r.org))
+		err := r.db.RunQueries(ctx, sqldb.SelectOne(&found, []any{&n}, `SELECT count(*) FROM blobs WHERE org = $1 AND data IS NULL`, r.org))
 		if err != nil {
 			return nil, err
 		}
@@ -238,7 +238,7 @@ func (r *blobRows) loadGroup(ctx context.Context, lo, hi int) error {
 	r.list, r.next = r.list[:0], 0
 	for after := []byte{}; ; {
 		var list []blobRow
-		err := r.ns.db.RunQueries(ctx, sqldb.SelectAll(&list, (*blobRow).scanDest, `SELECT id, size, CASE WHEN freed IS NULL THEN 1 ELSE 0 END FROM blobs
+		err := r.db.RunQueries(ctx, sqldb.SelectAll(&list, (*blobRow).scanDest, `SELECT id, size, CASE WHEN freed IS NULL THEN 1 ELSE 0 END FROM blobs
 			WHERE org = $1 AND data IS NULL AND id > $2 AND substr(id, 16, 1) >= $3 AND substr(id, 16, 1) <= $4 ORDER BY id LIMIT $5`,
 			r.org, after, []byte{byte(lo)}, []byte{byte(hi)}, page))
 		if err != nil {

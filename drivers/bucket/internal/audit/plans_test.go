@@ -1,4 +1,4 @@
-package bucket
+package audit
 
 import (
 	"context"
@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/drivers/bucket/internal/blob"
+	"github.com/volehq/vole/drivers/bucket/internal/rows"
 	"github.com/volehq/vole/internal/sqldb"
 	"github.com/volehq/vole/internal/testing/servers"
 )
@@ -40,12 +42,8 @@ func TestCheckPlans(t *testing.T) {
 	const files = 400
 	url := servers.PG(t)
 	url += map[bool]string{true: "&", false: "?"}[strings.Contains(url, "?")] + "work_mem=64kB"
-	b, err := OpenOrg(ctx, Options{Database: url, Blobs: filepath.Join(t.TempDir(), "blobs"), Maintain: -1}, "acme")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer b.Close()
-	small, large := manyInodes(t, b, "small", 1), manyInodes(t, b, "large", files)
+	db, org := openOrg(t, sqldb.Options{Database: url, Conns: 2})
+	small, large := manyInodes(t, db, org, "small", 1), manyInodes(t, db, org, "large", files)
 	check := func(when string) {
 		t.Helper()
 		for _, volume := range []volumeID{small, large} {
@@ -55,32 +53,37 @@ func TestCheckPlans(t *testing.T) {
 				if r.findsCycles {
 					ask = unreachableDirQuery(new([]suspect), volume, nil)
 				}
-				if p := explain(ctx, t, b, ask); p.estimatedWork() > 60*files {
+				if p := explain(ctx, t, db, ask); p.estimatedWork() > 60*files {
 					t.Errorf("%s: %s looks at %.0f rows, and the volume has %d files\n%+v", when, r.code, p.estimatedWork(), files, p)
 				}
 			}
 		}
 	}
 	check("without statistics")
-	if err := b.ns.db.RunQueries(ctx, sqldb.Statement(`ANALYZE`)); err != nil {
+	if err := db.RunQueries(ctx, sqldb.Statement(`ANALYZE`)); err != nil {
 		t.Fatal(err)
 	}
 	check("with statistics")
-	large = manyInodes(t, b, "larger", files)
+	large = manyInodes(t, db, org, "larger", files)
 	check("with statistics of before")
 	for i := range 50 {
-		manyInodes(t, b, fmt.Sprintf("small-%d", i), 1)
+		manyInodes(t, db, org, fmt.Sprintf("small-%d", i), 1)
 	}
-	if err := b.ns.db.RunQueries(ctx, sqldb.Statement(`ANALYZE`)); err != nil {
+	if err := db.RunQueries(ctx, sqldb.Statement(`ANALYZE`)); err != nil {
 		t.Fatal(err)
 	}
 	check("among small volumes")
 	found := 0
-	err = b.Check(ctx, driver.CheckOptions{}, func(f driver.Finding) error {
+	blobs, err := blob.OpenDir(filepath.Join(t.TempDir(), "blobs"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer blobs.Close()
+	err = New(ctx, db, blobs, false, false, func(f driver.Finding) error {
 		found++
 		t.Errorf("%+v", f)
 		return nil
-	})
+	}).CheckOrg(org)
 	if err != nil || found > 0 {
 		t.Errorf("%d findings, %v", found, err)
 	}
@@ -88,14 +91,12 @@ func TestCheckPlans(t *testing.T) {
 
 // manyInodes makes a volume of some directories and as many files, each with a chunk and
 // an attribute, whose rows are right.
-func manyInodes(t *testing.T, b *Backend, name string, n int) volumeID {
+func manyInodes(t *testing.T, db sqldb.DB, org []byte, name string, n int) volumeID {
 	t.Helper()
-	info, err := b.Create(t.Context(), name, driver.Spec{Kind: driver.KindDir})
-	if err != nil {
-		t.Fatal(err)
-	}
-	volume := volumeID{b.org, parseID(info.ID)}
-	err = b.ns.db.RunTx(t.Context(), sqldb.TxOptions{Lazy: true}, func(tx sqldb.Tx) error {
+	volume := volumeID{org, newID()}
+	err := db.RunTx(t.Context(), sqldb.TxOptions{Lazy: true}, func(tx sqldb.Tx) error {
+		tx.QueueExec(`INSERT INTO volumes (org, id, name, state, created, updated, next_ino) VALUES ($1, $2, $3, 'ready', 1, 1, 2)`, volume.org, volume.vol, name)
+		tx.QueueExec(`INSERT INTO inodes (vol, ino, mode, uid, gid, nlink, size, alloc, atime, mtime, ctime, rdev) VALUES ($1, 1, 16384 + 493, 0, 0, 2, 0, 0, 1, 1, 1, 0)`, volume.vol)
 		tx.QueueExec(`INSERT INTO inodes (vol, ino, mode, uid, gid, nlink, size, alloc, atime, mtime, ctime, rdev, xattr_bytes)
 			SELECT CAST($1 AS BYTEA), 2 + i, 16384 + 493, 0, 0, 2, 0, 0, 1, 1, 1, 0, 0 FROM generate_series(0, CAST($2 AS BIGINT) - 1) i UNION ALL
 			SELECT CAST($1 AS BYTEA), 2 + CAST($2 AS BIGINT) + i, 32768 + 420, 0, 0, 1, 1, 1, 1, 1, 1, 0, 7 FROM generate_series(0, CAST($2 AS BIGINT) - 1) i`, volume.vol, n)
@@ -107,7 +108,7 @@ func manyInodes(t *testing.T, b *Backend, name string, n int) volumeID {
 		tx.QueueExec(`INSERT INTO chunks (vol, ino, pos, len, org, blob, blob_pos) SELECT CAST($1 AS BYTEA), 2 + CAST($2 AS BIGINT) + i, 0, 1, CAST($3 AS BYTEA), CAST($1 AS BYTEA), 0 FROM generate_series(0, CAST($2 AS BIGINT) - 1) i`, volume.vol, n, volume.org)
 		tx.QueueExec(`UPDATE inodes SET nlink = 2 + CAST($2 AS BIGINT) WHERE vol = $1 AND ino = 1`, volume.vol, n)
 		tx.QueueExec(`UPDATE volumes SET next_ino = 2 + 2 * CAST($2 AS BIGINT), used = CAST($2 AS BIGINT), entries = 2 * CAST($2 AS BIGINT) WHERE org = $3 AND id = $1`, volume.vol, n, volume.org)
-		tx.QueueExec(`UPDATE volumes SET metadata = `+metadataBytes+` WHERE id = $1`, volume.vol)
+		tx.QueueExec(`UPDATE volumes SET metadata = `+rows.MetadataBytes+` WHERE id = $1`, volume.vol)
 		return nil
 	})
 	if err != nil {
@@ -117,13 +118,13 @@ func manyInodes(t *testing.T, b *Backend, name string, n int) volumeID {
 }
 
 // explain runs a query and returns the plan that it ran by.
-func explain(ctx context.Context, t *testing.T, b *Backend, ask sqldb.Query) plan {
+func explain(ctx context.Context, t *testing.T, db sqldb.DB, ask sqldb.Query) plan {
 	t.Helper()
 	var text string
 	var found bool
 	e := sqldb.SelectOne(&found, []any{&text}, `EXPLAIN (ANALYZE, FORMAT JSON) `+ask.SQL, ask.Args...)
 	e.Setwise = ask.Setwise
-	if err := b.ns.db.RunQueries(ctx, e); err != nil {
+	if err := db.RunQueries(ctx, e); err != nil {
 		t.Fatal(err)
 	}
 	var list []struct{ Plan plan }

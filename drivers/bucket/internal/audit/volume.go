@@ -1,4 +1,4 @@
-package bucket
+package audit
 
 import (
 	"crypto/sha256"
@@ -8,51 +8,54 @@ import (
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/drivers/bucket/internal/manifest"
+	"github.com/volehq/vole/drivers/bucket/internal/rows"
 	"github.com/volehq/vole/internal/sqldb"
 )
 
 // checkVolumeRow checks a volume's own row, which begins its manifest.
-func (c *checker) checkVolumeRow(volume volumeID) error {
+func (c *Audit) checkVolumeRow(volume volumeID) error {
 	var found bool
-	var r volumeRow
-	err := c.ns.db.RunQueries(c.ctx, sqldb.SelectOne(&found, r.scanDest(), `SELECT `+volumeCols+` FROM volumes v WHERE v.org = $1 AND v.id = $2 AND v.state <> 'removing'`, volume.org, volume.vol))
+	var name, labelsJSON string
+	var quota, generation int64
+	err := c.db.RunQueries(c.ctx, sqldb.SelectOne(&found, []any{&name, &labelsJSON, &quota, &generation},
+		`SELECT name, labels, quota, generation FROM volumes WHERE org = $1 AND id = $2 AND state <> 'removing'`, volume.org, volume.vol))
 	if err != nil || !found {
 		return err
 	}
-	if err := driver.ValidateName(r.name); err != nil {
-		err := c.repairAndReport(driver.Finding{Code: "bad-volume-name", Volume: formatID(volume.vol), Detail: fmt.Sprintf("%v; its id becomes its name", err)}, func(tx sqldb.Tx) (int64, error) {
-			return execCounting(tx, `UPDATE volumes SET name = $3, generation = generation + 1 WHERE org = $1 AND id = $2 AND name = $4`, volume.org, volume.vol, formatID(volume.vol), r.name)
+	if err := driver.ValidateName(name); err != nil {
+		err := c.repairAndReport(driver.Finding{Code: "bad-volume-name", Volume: rows.FormatID(volume.vol), Detail: fmt.Sprintf("%v; its id becomes its name", err)}, func(tx sqldb.Tx) (int64, error) {
+			return execCounting(tx, `UPDATE volumes SET name = $3, generation = generation + 1 WHERE org = $1 AND id = $2 AND name = $4`, volume.org, volume.vol, rows.FormatID(volume.vol), name)
 		})
 		if err != nil {
 			return err
 		}
 	}
 	labels := driver.Labels{}
-	if r.labels != "" {
-		err := json.Unmarshal([]byte(r.labels), &labels)
+	if labelsJSON != "" {
+		err := json.Unmarshal([]byte(labelsJSON), &labels)
 		if err == nil {
 			err = labels.Validate()
 		}
 		if err != nil {
-			if err := c.repairAndReport(driver.Finding{Code: "bad-labels", Volume: formatID(volume.vol), Detail: err.Error() + "; set them again"}, nil); err != nil {
+			if err := c.repairAndReport(driver.Finding{Code: "bad-labels", Volume: rows.FormatID(volume.vol), Detail: err.Error() + "; set them again"}, nil); err != nil {
 				return err
 			}
 		}
 	}
-	if r.quota >= 0 && r.generation >= 0 && r.generation <= manifest.MaxGeneration {
+	if quota >= 0 && generation >= 0 && generation <= manifest.MaxGeneration {
 		return nil
 	}
-	return c.repairAndReport(driver.Finding{Code: "bad-number", Volume: formatID(volume.vol),
-		Detail: fmt.Sprintf("quota %d or generation %d is impossible; if negative it is set to 0", r.quota, r.generation)}, func(tx sqldb.Tx) (int64, error) {
+	return c.repairAndReport(driver.Finding{Code: "bad-number", Volume: rows.FormatID(volume.vol),
+		Detail: fmt.Sprintf("quota %d or generation %d is impossible; if negative it is set to 0", quota, generation)}, func(tx sqldb.Tx) (int64, error) {
 		return execCounting(tx, `UPDATE volumes SET quota = CASE WHEN quota < 0 THEN 0 ELSE quota END,
 			generation = CASE WHEN generation < 0 THEN 0 ELSE generation END
 			WHERE org = $1 AND id = $2 AND (quota < 0 OR generation < 0)`, volume.org, volume.vol)
 	})
 }
 
-// sanitizeName returns a valid name for a file whose name is invalid: a similar one, made
+// SanitizeName returns a valid name for a file whose name is invalid: a similar one, made
 // unique by a hash.
-func sanitizeName(name string) string {
+func SanitizeName(name string) string {
 	sum := sha256.Sum256([]byte(name))
 	tail := fmt.Sprintf("~%x", sum[:8])
 	name = strings.NewReplacer("/", "_", "\x00", "_").Replace(name)
@@ -64,7 +67,7 @@ func (f *fixer) renameBadEntry(s *suspect) error {
 	if err := f.execOnVolume(`DELETE FROM dirents WHERE vol = $1 AND parent = $2 AND name = $3`, s.ino, s.name); err != nil {
 		return err
 	}
-	return f.addUniqueDirent(s.ino, sanitizeName(string(s.name)), s.have)
+	return f.addUniqueDirent(s.ino, SanitizeName(string(s.name)), s.have)
 }
 
 // repairMode gives an inode the type that its rows look like.

@@ -1,20 +1,21 @@
-package bucket
+package audit
 
 import (
 	"fmt"
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/drivers/bucket/internal/blob"
+	"github.com/volehq/vole/drivers/bucket/internal/rows"
 	"github.com/volehq/vole/internal/sqldb"
 )
 
 // repairAndReport reports a finding that belongs to no volume's rules, after running fix, if
 // repairs are wanted. fix returns how many rows it changed. None: the finding has gone by
 // itself, and is not reported.
-func (c *checker) repairAndReport(f driver.Finding, fix func(tx sqldb.Tx) (int64, error)) error {
+func (c *Audit) repairAndReport(f driver.Finding, fix func(tx sqldb.Tx) (int64, error)) error {
 	if c.fix && fix != nil {
 		var n int64
-		err := c.ns.db.RunTx(c.ctx, sqldb.TxOptions{}, func(tx sqldb.Tx) (err error) {
+		err := c.db.RunTx(c.ctx, sqldb.TxOptions{}, func(tx sqldb.Tx) (err error) {
 			n, err = fix(tx)
 			return err
 		})
@@ -41,10 +42,10 @@ func execCounting(tx sqldb.Tx, sql string, args ...any) (n int64, err error) {
 }
 
 // checkAttachments looks for attachments of volumes that do not exist.
-func (c *checker) checkAttachments(org []byte) error {
+func (c *Audit) checkAttachments(org []byte) error {
 	const stray = ` FROM attachments WHERE org = $1 AND NOT EXISTS (SELECT 1 FROM volumes v WHERE v.org = attachments.org AND v.id = attachments.vol)`
 	return c.forEachID(org, `SELECT id`+stray+` AND id > $2 ORDER BY id LIMIT $3`, func(id []byte) error {
-		return c.repairAndReport(driver.Finding{Code: "stray-attachment", Detail: fmt.Sprintf("attachment %s belongs to a volume that does not exist; it is removed", formatID(id))},
+		return c.repairAndReport(driver.Finding{Code: "stray-attachment", Detail: fmt.Sprintf("attachment %s belongs to a volume that does not exist; it is removed", rows.FormatID(id))},
 			func(tx sqldb.Tx) (int64, error) { return execCounting(tx, `DELETE`+stray+` AND id = $2`, org, id) })
 	})
 }
@@ -54,7 +55,7 @@ const noChunkRefers = `NOT EXISTS (SELECT 1 FROM chunks c WHERE c.org = blobs.or
 
 // checkBlobRows checks the rows of blobs. A blob that is used and marked freed is no finding:
 // the sweeper clears the mark.
-func (c *checker) checkBlobRows(org []byte) error {
+func (c *Audit) checkBlobRows(org []byte) error {
 	err := c.forEachID(org, `SELECT id FROM blobs WHERE org = $1 AND id > $2 AND freed IS NULL AND `+noChunkRefers+` ORDER BY id LIMIT $3`, func(id []byte) error {
 		return c.repairAndReport(driver.Finding{Code: "leaked-blob", Path: blob.Key(org, id), Detail: "no file uses the blob, and it is not marked freed; it is left to the sweeper"},
 			func(tx sqldb.Tx) (int64, error) {
@@ -81,16 +82,16 @@ func (c *checker) checkBlobRows(org []byte) error {
 
 // checkUnreferencedBytes compares the counted unreferenced bytes with the rows that they
 // count, in one statement, which sees one state of both.
-func (c *checker) checkUnreferencedBytes(org []byte) error {
+func (c *Audit) checkUnreferencedBytes(org []byte) error {
 	var found bool
 	var counted, stored int64
-	err := c.ns.db.RunQueries(c.ctx, sqldb.SelectOne(&found, []any{&counted, &stored}, `SELECT CAST(`+countedBytes+` AS BIGINT), CAST(`+freedBytes+` AS BIGINT)`, org))
+	err := c.db.RunQueries(c.ctx, sqldb.SelectOne(&found, []any{&counted, &stored}, `SELECT CAST(`+countedBytes+` AS BIGINT), CAST(`+freedBytes+` AS BIGINT)`, org))
 	if err != nil || counted == stored {
 		return err
 	}
 	return c.repairAndReport(driver.Finding{Code: "wrong-unreferenced", Path: blob.OrgPrefix(org),
 		Detail: fmt.Sprintf("%d bytes are counted as stored while no file refers to them, but there are %d", counted, stored)}, func(tx sqldb.Tx) (int64, error) {
-		err := tx.RunQueries(lockOrgQuery(org), sqldb.Statement(`INSERT INTO unreferenced (org, bytes) SELECT CAST($1 AS {bytes}), 0
+		err := tx.RunQueries(rows.LockOrgQuery(org), sqldb.Statement(`INSERT INTO unreferenced (org, bytes) SELECT CAST($1 AS {bytes}), 0
 			WHERE NOT EXISTS (SELECT 1 FROM unreferenced WHERE org = $1)`, org))
 		if err != nil {
 			return 0, err
@@ -118,9 +119,9 @@ type blobUser struct {
 }
 
 // reportDamagedBlob reports a blob whose bytes are lost, for each file that uses it.
-func (c *checker) reportDamagedBlob(code, detail string, org, id []byte) error {
+func (c *Audit) reportDamagedBlob(code, detail string, org, id []byte) error {
 	var list []blobUser
-	err := c.ns.db.RunQueries(c.ctx, sqldb.SelectAll(&list, func(u *blobUser) []any { return []any{&u.vol, &u.ino, &u.pos} },
+	err := c.db.RunQueries(c.ctx, sqldb.SelectAll(&list, func(u *blobUser) []any { return []any{&u.vol, &u.ino, &u.pos} },
 		`SELECT k.vol, k.ino, min(k.pos) FROM chunks k JOIN volumes v ON v.org = k.org AND v.id = k.vol AND v.state <> 'removing'
 		WHERE k.org = $1 AND k.blob = $2 GROUP BY k.vol, k.ino ORDER BY k.vol, k.ino LIMIT $3`, org, id, maxBlobUsers+1))
 	if err != nil {
@@ -130,8 +131,8 @@ func (c *checker) reportDamagedBlob(code, detail string, org, id []byte) error {
 		if i == maxBlobUsers {
 			return c.report(driver.Finding{Code: code, Path: blob.Key(org, id), Detail: detail + "; more files have it"})
 		}
-		err := c.report(driver.Finding{Code: code, Volume: formatID(u.vol), Path: c.pathOfInode(u.vol, u.ino),
-			Detail: fmt.Sprintf("blob %s, from byte %d of the file on: %s", formatID(id), u.pos, detail)})
+		err := c.report(driver.Finding{Code: code, Volume: rows.FormatID(u.vol), Path: c.pathOfInode(u.vol, u.ino),
+			Detail: fmt.Sprintf("blob %s, from byte %d of the file on: %s", rows.FormatID(id), u.pos, detail)})
 		if err != nil {
 			return err
 		}
@@ -140,7 +141,7 @@ func (c *checker) reportDamagedBlob(code, detail string, org, id []byte) error {
 }
 
 // checkVolumelessRows looks in all tables for rows of volumes that do not exist.
-func (c *checker) checkVolumelessRows() error {
+func (c *Audit) checkVolumelessRows() error {
 	for _, table := range []string{"inodes", "chunks", "dirents", "xattrs", "orphans", "ops"} {
 		old := ""
 		if table == "ops" { // may come after its volume was deleted; the sweeper deletes old ones
@@ -161,8 +162,8 @@ func (c *checker) checkVolumelessRows() error {
 
 // repairVolumelessRows reports rows of a volume that does not exist. If they are files, the
 // volume gets a row in the organisation of their bytes; otherwise they are deleted.
-func (c *checker) repairVolumelessRows(table string, vol []byte) error {
-	f := driver.Finding{Code: "rows-without-volume", Volume: formatID(vol), Detail: "the table " + table + " has rows of a volume that is missing"}
+func (c *Audit) repairVolumelessRows(table string, vol []byte) error {
+	f := driver.Finding{Code: "rows-without-volume", Volume: rows.FormatID(vol), Detail: "the table " + table + " has rows of a volume that is missing"}
 	org, files, err := c.findOwnerOrg(vol)
 	switch {
 	case err != nil:
@@ -174,7 +175,7 @@ func (c *checker) repairVolumelessRows(table string, vol []byte) error {
 		f.Detail += ", and nothing says of which organisation; they stay"
 		return c.repairAndReport(f, nil)
 	}
-	f.Detail += "; it gets a row, as volume lost-" + formatID(vol)
+	f.Detail += "; it gets a row, as volume lost-" + rows.FormatID(vol)
 	return c.repairAndReport(f, func(tx sqldb.Tx) (int64, error) {
 		return execCounting(tx, `INSERT INTO volumes (org, id, name, state, created, updated, used, entries, metadata, next_ino)
 			SELECT CAST($1 AS {bytes}), CAST($2 AS {bytes}), $3, 'ready', {now}, {now},
@@ -183,16 +184,16 @@ func (c *checker) repairVolumelessRows(table string, vol []byte) error {
 				(SELECT CAST(coalesce(sum(length(name)), 0) AS BIGINT) FROM dirents WHERE vol = $2)
 					+ (SELECT CAST(coalesce(sum(coalesce(length(target), 0) + xattr_bytes), 0) AS BIGINT) FROM inodes WHERE vol = $2),
 				(SELECT CAST(coalesce(max(ino), 1) AS BIGINT) + 1 FROM inodes WHERE vol = $2)
-			WHERE NOT EXISTS (SELECT 1 FROM volumes WHERE id = $2)`, org, vol, "lost-"+formatID(vol))
+			WHERE NOT EXISTS (SELECT 1 FROM volumes WHERE id = $2)`, org, vol, "lost-"+rows.FormatID(vol))
 	})
 }
 
 // findOwnerOrg reports whether a volume without a row has files, and returns its organisation:
 // that of its chunks, or the only one. nil: unknown.
-func (c *checker) findOwnerOrg(vol []byte) (org []byte, files bool, err error) {
+func (c *Audit) findOwnerOrg(vol []byte) (org []byte, files bool, err error) {
 	var orgs [][]byte
 	var chunk, inode bool
-	err = c.ns.db.RunQueries(c.ctx,
+	err = c.db.RunQueries(c.ctx,
 		sqldb.SelectOne(&inode, []any{new(int)}, `SELECT 1 FROM inodes WHERE vol = $1 LIMIT 1`, vol),
 		sqldb.SelectOne(&chunk, []any{&org}, `SELECT org FROM chunks WHERE vol = $1 AND org IN (SELECT id FROM orgs) LIMIT 1`, vol),
 		sqldb.SelectAll(&orgs, idDest, `SELECT id FROM orgs LIMIT 2`))
@@ -220,7 +221,7 @@ func deleteVolumelessRows(tx sqldb.Tx, vol []byte) (int64, error) {
 
 // checkOrglessBlobs looks for blobs of organisations that do not exist. Those that no chunk
 // refers to are left to the sweeper.
-func (c *checker) checkOrglessBlobs() error {
+func (c *Audit) checkOrglessBlobs() error {
 	return c.forEachID(nil, `SELECT DISTINCT org FROM blobs WHERE org NOT IN (SELECT id FROM orgs) AND org > $2 AND CAST($1 AS {bytes}) IS NULL AND freed IS NULL ORDER BY org LIMIT $3`,
 		func(org []byte) error {
 			return c.repairAndReport(driver.Finding{Code: "blobs-of-no-organisation", Path: blob.OrgPrefix(org),

@@ -1,10 +1,13 @@
-package bucket
+package audit
 
 import (
 	"fmt"
 	"time"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/drivers/bucket/internal/manifest"
+	"github.com/volehq/vole/drivers/bucket/internal/rows"
+	"github.com/volehq/vole/internal/filemode"
 	"github.com/volehq/vole/internal/sqldb"
 )
 
@@ -13,7 +16,7 @@ import (
 type fixer struct {
 	sqldb.Tx
 	org, vol     []byte
-	row          volumeRow
+	nextIno      int64 // number of the next inode
 	lostFoundIno int64 // inode number of lost+found; 0: not looked up yet
 }
 
@@ -37,10 +40,10 @@ func (f *fixer) repairSuspects(r *rule, list []suspect) error {
 	return f.execOnVolume(`UPDATE volumes SET entries = entries + $3, metadata = metadata + $4 WHERE id = $1 AND org = $2`, f.org, grown.Entries, grown.Bytes)
 }
 
-// countMetadata counts the volume's metadata in its rows.
+// rows.CountMetadata counts the volume's metadata in its rows.
 func (f *fixer) countMetadata() (m driver.Metadata, err error) {
 	var found bool
-	err = f.RunQueries(sqldb.SelectOne(&found, []any{&m.Entries, &m.Bytes}, countMetadata, f.vol))
+	err = f.RunQueries(sqldb.SelectOne(&found, []any{&m.Entries, &m.Bytes}, rows.CountMetadata, f.vol))
 	return m, err
 }
 
@@ -50,24 +53,24 @@ func (f *fixer) execOnVolume(sql string, args ...any) error {
 }
 
 // insertInodeNow inserts an inode with the times of now.
-func (f *fixer) insertInodeNow(n inode) error {
+func (f *fixer) insertInodeNow(n manifest.Inode) error {
 	now := time.Now().UnixNano()
 	return f.execOnVolume(`INSERT INTO inodes (vol, ino, mode, uid, gid, nlink, size, alloc, atime, mtime, ctime, rdev)
-		VALUES ($1, $2, $3, 0, 0, $4, $5, $6, $7, $7, $7, 0)`, n.ino, n.mode, n.nlink, n.size, n.alloc, now)
+		VALUES ($1, $2, $3, 0, 0, $4, $5, $6, $7, $7, $7, 0)`, n.Ino, n.Mode, n.Nlink, n.Size, n.Alloc, now)
 }
 
 // makeRootDirectory inserts the missing root directory.
 func (f *fixer) makeRootDirectory(*suspect) error {
-	if err := f.insertInodeNow(inode{ino: rootIno, mode: typeDir | 0o755, nlink: 2}); err != nil {
+	if err := f.insertInodeNow(manifest.Inode{Ino: manifest.RootIno, Mode: filemode.Dir | 0o755, Nlink: 2}); err != nil {
 		return err
 	}
-	return f.recountLinks(rootIno)
+	return f.recountLinks(manifest.RootIno)
 }
 
 // recreateInode inserts a missing inode of orphaned chunks. Its original mode is lost; 0600 is
 // used.
 func (f *fixer) recreateInode(s *suspect) error {
-	if err := f.insertInodeNow(inode{ino: s.ino, mode: typeFile | 0o600, size: s.want, alloc: s.have}); err != nil {
+	if err := f.insertInodeNow(manifest.Inode{Ino: s.ino, Mode: filemode.File | 0o600, Size: s.want, Alloc: s.have}); err != nil {
 		return err
 	}
 	return f.recountLinks(s.ino)
@@ -85,8 +88,8 @@ func (f *fixer) recountLinks(ino int64) error {
 
 // raiseNextInode sets the number of the next inode above those in use.
 func (f *fixer) raiseNextInode(s *suspect) error {
-	f.row.nextIno = s.want + 1
-	return f.execOnVolume(`UPDATE volumes SET next_ino = $3 WHERE id = $1 AND org = $2`, f.org, f.row.nextIno)
+	f.nextIno = s.want + 1
+	return f.execOnVolume(`UPDATE volumes SET next_ino = $3 WHERE id = $1 AND org = $2`, f.org, f.nextIno)
 }
 
 // removeBadDirent removes an entry of directory s.ino that names inode s.have.
@@ -183,18 +186,18 @@ func (f *fixer) ensureLostFound() error {
 	if err != nil || found {
 		return err
 	}
-	f.lostFoundIno = f.row.nextIno
-	if err := f.insertInodeNow(inode{ino: f.lostFoundIno, mode: typeDir | 0o700, nlink: 2}); err != nil {
+	f.lostFoundIno = f.nextIno
+	if err := f.insertInodeNow(manifest.Inode{Ino: f.lostFoundIno, Mode: filemode.Dir | 0o700, Nlink: 2}); err != nil {
 		return err
 	}
-	if err := f.addUniqueDirent(rootIno, "lost+found", f.lostFoundIno); err != nil {
+	if err := f.addUniqueDirent(manifest.RootIno, "lost+found", f.lostFoundIno); err != nil {
 		return err
 	}
-	f.row.nextIno++
-	if err := f.execOnVolume(`UPDATE volumes SET next_ino = $3 WHERE id = $1 AND org = $2`, f.org, f.row.nextIno); err != nil {
+	f.nextIno++
+	if err := f.execOnVolume(`UPDATE volumes SET next_ino = $3 WHERE id = $1 AND org = $2`, f.org, f.nextIno); err != nil {
 		return err
 	}
-	return f.recountLinks(rootIno)
+	return f.recountLinks(manifest.RootIno)
 }
 
 // setLinkCount sets the link count of an inode to s.want.
@@ -251,14 +254,14 @@ func (f *fixer) deleteEmptyChunks(s *suspect) error {
 // trimChunksToSize cuts chunks at the end of the file: no reader sees what lies behind it, but
 // it would appear if the file grew.
 func (f *fixer) trimChunksToSize(s *suspect) error {
-	var n inode
+	var size int64
 	// ErrNotExist is impossible: the volume is locked.
-	err := f.RunQueries(sqldb.SelectRow(driver.ErrNotExist, n.scanDest(), `SELECT `+inodeCols+` FROM inodes i WHERE i.vol = $1 AND i.ino = $2`, f.vol, s.ino))
+	err := f.RunQueries(sqldb.SelectRow(driver.ErrNotExist, []any{&size}, `SELECT size FROM inodes WHERE vol = $1 AND ino = $2`, f.vol, s.ino))
 	if err == nil {
-		err = f.deleteChunksWhere(s.ino, `pos >= $3`, n.size)
+		err = f.deleteChunksWhere(s.ino, `pos >= $3`, size)
 	}
 	if err == nil {
-		err = f.execOnVolume(`UPDATE chunks SET len = $3 - pos WHERE vol = $1 AND ino = $2 AND pos >= 0 AND pos + len > $3`, s.ino, n.size)
+		err = f.execOnVolume(`UPDATE chunks SET len = $3 - pos WHERE vol = $1 AND ino = $2 AND pos >= 0 AND pos + len > $3`, s.ino, size)
 	}
 	if err != nil {
 		return err
