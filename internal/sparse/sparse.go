@@ -27,7 +27,7 @@ const (
 // Copy hands the ranges of c that hold data to write. It leaves out everything beyond size; a
 // file that has become shorter ends where it does.
 func Copy(ctx context.Context, c Content, size int64, write func(b []byte, off int64) error) error {
-	buf := make([]byte, copyBuf)
+	buf := make([]byte, min(copyBuf, max(size, 1)))
 	for {
 		off, n, err := c.NextData(ctx)
 		if errors.Is(err, io.EOF) {

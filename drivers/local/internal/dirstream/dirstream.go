@@ -56,7 +56,7 @@ func (s *Stream[T]) Read(ctx context.Context, n int) ([]driver.Entry, error) {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		batch, err := s.nextBatch(ctx, n)
+		batch, err := s.readNextBatch(ctx, n)
 		if err != nil {
 			return nil, err
 		}
@@ -68,9 +68,9 @@ func (s *Stream[T]) Read(ctx context.Context, n int) ([]driver.Entry, error) {
 	}
 }
 
-// nextBatch returns up to n entries: of a sorted stream from memory, otherwise from the
+// readNextBatch returns up to n entries: of a sorted stream from memory, otherwise from the
 // directory.
-func (s *Stream[T]) nextBatch(ctx context.Context, n int) ([]T, error) {
+func (s *Stream[T]) readNextBatch(ctx context.Context, n int) ([]T, error) {
 	if !s.sorted {
 		return s.source.ReadBatch(n)
 	}
