@@ -131,7 +131,7 @@ func isBeneath(at *os.File, root fs.FileInfo, dir uint64) bool {
 	for {
 		info, err := at.Stat()
 		found := err == nil && toUnixStat(info.Sys().(*syscall.Stat_t)).Ino == dir
-		// A directory that is moved out of the tree meanwhile, to be removed, leads up to the
+		// A directory that is moved out of the tree to be removed leads up to the
 		// root of the host, which is its own parent.
 		if err != nil || found || os.SameFile(info, root) || below != nil && os.SameFile(info, below) {
 			at.Close()

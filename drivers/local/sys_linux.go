@@ -31,7 +31,7 @@ func mknod(dir int, name string, mode uint32, rdev uint64) error {
 }
 
 // isOwner reports whether this user owns an open directory, or may act for its owner: the
-// kernel lets nobody else open it without a change of its access time (open(2)).
+// kernel lets no other user open it without a change of its access time (open(2)).
 func isOwner(dir *os.File) bool {
 	fd, err := unix.Openat(int(dir.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOATIME|unix.O_CLOEXEC, 0)
 	if err == nil {

@@ -207,8 +207,8 @@ func isDeleted(f *os.File) bool {
 	return unix.Fstat(int(f.Fd()), &st) == nil && st.Nlink == 0
 }
 
-// resolved is the result of resolving a path: a name in an open directory. Whoever resolves a
-// path releases the result.
+// resolved is the result of resolving a path: a name in an open directory. The caller of resolve
+// releases it.
 type resolved struct {
 	parent     *os.File
 	name       string

@@ -29,7 +29,7 @@ import (
 const volumeColumns = `id, name, kind, state, quota, capacity, labels, created, updated, used, stale, counted, made, entries, names, xattrs, last_used`
 
 // stateDraft is the state, in the catalog, of a volume that its maker fills before it is
-// published: nobody else sees it, and recovery undoes it. The API calls it creating.
+// published: no other process sees it, and recovery undoes it. The API calls it creating.
 const stateDraft = "draft"
 
 const (
