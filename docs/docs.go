@@ -1,5 +1,7 @@
 // Package docs has the documentation in this directory, which the binary carries, and makes
-// text for terminals of it. A Topic is one file.
+// text for terminals of it. A Topic is one file; 'vole help' shows it. The pages are written for
+// GitHub first; the renderer knows the part of Markdown that they use, and a test checks that it
+// leaves no marks.
 package docs
 
 import (

@@ -23,11 +23,15 @@ func (t Topic) Render(width int) string {
 	return strings.TrimLeft(r.out.String(), "\n")
 }
 
+// renderer collects the text of one page. Each block begins with an empty line; that before the
+// first block is cut off at the end.
 type renderer struct {
 	width int
 	out   strings.Builder
 }
 
+// listItem is the mark of an item of a list, with its indentation. Like inline it is compiled at the
+// first use: few runs of the program render a page.
 var listItem = sync.OnceValue(func() *regexp.Regexp {
 	return regexp.MustCompile(`^( *)([-*]|[0-9]+\.) +`)
 })
@@ -62,19 +66,20 @@ func (r *renderer) renderBlock(lines []string) int {
 	return n
 }
 
-// countLeading is how many lines from the first one are of a kind.
-func countLeading(lines []string, is func(string) bool) int {
-	if n := slices.IndexFunc(lines, func(l string) bool { return !is(l) }); n >= 0 {
+// countLeading is how many lines from the first one belong to a block.
+func countLeading(lines []string, belongs func(string) bool) int {
+	if n := slices.IndexFunc(lines, func(l string) bool { return !belongs(l) }); n >= 0 {
 		return n
 	}
 	return len(lines)
 }
 
-// continuesParagraph reports whether a line goes on a paragraph.
+// continuesParagraph reports whether a line belongs to the paragraph above it.
 func continuesParagraph(l string) bool {
 	return strings.TrimSpace(l) != "" && !strings.HasPrefix(l, "#") && !strings.HasPrefix(l, "|") && !strings.HasPrefix(l, "```") && !listItem().MatchString(l)
 }
 
+// renderHeading renders a heading, and a line under those of the first two levels.
 func (r *renderer) renderHeading(line string) {
 	text := stripMarkup(strings.TrimSpace(strings.TrimLeft(line, "#")))
 	r.out.WriteByte('\n')
@@ -135,6 +140,9 @@ func (r *renderer) renderTable(lines []string) {
 // leastColumn is the least width of a last column whose cells are wrapped.
 const leastColumn = 30
 
+// columnGap is how many spaces stand between two columns.
+const columnGap = 2
+
 // renderColumns renders rows in columns, and a line under the first one, if all columns but the
 // last leave enough of the width.
 func (r *renderer) renderColumns(rows [][]string) bool {
@@ -148,7 +156,7 @@ func (r *renderer) renderColumns(rows [][]string) bool {
 		}
 	}
 	last := len(widths) - 1
-	before := 2 * last
+	before := columnGap * last // what all columns but the last take
 	for _, w := range widths[:last] {
 		before += w
 	}
@@ -158,7 +166,7 @@ func (r *renderer) renderColumns(rows [][]string) bool {
 	for i, row := range rows {
 		line := ""
 		for c, cell := range row[:min(last, len(row))] {
-			line += cell + strings.Repeat(" ", widths[c]-utf8.RuneCountInString(cell)+2)
+			line += cell + strings.Repeat(" ", widths[c]-utf8.RuneCountInString(cell)+columnGap)
 		}
 		if len(row) > last {
 			r.wrapPlain(line, strings.Repeat(" ", before), row[last])
@@ -183,10 +191,12 @@ func splitTableRow(line string) []string {
 	return row
 }
 
+// wrapText is wrapPlain for text with marks of Markdown.
 func (r *renderer) wrapText(first, rest, text string) { r.wrapPlain(first, rest, stripMarkup(text)) }
 
 // wrapPlain writes text in lines of the width, the first behind one prefix, the others behind
-// another.
+// another. It breaks lines between words only, so a word that is too long sticks out: it is a
+// command or an address, which somebody copies.
 func (r *renderer) wrapPlain(first, rest, text string) {
 	line, empty := first, true
 	for word := range strings.FieldsSeq(text) {
@@ -207,7 +217,8 @@ var inline = sync.OnceValue(func() *regexp.Regexp {
 	return regexp.MustCompile("``(.+?)``|`([^`]+)`|" + `\*\*(.+?)\*\*|\[([^\]]+)\]\(([^)\s]+)\)`)
 })
 
-// stripMarkup returns a line of Markdown without its marks.
+// stripMarkup returns a line of Markdown without its marks. What is in strong emphasis or the text of
+// a link may have marks itself; code is taken as it is.
 func stripMarkup(s string) string {
 	var b strings.Builder
 	for {

@@ -40,6 +40,7 @@ func rangeArgs(n, m int, what string) cobra.PositionalArgs {
 	}
 }
 
+// missingArgsError is the error of usage of a command that lacks arguments; what says which.
 func missingArgsError(cmd *cobra.Command, what string) error {
 	return &hinted{usageErrorf("%s: give %s", strings.TrimPrefix(cmd.CommandPath(), cmd.Root().Name()+" "), what), "usage: " + cmd.UseLine()}
 }

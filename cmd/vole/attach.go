@@ -79,7 +79,9 @@ processes that inherited the hold on a disk volume's image keep it.`,
 	return cmd
 }
 
-// attachAndRun attaches a volume, runs a program to its end, and detaches.
+// attachAndRun attaches a volume, runs a program to its end, and detaches. The attachment, and not
+// the program, is what keeps others from the volume; so it ends last, also when the program cannot
+// be started, and its end is not given up when ctx is done.
 func (a *app) attachAndRun(ctx context.Context, name string, argv []string, opts vole.AttachOptions) (err error) {
 	if err := a.needsHome("attach", "a program uses a volume by its place on this host"); err != nil {
 		return err
@@ -172,8 +174,8 @@ func defaultHolder(command string) string {
 	return h
 }
 
-// runAttached runs the program to its end.
-// at is by which path it uses the volume.
+// runAttached runs the program to its end. at is by which path it uses the volume: that takes the
+// place of {} in the arguments, and is in VOLE_PATH.
 func (a *app) runAttached(ctx context.Context, att *vole.Attachment, at string, argv []string, sigs <-chan os.Signal) error {
 	args := make([]string, len(argv))
 	for i, s := range argv {

@@ -32,6 +32,8 @@ func processesUsing(parts ...string) []volumeUser {
 	return findProcessesUsing(parts)
 }
 
+// findProcessesUsing is one look at all processes, which names at most mostHeld of them. A mount
+// namespace is looked at once, for the first of its processes.
 func findProcessesUsing(parts []string) (list []volumeUser) {
 	deadline := time.Now().Add(heldPatience)
 	looked := map[string]bool{} // mount namespaces, the one of this process with them
@@ -115,6 +117,7 @@ func namespaceMountsVolume(dir string, parts []string, looked map[string]bool) b
 	return err == nil && containsAny(string(mounts), parts)
 }
 
+// containsAny reports whether text has one of the parts.
 func containsAny(text string, parts []string) bool {
 	return slices.ContainsFunc(parts, func(part string) bool { return strings.Contains(text, part) })
 }

@@ -15,6 +15,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// A mount namespace can only be made read-only by a process in it, and Go starts a program directly.
+// So vole starts itself in the new namespace, as a helper, which remounts the path and then becomes
+// the program by execve: the process id, and with it signals and the exit code, are the program's.
+
 // readOnlyHelper is the hidden first argument that makes vole the helper of attach
 // --ro: argv is vole readOnlyHelper PARENT-PID PATH PROGRAM ARG0 ARG...
 const readOnlyHelper = "__attach-ro"

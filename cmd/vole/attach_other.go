@@ -16,6 +16,7 @@ func runHelperIfAsked() {}
 // killedWithParent is empty: this system does not end a child with its parent.
 func killedWithParent() *syscall.SysProcAttr { return &syscall.SysProcAttr{} }
 
+// makeReadOnly refuses: there are no mount namespaces.
 func makeReadOnly(*exec.Cmd, string) error {
 	return driver.Errorf(vole.ErrUnsupported, "attach --ro: the kernel can enforce it on Linux only; 'vole cp' copies the files out")
 }

@@ -81,6 +81,7 @@ type auditPrinter struct {
 	page  auditJSON // collected under --json where paged
 }
 
+// newAuditPrinter prints records as the flags say; paged: of a page that --limit bounds.
 func (a *app) newAuditPrinter(paged bool) *auditPrinter {
 	t := a.newTable("AT", "STATUS", "ACTION", "KEY", "VOLUME", "PATH", "DETAIL", "FROM", "KEY ID", "VOLUME ID").
 		allowShortening("PATH", "DETAIL", "KEY ID", "VOLUME ID")
@@ -101,6 +102,7 @@ func auditRow(r api.AuditRecord) []string {
 	return row
 }
 
+// printRecord prints a record, or keeps it for the page.
 func (p *auditPrinter) printRecord(r api.AuditRecord) error {
 	if p.a.json && p.paged {
 		p.page.Records = append(p.page.Records, r)

@@ -40,6 +40,7 @@ type bucketFlags struct {
 	opts        bucket.Options // what a command adds to them
 }
 
+// register adds the flags to a command.
 func (b *bucketFlags) register(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&b.db, "db", "", "`URL` of a PostgreSQL database, without a password, or path of a SQLite file (default $VOLE_BUCKET_DB, else namespace.db in --dir)")

@@ -11,7 +11,7 @@ import (
 )
 
 // bashCompletion is not cobra's script, which needs functions of the package bash-completion
-// and evaluates the line to be completed.
+// and evaluates the line to be completed: a key for completion would run what stands in it.
 //
 //go:embed completion.bash
 var bashCompletion string

@@ -255,7 +255,8 @@ func (c *cpCmd) openTarget(ctx context.Context, s *vole.Store, l *location) (*co
 }
 
 // refuseCopyOntoItself refuses to copy a file onto itself and a directory into itself, both of
-// which only happen within one volume.
+// which only happen within one volume. It compares inodes from the target up to the root, because
+// hard links and paths through links have the same file under other names.
 func refuseCopyOntoItself(ctx context.Context, o *copySource, pl *copyTarget, at string) error {
 	if o.fsys == nil || pl.fsys == nil || o.fsys.Volume().ID() != pl.fsys.Volume().ID() {
 		return nil

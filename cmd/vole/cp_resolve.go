@@ -26,6 +26,7 @@ type location struct {
 	files *vole.FS // of volume, once they are open
 }
 
+// parseLocation parses one side of a copy: "-", NAME:/path, or a path of the host.
 func parseLocation(arg string) location {
 	if arg == "-" {
 		return location{arg: arg, stream: true}
@@ -196,7 +197,10 @@ func openVolumeTarget(ctx context.Context, l location) (*copyTarget, error) {
 }
 
 // openHostTarget finds the target of a copy on the host, and opens the directory that all
-// is written beneath: the target itself if it is a directory, else the one around it.
+// is written beneath: the target itself if it is a directory, else the one around it. It follows
+// links by itself, one by one, so that it can refuse those of other users (checkLinkOwner) and
+// stop before open files of processes. What was looked at and what was opened are compared, since
+// another user may replace a directory in between.
 func (a *app) openHostTarget(l location) (*copyTarget, error) {
 	p, err := filepath.Abs(l.path)
 	if err != nil {

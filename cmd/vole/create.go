@@ -64,6 +64,7 @@ limits and the labels that the flags ask for. It is never changed.`,
 	return cmd
 }
 
+// register adds the flags to a command.
 func (f *createFlags) register(a *app, cmd *cobra.Command) {
 	s := cmd.Flags()
 	s.StringVar(&f.kind, "kind", "", "dir or disk (default dir, or disk with --size)")

@@ -56,7 +56,9 @@ func (a *app) createFilled(ctx context.Context, name string, spec vole.Spec, exi
 	return a.printVolume(info)
 }
 
-// filling is the making of a volume that is not empty.
+// filling is the making of a volume that is not empty. The volume is a draft until all is copied:
+// when anything fails, none is left. A disk without a size is made as large as its content seems to
+// need, grows while it is filled (transfer.OpenGrowing), and is made again, larger, if that failed.
 type filling struct {
 	*app
 	store    *vole.Store
@@ -77,10 +79,12 @@ const (
 	streamDisk = 128 * vole.MiB // when nobody knows: a whole group of inodes
 )
 
-// fitTries is how often a disk is made anew, larger, when what it is to hold turned out
-// to need more than it seemed.
+// fitTries is how often a disk is made again, larger, when its content turned out to need more
+// than it seemed.
 const fitTries = 3
 
+// fillVolume makes the volume and fills it. A disk that is to fit its content is tried again, twice
+// as large, when it turns out to be full.
 func (f *filling) fillVolume(ctx context.Context, name string, spec vole.Spec) (*vole.Volume, error) {
 	f.fit = spec.Kind == vole.KindDisk && spec.Capacity == 0
 	for try := 1; ; try++ {

@@ -30,8 +30,8 @@ were exported. No mount is needed, nor root. Disk volumes of Vole need none of i
 }
 
 // openImage opens an image of the host, which nobody may write meanwhile, nor read if
-// this is to write.
-func openImage(op, name string, write bool) (*os.File, error) {
+// this is to write. endCommand closes it.
+func (a *app) openImage(op, name string, write bool) (*os.File, error) {
 	flag := os.O_RDONLY
 	if write {
 		flag = os.O_RDWR
@@ -40,8 +40,8 @@ func openImage(op, name string, write bool) (*os.File, error) {
 	if err != nil {
 		return nil, wrapImageError(op, name, err)
 	}
+	a.closeAtEnd(f)
 	if err := claimImage(f, write); err != nil {
-		f.Close()
 		return nil, wrapImageError(op, name, err)
 	}
 	return f, nil
@@ -102,6 +102,7 @@ type sizeJSON struct {
 	Size   vole.Size `json:"size"`
 }
 
+// printImage prints the file of an image that a command made or changed.
 func (a *app) printImage(j sizeJSON) error {
 	return a.printResult(j, "%s\n", j.File)
 }

@@ -35,12 +35,13 @@ no damage, but told: Vole completes it when it writes to the image next.`,
 	}
 }
 
+// checkImageFile prints each problem of an image. It is an error when there is one that is not
+// harmless; a growth that was cut off is only mentioned.
 func (a *app) checkImageFile(cmd *cobra.Command, name string) error {
-	f, err := openImage("check", name, false)
+	f, err := a.openImage("check", name, false)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
 	n, harmless := 0, 0
 	arr := a.newJSONArray()
 	err = ext4.Check(cmd.Context(), f, ext4.CheckOptions{}, func(p ext4.Problem) error {

@@ -48,11 +48,10 @@ free, and the state of its log, as 'dumpe2fs -h' does.`,
 		Args:              exactArgs(1, "the image"),
 		ValidArgsFunction: completeInTurn(completeFiles),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			f, err := openImage("dump", args[0], false)
+			f, err := a.openImage("dump", args[0], false)
 			if err != nil {
 				return err
 			}
-			defer f.Close()
 			d, err := ext4.Describe(f, 0)
 			if err != nil {
 				return wrapImageError("dump", args[0], notExt4FileError(args[0], f, err))
@@ -66,6 +65,7 @@ free, and the state of its log, as 'dumpe2fs -h' does.`,
 	}
 }
 
+// newImageJSON is a description of an image of size bytes, as it is printed.
 func newImageJSON(d ext4.Description, size int64) imageJSON {
 	return imageJSON{
 		Label: d.Label, UUID: uuid.UUID(d.UUID).String(), Features: d.Features,
@@ -77,6 +77,7 @@ func newImageJSON(d ext4.Description, size int64) imageJSON {
 	}
 }
 
+// printDescription prints what a superblock says, one item a line.
 func (a *app) printDescription(j imageJSON) error {
 	if a.json {
 		return a.printJSON(j)

@@ -74,7 +74,8 @@ func (a *app) exportDisk(ctx context.Context, name, to string, compress bool) (e
 }
 
 // attachCleanDisk attaches a disk volume for reading only. A log that a crash left is
-// replayed before.
+// replayed before: by opening the volume's files for writing, which needs the volume to itself, so
+// it detaches in between and looks again. It replays once; what is dirty then is in use.
 func attachCleanDisk(ctx context.Context, v *vole.Volume, opts vole.AttachOptions) (*vole.Attachment, error) {
 	for replayed := false; ; replayed = true {
 		att, err := v.Attach(ctx, opts)
@@ -221,6 +222,7 @@ func (c countedImage) NextData(ctx context.Context) (off, n int64, err error) {
 	return off, n, err
 }
 
+// Read counts what it reads of the image.
 func (c countedImage) Read(p []byte) (int, error) {
 	n, err := c.Content.Read(p)
 	c.stats.Bytes += int64(n)

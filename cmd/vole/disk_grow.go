@@ -26,16 +26,16 @@ the next disk grow, or the first writer of a volume made of it, completes what w
 	}
 }
 
+// growImageFile makes an image and the file system in it larger; to is the new size.
 func (a *app) growImageFile(ctx context.Context, name, to string) error {
 	size, err := vole.ParseSize(to)
 	if err != nil {
 		return err
 	}
-	f, err := openImage("grow", name, true)
+	f, err := a.openImage("grow", name, true)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
 	got, err := ext4.Grow(ctx, f, int64(size), ext4.GrowOptions{})
 	if err != nil {
 		return wrapImageError("grow", name, notExt4FileError(name, f, err))

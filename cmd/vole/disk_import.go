@@ -86,6 +86,8 @@ func parsePartitionFlags(flags *pflag.FlagSet, offset string, partition int) (wh
 	return whereInImage{offset: int64(n)}, nil
 }
 
+// importDisk makes a disk volume of an image. The volume is a draft until the copy has been checked,
+// so that nobody sees one that is damaged.
 func (a *app) importDisk(ctx context.Context, image, name string, where whereInImage, labels vole.Labels) error {
 	if err := a.needsHome("disk import", "the image is copied to its place on this host"); err != nil {
 		return err
@@ -128,6 +130,8 @@ func (in *imageInput) importInto(ctx context.Context, v *vole.Volume, c countedI
 	return errors.Join(err, att.Detach(context.WithoutCancel(ctx)))
 }
 
+// copyToAttachment replaces the image of an attached volume by the one that is imported, syncs it,
+// checks it, and clears the mark of errors that Linux found before.
 func (in *imageInput) copyToAttachment(ctx context.Context, att *vole.Attachment, size int64, c countedImage) error {
 	if att.Path() == "" {
 		return driver.Errorf(vole.ErrUnsupported, "these volumes have no images on this host")

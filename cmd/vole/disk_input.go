@@ -20,7 +20,10 @@ import (
 	"github.com/volehq/vole/transfer"
 )
 
-// imageInput is an image that is read once.
+// imageInput is an image that is read once. A file or device that is not compressed is read by
+// offset, with its holes (inputFromFile); anything else is a stream, of which only the beginning can
+// be looked at before it is copied (inputFromStream), and which may turn out to be cut off only
+// at its end (checkComplete).
 type imageInput struct {
 	name    string
 	note    string         // what somebody should know of it; "": nothing
@@ -47,6 +50,7 @@ type whereInImage struct {
 	partition int // 0: offset counts
 }
 
+// isGiven reports whether the file system is said not to begin where the file does.
 func (w whereInImage) isGiven() bool { return w.offset != 0 || w.partition != 0 }
 
 // openImageInput opens an image, plain or compressed, and finds out how large it is.
@@ -59,7 +63,6 @@ func (a *app) openImageInput(ctx context.Context, name string, where whereInImag
 	if f == nil {
 		in, err = inputFromStream(name, a.openInputAtEnd(ctx, a.stdin), where)
 	} else {
-		a.closeAtEnd(f)
 		in, err = a.inputFromFile(ctx, name, f, where)
 	}
 	return in, wrapImageError("import", name, err)
@@ -87,9 +90,12 @@ func (a *app) openInputFile(ctx context.Context, name string) (*os.File, error) 
 		return nil, nil // a socket can be opened by no name
 	case st.Mode()&fs.ModeNamedPipe != 0:
 		f, err := openFifoForReading(ctx, name)
+		if err == nil {
+			a.closeAtEnd(f)
+		}
 		return f, wrapImageError("import", name, err)
 	}
-	return openImage("import", name, false)
+	return a.openImage("import", name, false)
 }
 
 // inputFromFile reads an image from an open file.
@@ -255,6 +261,7 @@ func readPartitionTable(r io.ReaderAt, end int64) (imagekind.Table, error) {
 	return table, err
 }
 
+// describePartitions goes on a sentence that begins with "there".
 func describePartitions(list []imagekind.Partition) string {
 	if len(list) == 0 {
 		return "are none"
@@ -324,6 +331,7 @@ func notExt4Error(name string, r io.ReaderAt, size int64, err error) error {
 	return &hinted{refused, hint}
 }
 
+// partitionHint is advice on a disk with a partition table.
 func partitionHint(name string, r io.ReaderAt, size int64) string {
 	hint := "'vole disk import " + name + " NAME --partition N' imports a partition"
 	if table, err := imagekind.Partitions(r, size); err == nil && len(table.Partitions) > 0 {

@@ -96,6 +96,8 @@ func flattenErrors(err error) []error {
 	return list
 }
 
+// exitCode is the exit code for one error. Before the command line was accepted, every error is one
+// of usage.
 func (a *app) exitCode(err error) int {
 	if e := (*exitError)(nil); errors.As(err, &e) {
 		return e.code

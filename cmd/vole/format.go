@@ -155,6 +155,7 @@ func (f *formatted) withDisplayValues(info vole.Info) vole.Info {
 	return info
 }
 
+// executeTemplate prints the line, or the row, that the template makes of a volume.
 func (f *formatted) executeTemplate(volume any) error {
 	var line strings.Builder
 	if err := f.t.Execute(&line, volume); err != nil {

@@ -116,6 +116,7 @@ type exactReader struct {
 	left int64
 }
 
+// Read reads no more than is left of the bytes, and turns an earlier end into an error.
 func (r *exactReader) Read(p []byte) (int, error) {
 	if r.left == 0 {
 		return 0, io.EOF

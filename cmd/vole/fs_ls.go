@@ -89,6 +89,7 @@ type entryPrinter struct {
 	tab *table
 }
 
+// newEntryPrinter prints files of f in the form that the flags ask for.
 func (a *app) newEntryPrinter(ctx context.Context, f *vole.FS, long bool) *entryPrinter {
 	p := &entryPrinter{a: a, ctx: ctx, f: f}
 	switch {
@@ -131,6 +132,7 @@ func (a *app) nameAndTarget(ctx context.Context, f *vole.FS, path, name string, 
 	return name + " -> " + a.displayFileName(target), err
 }
 
+// close ends the output.
 func (p *entryPrinter) close() error {
 	switch {
 	case p.arr != nil:

@@ -9,7 +9,8 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
-// treePrinter prints a directory and what is beneath it.
+// treePrinter prints a directory and what is beneath it, depth first. Each directory on the way
+// down is held in memory, because a branch looks different before its last entry.
 type treePrinter struct {
 	a     *app
 	f     *vole.FS

@@ -52,6 +52,7 @@ disk, but each counts them. An image that has "damaged" there is fetched again w
 	return cmd
 }
 
+// printImages lists images. One without a size has damaged layers.
 func (a *app) printImages(list []sandbox.ImageInfo) error {
 	t := a.newTable("NAME", "SIZE", "LAST USED", "DIGEST").allowShortening("DIGEST")
 	return printList(a, list, t, func(i sandbox.ImageInfo) string { return i.Name }, func(i sandbox.ImageInfo) []string {
@@ -100,6 +101,7 @@ or a digest. Sandboxes that run are not touched; 'vole run' fetches what it need
 	return cmd
 }
 
+// removeImages removes the named images, or all, and prints their names.
 func (a *app) removeImages(ctx context.Context, m *sandbox.Manager, refs []string, all bool) error {
 	if !all {
 		return a.forEachName(ctx, refs, func(ref string) (bool, error) {

@@ -76,6 +76,7 @@ func (a *app) inspectVolumes(ctx context.Context, s *vole.Store, names []string,
 	return errors.Join(errs...)
 }
 
+// inspectVolume describes a volume and who has it attached.
 func inspectVolume(ctx context.Context, s *vole.Store, name string) (volumeJSON, error) {
 	v, err := s.Get(ctx, name)
 	if err != nil {
@@ -88,6 +89,7 @@ func inspectVolume(ctx context.Context, s *vole.Store, name string) (volumeJSON,
 	return volumeJSON{v.Info(), list}, err
 }
 
+// printInspected prints all that is known of a volume, one item a line.
 func (a *app) printInspected(v volumeJSON) error {
 	if a.quiet {
 		return a.printf("%s\n", v.Name)
@@ -145,6 +147,7 @@ func printHeading(s string, line int) string {
 	return ""
 }
 
+// formatAttachment shows who has a volume attached, how, and since when.
 func (a *app) formatAttachment(at vole.AttachmentInfo) string {
 	mode := "rw"
 	if at.ReadOnly {

@@ -26,6 +26,7 @@ the profile needs the scope admin.`,
 	}, newKeyCreateCmd(a), newKeyLsCmd(a), newKeyRevokeCmd(a))
 }
 
+// scopeNames are scopes as text.
 func scopeNames(scopes []api.Scope) []string {
 	names := make([]string, len(scopes))
 	for i, s := range scopes {

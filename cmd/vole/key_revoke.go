@@ -99,7 +99,7 @@ func resolveKeyID(ref string, list func() ([]api.Key, error)) (string, error) {
 	return "", keyNotFoundError(ref, names)
 }
 
-// keyNotFoundError is the error for a key that there is not, with the name that was perhaps meant.
+// keyNotFoundError is the error for a key that does not exist, with the name that was perhaps meant.
 func keyNotFoundError(ref string, names []string) error {
 	hint := suggestName(ref, names, "'vole key ls' lists the keys")
 	return &hinted{&vole.Error{Op: "key revoke", Err: driver.Errorf(vole.ErrNoSuch, "no key %s in this organisation", ref)}, hint}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -64,6 +65,9 @@ anybody between could read the key; --insecure-http is for networks where nobody
 	return cmd
 }
 
+// runLogin asks for a key, has the server accept it, and only then keeps the profile. Whether the
+// profile may be replaced is checked twice: before the user types a key in vain, and under the
+// lock of the file, when the organisation of the key is known.
 func (l *loginCmd) runLogin(ctx context.Context, server string) error {
 	name, p, err := l.planProfile(server)
 	if err != nil {
@@ -154,9 +158,7 @@ func (l *loginCmd) planProfile(server string) (name string, p profile.Profile, e
 			return "", p, err
 		}
 	}
-	if name = l.profile; name == "" {
-		name = profile.NameOf(p.URL)
-	}
+	name = cmp.Or(l.profile, profile.NameOf(p.URL))
 	if err := profile.CheckName(name); err != nil {
 		return "", p, withHint(err, vole.ErrInvalid, "--profile gives the profile a name")
 	}

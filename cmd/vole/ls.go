@@ -184,6 +184,7 @@ func (l *volumeListing) beginPage() error {
 	return l.a.printf(`{"volumes":`)
 }
 
+// printVolume prints one volume.
 func (l *volumeListing) printVolume(info vole.Info) error {
 	if err := l.beginPage(); err != nil {
 		return err

@@ -12,7 +12,7 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
-// listFilter is what ls looks at itself, beside what it asks the backend for.
+// listFilter is what ls filters by itself, beside what it asks the backend for (vole.Filter).
 type listFilter struct {
 	name     string // a pattern of path.Match; "": any
 	attached bool
@@ -24,6 +24,7 @@ type listFilter struct {
 	before   time.Time // since then
 }
 
+// register adds the flags to a command.
 func (f *listFilter) register(cmd *cobra.Command) {
 	s := cmd.Flags()
 	s.StringVar(&f.name, "name", "", "only volumes whose name matches this `pattern`, e.g. 'ci-*'")
@@ -84,28 +85,36 @@ func unusedSince(info vole.Info, since time.Time) (bool, error) {
 	return !info.LastUsed.After(since), nil
 }
 
+// attachmentsByVolume returns for each volume that is attached the newest attachment, by the volume's id.
+func attachmentsByVolume(ctx context.Context, s *vole.Store) (map[string]vole.AttachmentInfo, error) {
+	list, err := s.Attachments(ctx)
+	byVolume := make(map[string]vole.AttachmentInfo, len(list))
+	for _, at := range list {
+		byVolume[at.VolumeID] = at
+	}
+	return byVolume, err
+}
+
 // matchVolume returns what tells whether a volume is listed.
 func (f *listFilter) matchVolume(ctx context.Context, s *vole.Store) (func(vole.Info) (bool, error), error) {
-	inUse := map[string]bool{}
+	var holders map[string]vole.AttachmentInfo
 	if f.byUse || f.unused {
-		list, err := s.Attachments(ctx)
-		if err != nil {
+		var err error
+		if holders, err = attachmentsByVolume(ctx, s); err != nil {
 			return nil, err
-		}
-		for _, at := range list {
-			inUse[at.VolumeID] = true
 		}
 	}
 	return func(info vole.Info) (bool, error) {
 		if ok, _ := path.Match(f.name, info.Name); f.name != "" && !ok {
 			return false, nil
 		}
-		if f.byUse && inUse[info.ID] != f.attached {
+		_, inUse := holders[info.ID]
+		if f.byUse && inUse != f.attached {
 			return false, nil
 		}
 		if f.unused {
 			unused, err := unusedSince(info, f.before)
-			return unused && !inUse[info.ID], err
+			return unused && !inUse, err
 		}
 		return true, nil
 	}, nil

@@ -1,5 +1,25 @@
 // Command vole keeps named volumes for sandboxes: it makes, finds, changes and
 // removes them, moves files in and out, and runs programs with volumes attached.
+//
+// # How a command works
+//
+// A file has one command: newNAMECmd says its flags, help and completion, and what the command
+// does is a function beside it. All of them share one app, which has the streams and the global
+// flags. A run goes through these steps:
+//
+//  1. cobra finds the command and parses its flags. Whatever fails until then is an error of
+//     usage (app.started is false).
+//  2. The hook of the root command refuses empty arguments and flags, and applies --timeout.
+//  3. The command checks what it was given, before it opens anything, so that a mistyped flag
+//     is reported also where no volumes can be reached.
+//  4. It opens what it works on (openStore, openFS, openServer, openSandboxes).
+//  5. When it has returned, endCommand closes all of that, the last first. An error of closing
+//     is an error of the command: what was written in batch mode is durable only then.
+//  6. reportAndExitCode prints the errors and decides the exit code.
+//
+// Output has two ways. The program's own text goes through screen, which lets no control
+// character from outside reach a terminal; payload (content of files, output of programs) goes
+// past it as it is.
 package main
 
 import (

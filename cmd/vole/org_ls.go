@@ -25,6 +25,7 @@ func newOrgLsCmd(a *app) *cobra.Command {
 	}
 }
 
+// printOrgs lists organisations by name.
 func (a *app) printOrgs(orgs []string) error {
 	list := make([]nameJSON, len(orgs))
 	for i, name := range orgs {

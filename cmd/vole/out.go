@@ -27,6 +27,7 @@ type jsonArray struct {
 	n   int
 }
 
+// newJSONArray writes to standard output, and nothing before the first element or close.
 func (a *app) newJSONArray() *jsonArray {
 	j := &jsonArray{w: a.stdout}
 	j.enc = json.NewEncoder(&j.buf)
@@ -34,6 +35,7 @@ func (a *app) newJSONArray() *jsonArray {
 	return j
 }
 
+// add writes one element.
 func (j *jsonArray) add(v any) error {
 	j.buf.Reset()
 	if j.n++; j.n == 1 {
@@ -48,6 +50,7 @@ func (j *jsonArray) add(v any) error {
 	return err
 }
 
+// close ends the array; one without elements is written as [].
 func (j *jsonArray) close() error {
 	end := "\n]\n"
 	if j.n == 0 {

@@ -37,10 +37,12 @@ type serverJSON struct {
 	Scopes  []string `json:"scopes"`
 }
 
+// newServerJSON is what a server says of itself, as it is printed.
 func newServerJSON(s api.Server) *serverJSON {
 	return &serverJSON{Version: s.Version, Org: s.Org, Key: s.Key, KeyName: s.KeyName, Scopes: scopeNames(s.Scopes)}
 }
 
+// newProfileJSON is a profile as it is printed, without its key.
 func newProfileJSON(name string, p profile.Profile) profileJSON {
 	j := profileJSON{Name: name, Kind: "local", Home: p.Home, URL: p.URL, CAFile: p.CAFile, Org: p.Org, InsecureHTTP: p.InsecureHTTP}
 	if p.Cloud() {

@@ -25,6 +25,8 @@ or the environment say otherwise. Keys are not shown.`,
 	}
 }
 
+// listProfiles lists all profiles, the local home first. It does so also when flags or the
+// environment name none that can be used.
 func (a *app) listProfiles(f profile.File) error {
 	used, err := a.profileInEffect()
 	if err != nil {

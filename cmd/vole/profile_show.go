@@ -29,6 +29,8 @@ server who it is, and whose the key is and what it may do. The key itself is not
 	return cmd
 }
 
+// showProfile describes the profile that args name, or the one in effect. One that is named is
+// described also when none is in effect.
 func (a *app) showProfile(ctx context.Context, args []string, check bool) error {
 	c, err := a.resolveProfile()
 	if len(args) == 0 && err != nil {
@@ -56,6 +58,7 @@ func (a *app) showProfile(ctx context.Context, args []string, check bool) error 
 	return a.printProfile(j)
 }
 
+// printProfile prints a profile, one item a line, without what it does not have.
 func (a *app) printProfile(j profileJSON) error {
 	switch {
 	case a.json:
@@ -95,6 +98,7 @@ func (a *app) printProfile(j profileJSON) error {
 	return t.close()
 }
 
+// yesNo shows a fact.
 func yesNo(b bool) string {
 	if b {
 		return "yes"

@@ -30,7 +30,7 @@ type progress struct {
 
 	position atomic.Int64 // of all that there is; bytes that are skipped count
 	size     atomic.Int64 // all that there is; 0: unknown
-	told     atomic.Bool  // position is set by reach, not by Add
+	told     atomic.Bool  // position is set by setPosition and advance, not by Add
 
 	mu   sync.Mutex // guards name
 	name string     // of the file copied last
@@ -57,6 +57,7 @@ func (a *app) newCount(thing string) *progress {
 	return p
 }
 
+// formatStatus is what stands before the bar.
 func (p *progress) formatStatus(decor.Statistics) string {
 	took := time.Since(p.begun)
 	left := p.formatTimeLeft(took)
@@ -92,6 +93,7 @@ func (p *progress) formatTimeLeft(took time.Duration) string {
 	return ", ETA " + time.Duration(eta*float64(time.Second)).Round(time.Second).String()
 }
 
+// formatCurrentFile is what stands behind the bar.
 func (p *progress) formatCurrentFile(decor.Statistics) string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -108,7 +110,8 @@ func (p *progress) setTotal(n int64) {
 	p.moveBar()
 }
 
-// moveBar moves the bar, which ends by done alone.
+// moveBar moves the bar, but never to its end: mpb ends a bar that is full, and only removeBar knows
+// when the work is done. A file that grows while it is copied has more bytes than was announced.
 func (p *progress) moveBar() {
 	if n := p.size.Load(); p.bar != nil && n > 0 {
 		p.bar.SetCurrent(min(p.position.Load(), n-1))

@@ -79,6 +79,8 @@ use meanwhile.`,
 // say yes.
 func (p *prune) canAskUser() bool { return isTerminal(p.stdin) && isTerminal(p.stderr) }
 
+// runPrune finds the volumes, and removes them if that is not a dry run and, on a terminal, the user
+// says so.
 func (p *prune) runPrune(ctx context.Context, s *vole.Store) error {
 	list, err := p.findUnused(ctx, s)
 	if err != nil {
@@ -103,13 +105,9 @@ func (p *prune) runPrune(ctx context.Context, s *vole.Store) error {
 // findUnused returns the volumes that are to go, newest first, and names those that only their
 // attachments save.
 func (p *prune) findUnused(ctx context.Context, s *vole.Store) (list []*vole.Volume, err error) {
-	attachments, err := s.Attachments(ctx)
+	holders, err := attachmentsByVolume(ctx, s)
 	if err != nil {
 		return nil, err
-	}
-	holders := map[string]vole.AttachmentInfo{}
-	for _, at := range attachments {
-		holders[at.VolumeID] = at
 	}
 	for v, err := range s.Volumes(ctx, p.filter) {
 		if err != nil {
@@ -171,7 +169,9 @@ func (p *prune) askUser(ctx context.Context, list []*vole.Volume) (yes bool, err
 	return false, nil
 }
 
-// removeAll removes volumes that were not used since they were listed, and prints them.
+// removeAll removes volumes that were not used since they were listed, and prints them. Between the
+// listing and a removal any time may pass, while the user thinks: RemoveUnused compares the time of
+// last use with the one that was listed, under the locks of the volume.
 func (p *prune) removeAll(ctx context.Context, s *vole.Store, list []*vole.Volume) error {
 	volumes := map[string]*vole.Volume{}
 	var infos []vole.Info

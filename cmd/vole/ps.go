@@ -42,6 +42,7 @@ with the exit code, or crashed (vole or the runtime died under it).`,
 	return cmd
 }
 
+// printSandboxes lists sandboxes.
 func (a *app) printSandboxes(list []sandbox.Info) error {
 	t := a.newTable("NAME", "STATUS", "RUNTIME", "VOLUMES", "COMMAND", "CREATED").allowShortening("VOLUMES", "COMMAND")
 	return printList(a, list, t, func(i sandbox.Info) string { return i.Name }, func(i sandbox.Info) []string {
@@ -52,6 +53,7 @@ func (a *app) printSandboxes(list []sandbox.Info) error {
 // dashIfEmpty is a cell of a table, which a dash fills that has nothing.
 func dashIfEmpty(s string) string { return cmp.Or(s, "-") }
 
+// sandboxStatus shows the state of a sandbox, and the exit code of one that has ended.
 func sandboxStatus(i sandbox.Info) string {
 	s := string(i.Status)
 	if i.ExitCode != nil {
@@ -60,6 +62,7 @@ func sandboxStatus(i sandbox.Info) string {
 	return s
 }
 
+// sandboxMounts shows which volumes a sandbox has, and where.
 func sandboxMounts(i sandbox.Info) string {
 	var list []string
 	for _, m := range i.Mounts {

@@ -87,6 +87,7 @@ when vole failed, 126 when the command cannot be executed, 127 when it was not f
 	return cmd
 }
 
+// register adds the flags to a command.
 func (f *runFlags) register(a *app, cmd *cobra.Command) {
 	s := cmd.Flags()
 	s.SetInterspersed(false) // what follows the command is the command's
@@ -256,7 +257,9 @@ func (a *app) runSandbox(ctx context.Context, f runFlags) error {
 	return a.printf("%s\n", i.Name)
 }
 
-// runForeground runs the sandbox to its end and passes on the exit code.
+// runForeground runs the sandbox to its end and passes on the exit code. It takes the context
+// without its cancellation: the first signal is passed on to the command, whose end is awaited, and
+// must not end vole before it.
 func (a *app) runForeground(ctx context.Context, m *sandbox.Manager, c sandbox.Config, interactive bool) error {
 	io := sandbox.IO{Stdout: a.payload, Stderr: a.payloadErr}
 	if interactive || !isTerminal(a.stdin) {

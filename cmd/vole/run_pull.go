@@ -56,6 +56,7 @@ func (p *pullProgress) End(err error) {
 	}
 }
 
+// formatStatus is what stands before the bar.
 func (p *pullProgress) formatStatus(decor.Statistics) string {
 	return fmt.Sprintf("%s: %s of %s ", escapeControls(p.image), vole.Size(p.bytes.Load()).Human(), vole.Size(p.total).Human())
 }

@@ -36,6 +36,7 @@ type screen struct {
 	held []byte     // the beginning of a rune that a Write ended with
 }
 
+// newScreen is a screen that writes to w. json is read at each write: flags are parsed later.
 func newScreen(w io.Writer, json *bool) *screen {
 	return &screen{w: w, terminal: isTerminal(w), json: json}
 }
@@ -53,7 +54,8 @@ func (s *screen) terminalWidth() int {
 	return width
 }
 
-// Write implements io.Writer.
+// Write implements io.Writer. A rune may come in two writes, and its first bytes alone would look
+// like what must be escaped, so an unfinished one is held back until the next.
 func (s *screen) Write(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -81,6 +83,8 @@ func (s *screen) flushPartialRune() error {
 	return s.writeEscaped(b)
 }
 
+// writeEscaped writes whole runes. Line ends and tabs are the program's own here: those of values
+// were quoted before.
 func (s *screen) writeEscaped(b []byte) error {
 	escape := escapeRune
 	if *s.json {

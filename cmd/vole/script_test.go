@@ -4,9 +4,11 @@ package main
 
 import (
 	"errors"
+	"flag"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strconv"
 	"strings"
@@ -19,6 +21,10 @@ import (
 
 func TestMain(m *testing.M) {
 	sandbox.Init() // the helpers of vole run are this binary
+	// Scripts, and the tests of servers, wait more than they compute.
+	if err := flag.Set("test.parallel", strconv.Itoa(2*runtime.GOMAXPROCS(0))); err != nil {
+		panic(err)
+	}
 	testscript.Main(m, map[string]func(){"vole": main})
 }
 
@@ -43,9 +49,38 @@ func TestMain(m *testing.M) {
 //	registry save FILE TAR       make an archive of it, as docker save does
 //	registry stop                end the registry
 //	meta FILE K=V...             check mode=, mtime=, nlink=, link=, uid=, alloc<=, xattr:NAME=
+//
+// Scripts about loop devices, control groups and mounts work on the disk, the others in the tmpfs
+// that scripts/gotest.sh provides: what they write is synced all the time.
 func TestScript(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("testdata/script/*.txtar")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no scripts: %v", err)
+	}
+	var onDisk, inMemory []string
+	for _, file := range files {
+		if needsDisk.MatchString(filepath.Base(file)) {
+			onDisk = append(onDisk, file)
+		} else {
+			inMemory = append(inMemory, file)
+		}
+	}
+	runScripts(t, onDisk, "")
+	runScripts(t, inMemory, os.Getenv("VOLE_TEST_TMPFS"))
+}
+
+// needsDisk matches the names of scripts that work on the disk.
+var needsDisk = regexp.MustCompile(`^(attach|disk|full_disk|run)`)
+
+// runScripts runs scripts with their directories in root; "": where temporary files are.
+func runScripts(t *testing.T, files []string, root string) {
+	if root != "" { // not Params.WorkdirRoot, whose directories testscript leaves behind
+		defer os.Setenv("GOTMPDIR", os.Getenv("GOTMPDIR"))
+		os.Setenv("GOTMPDIR", root)
+	}
 	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata/script",
+		Files:               files,
 		RequireExplicitExec: true,
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("VOLE_HOME", filepath.Join(e.WorkDir, "home"))

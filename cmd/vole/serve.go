@@ -74,6 +74,7 @@ reads the certificate again, which also happens when its files change.`,
 	return cmd
 }
 
+// register adds a flag for each setting to a command.
 func (s *serveFlags) register(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&s.config, "config", "", "JSON `file` of settings (default $VOLE_SERVE_CONFIG)")

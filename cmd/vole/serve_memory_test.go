@@ -67,9 +67,9 @@ func TestServeMemory(t *testing.T) {
 	}
 	attack := &slowClients{addr: s.addr, end: make(chan struct{})}
 	for i := range slowConnections {
-		key, kind := keys[i%len(keys)], i/len(keys)%len(slowKinds)
+		key, kind := keys[i%len(keys)], i/len(keys)%len(slowKinds())
 		if i%2 == 0 {
-			attack.wg.Go(func() { attack.http1(key, slowKinds[kind]) })
+			attack.wg.Go(func() { attack.http1(key, slowKinds()[kind]) })
 		} else {
 			streams := slowStreams
 			if i < 2*len(keys) {
@@ -257,14 +257,18 @@ type slowKind struct {
 	length             int64 // of the body
 }
 
-var slowKinds = []slowKind{
-	{name: "put", method: "PUT", path: "content?path=f%d", body: bytes.Repeat([]byte("x"), slowBody), length: 64 << 20},
-	{name: "stat", method: "POST", path: "stat", body: []byte(`{"paths":["` + strings.Repeat("a", slowBody)), length: 8 << 20},
-	{name: "tar", method: "PUT", path: "archive?path=d%d", body: tarOf(slowBody), length: 64 << 20},
-	{name: "get", method: "GET", path: "content?path=big"},
-	{name: "list", method: "GET", path: "entries?path=/"},
-	{name: "events", method: "GET", path: "../../events"},
-}
+// slowKinds are made when they are needed: this binary is also the vole of all scripts, which
+// would make them each time it starts.
+var slowKinds = sync.OnceValue(func() []slowKind {
+	return []slowKind{
+		{name: "put", method: "PUT", path: "content?path=f%d", body: bytes.Repeat([]byte("x"), slowBody), length: 64 << 20},
+		{name: "stat", method: "POST", path: "stat", body: []byte(`{"paths":["` + strings.Repeat("a", slowBody)), length: 8 << 20},
+		{name: "tar", method: "PUT", path: "archive?path=d%d", body: tarOf(slowBody), length: 64 << 20},
+		{name: "get", method: "GET", path: "content?path=big"},
+		{name: "list", method: "GET", path: "entries?path=/"},
+		{name: "events", method: "GET", path: "../../events"},
+	}
+})
 
 // tarOf is the beginning of an archive with one large file.
 func tarOf(n int) []byte {
@@ -384,7 +388,7 @@ func (c *slowClients) http2(key string, first, streams int) {
 	defer tr.CloseIdleConnections()
 	var wg sync.WaitGroup
 	for i := range streams {
-		kind := slowKinds[(first+i)%len(slowKinds)]
+		kind := slowKinds()[(first+i)%len(slowKinds())]
 		wg.Go(func() {
 			for !c.ended() {
 				c.stream(tr, key, kind)

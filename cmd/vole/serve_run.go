@@ -100,6 +100,8 @@ func (a *app) serveOnListener(ctx context.Context, f *serveFlags, s *server.Serv
 	return err
 }
 
+// newLogger logs to standard error. As JSON it escapes what a terminal acts on everywhere: logs are
+// read on terminals in the end.
 func (f *serveFlags) newLogger(a *app) (*slog.Logger, error) {
 	var level slog.Level
 	if level.UnmarshalText([]byte(f.logLevel)) != nil {

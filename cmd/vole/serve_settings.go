@@ -20,7 +20,10 @@ import (
 	"github.com/volehq/vole/server"
 )
 
-// resolveSettings completes the flags from the environment and the configuration file.
+// resolveSettings completes the flags from the environment and the configuration file: a flag that
+// was given stays, else a variable that is set and not empty counts, else the file. An empty
+// variable counts as none, because that is how container tools leave one out. Names in the file
+// that no setting has are refused: they may be mistyped limits. s.from notes where each came from.
 func (s *serveFlags) resolveSettings(cmd *cobra.Command, warn func(string, ...any)) error {
 	if err := checkSystem("serve"); err != nil {
 		return err
@@ -271,6 +274,7 @@ func defaultServerDir() (string, error) {
 	return filepath.Join(h, ".local", "share", "vole-server"), nil
 }
 
+// oidcOptions is the provider whose tokens are accepted; nil: none.
 func (s *serveFlags) oidcOptions() (*server.OIDC, error) {
 	if s.oidcIssuer == "" {
 		for name := range s.from {

@@ -23,6 +23,7 @@ func TestServeUntakenAnswers(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it makes 50,000 requests at once")
 	}
+	t.Parallel() // what it does most of the time is to wait
 	for _, x := range []struct{ name, method, path, key string }{
 		{"no such key", http.MethodGet, "/vole/v1/volumes", "nokey"},
 		{"a key's answers", http.MethodGet, "/vole/v1/volumes/v", ""},
@@ -30,6 +31,7 @@ func TestServeUntakenAnswers(t *testing.T) {
 		{"no route", http.MethodGet, "//x", "nokey"},
 	} {
 		t.Run(x.name, func(t *testing.T) {
+			t.Parallel()
 			s := startServe(t)
 			s.must(t, s.root, "POST", "/vole/v1/volumes", `{"name":"v"}`)
 			other := s.newOrg(t, "other")

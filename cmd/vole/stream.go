@@ -12,8 +12,9 @@ import (
 const copyBuf = 256 << 10
 
 // openInput returns r as a stream that ends when ctx does, even while a read of r waits
-// for a terminal or a pipe. What was read ahead of the caller is lost, so r is to be
-// used through one input only.
+// for a terminal or a pipe. What was read ahead of the caller is lost, so use r through one
+// input only. The goroutine that reads r lives until r ends, which for a terminal is the end of
+// the process.
 func openInput(ctx context.Context, r io.Reader) io.ReadCloser {
 	pr, pw := io.Pipe()
 	stop := context.AfterFunc(ctx, func() { pw.CloseWithError(ctx.Err()) })

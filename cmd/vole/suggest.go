@@ -24,7 +24,9 @@ func closestName(word string, candidates []string) (best string) {
 }
 
 // editDistance is how many letters are to be inserted, removed, replaced or swapped with
-// their neighbour to make b of a; limit when that is no less.
+// their neighbour to make b of a; limit when that is no less. It is the optimal string alignment
+// distance, computed row by row: row[j] is the distance of the first i letters of a from the first
+// j of b, and a swap looks two rows back.
 func editDistance(a, b string, limit int) int {
 	if len(a)-len(b) >= limit || len(b)-len(a) >= limit {
 		return limit
@@ -61,6 +63,7 @@ func suggestName(word string, names []string, otherwise string) string {
 	return otherwise
 }
 
+// didYouMean is advice for a mistyped word.
 func didYouMean(word string) string { return "did you mean " + word + "?" }
 
 // suggestFlag adds the flag that was perhaps meant to the error for an unknown one.
@@ -115,6 +118,7 @@ func replaceHint(err error, hint string) error {
 	return &hinted{err, hint}
 }
 
+// volumeNamesToSuggest are names of volumes, as far as they can be had.
 func volumeNamesToSuggest(ctx context.Context, s *vole.Store) []string {
 	names := []string{}
 	for v, err := range s.Volumes(ctx, vole.Filter{}) {

@@ -21,7 +21,8 @@ const (
 )
 
 // table writes aligned columns. All rows line up unless they are more than tableBuffer;
-// what follows then is at least as wide as what came before.
+// what follows then is at least as wide as what came before. Rows are held back until then, so
+// nothing is printed before close unless the table is long.
 type table struct {
 	a        *app
 	rows     [][]string
@@ -32,6 +33,7 @@ type table struct {
 	shortened []string // columns that are cut where the table is wider than the terminal
 }
 
+// newTable begins a table on standard output, with a line of titles if there are any.
 func (a *app) newTable(header ...string) *table {
 	t := &table{a: a, header: header}
 	if len(header) > 0 {
@@ -63,6 +65,7 @@ func (t *table) addRow(cells ...string) error {
 // close writes the rows that are not yet written.
 func (t *table) close() error { return t.flushRows() }
 
+// flushRows writes the rows that are held back, as wide as those before them at least.
 func (t *table) flushRows() error {
 	for _, cells := range t.rows {
 		for i, c := range cells {

@@ -44,12 +44,9 @@ func newVersionCmd(a *app) *cobra.Command {
 			case a.quiet:
 				return a.printf("%s\n", v.Version)
 			}
-			rev := v.Revision
-			if len(rev) > 12 {
-				rev = rev[:12]
-			}
-			if rev != "" {
-				rev = " " + rev
+			rev := ""
+			if v.Revision != "" {
+				rev = " " + v.Revision[:min(12, len(v.Revision))]
 			}
 			if v.Modified {
 				rev += " (modified)"
@@ -66,6 +63,8 @@ func newVersionCmd(a *app) *cobra.Command {
 	}
 }
 
+// buildVersion says what this binary is: by the linker for a release, else by the build information
+// of the module.
 func buildVersion() versionInfo {
 	v := versionInfo{Version: "devel", Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
 	info, ok := debug.ReadBuildInfo()

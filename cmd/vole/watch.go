@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -47,10 +48,7 @@ func (a *app) watchVolumes(ctx context.Context, server *cloud.Backend, volume st
 	enc := json.NewEncoder(a.stdout)
 	enc.SetEscapeHTML(false)
 	err := server.Watch(ctx, volume, func(e api.Event) error {
-		name := e.Volume
-		if name == "" {
-			name = e.VolumeID
-		}
+		name := cmp.Or(e.Volume, e.VolumeID)
 		switch {
 		case a.json:
 			return enc.Encode(e)
