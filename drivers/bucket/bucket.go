@@ -184,9 +184,6 @@ func (o *Options) completeAndValidate() error {
 	if o.Database == "" || (o.Blobs == "") == (o.S3 == nil) {
 		return driver.Errorf(driver.ErrInvalid, "set Dir, or Database and one of Blobs and S3")
 	}
-	if !sqldb.IsURL(o.Database) && strings.Contains(strings.ToLower(o.Database), "password=") {
-		return driver.Errorf(driver.ErrInvalid, "Database contains a password, but is not a URL; use postgres://USER:PASSWORD@HOST/NAME")
-	}
 	setDefault(&o.Inline, 16<<10)
 	setDefault(&o.Lease, 30*time.Second)
 	setDefault(&o.Grace, 24*time.Hour)

@@ -68,7 +68,7 @@ func pathChainQuery(vol []byte, from int64, names []string, list *[]inode) sqldb
 	for i, n := range names {
 		bytes[i] = []byte(n)
 	}
-	// OFFSET 0 as {each} has it in PostgreSQL: otherwise a plan that was made while the tables are small reads
+	// OFFSET 0 as in {each}: otherwise a plan that was made while the tables are small reads
 	// all of them, and is kept when they have grown.
 	return sqldb.SelectAll(list, (*inode).scanDest, `WITH RECURSIVE w (d, ino) AS (
 			`+pathChainStart+`

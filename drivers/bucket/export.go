@@ -209,10 +209,8 @@ func (export *orgExport) putOrgObject(ctx context.Context) error {
 func (export *orgExport) raiseGeneration(ctx context.Context, id []byte, above int64) error {
 	export.ns.log.Warn("a volume has manifests newer than its row: the database was restored from an older copy; exporting the volume with a higher generation",
 		"volume", rows.FormatID(id), "generation", above)
-	return export.ns.db.RunTx(ctx, sqldb.TxOptions{}, func(tx sqldb.Tx) error {
-		tx.QueueExec(`UPDATE volumes SET generation = $3 WHERE org = $1 AND id = $2 AND generation < $3`, export.org.id, id, above+1)
-		return nil
-	})
+	return sqldb.Exec(ctx, export.ns.db, sqldb.TxOptions{},
+		sqldb.Statement(`UPDATE volumes SET generation = $3 WHERE org = $1 AND id = $2 AND generation < $3`, export.org.id, id, above+1))
 }
 
 // exportVolume writes the manifest of one volume and records it in the volume's row. It
@@ -242,10 +240,8 @@ func (export *orgExport) exportVolume(ctx context.Context, id []byte, top int64)
 	if err != nil || head == nil { // nil: the volume was removed
 		return -1, err
 	}
-	err = export.ns.db.RunTx(ctx, sqldb.TxOptions{}, func(tx sqldb.Tx) error {
-		tx.QueueExec(`UPDATE volumes SET exported = $3 WHERE org = $1 AND id = $2 AND exported < $3`, export.org.id, id, head.Generation)
-		return nil
-	})
+	err = sqldb.Exec(ctx, export.ns.db, sqldb.TxOptions{},
+		sqldb.Statement(`UPDATE volumes SET exported = $3 WHERE org = $1 AND id = $2 AND exported < $3`, export.org.id, id, head.Generation))
 	if err != nil {
 		return -1, err
 	}

@@ -29,20 +29,14 @@ func orgExportJob(id []byte) string { return exportedAll + "/" + hex.EncodeToStr
 
 // recordExport records when an export began, of one organisation or (org is nil) of all.
 func (ns *Namespace) recordExport(ctx context.Context, name string, org []byte, at int64) error {
-	return ns.db.RunTx(ctx, sqldb.TxOptions{}, func(tx sqldb.Tx) error {
-		tx.QueueExec(`INSERT INTO jobs (name, session, expires) VALUES ($1, $2, $3)
-			ON CONFLICT (name) DO UPDATE SET expires = excluded.expires`, name, sqldb.NullIfNil(org), at)
-		return nil
-	})
+	return sqldb.Exec(ctx, ns.db, sqldb.TxOptions{}, sqldb.Statement(`INSERT INTO jobs (name, session, expires) VALUES ($1, $2, $3)
+			ON CONFLICT (name) DO UPDATE SET expires = excluded.expires`, name, sqldb.NullIfNil(org), at))
 }
 
 // recordExporter records that a process exports.
 func (ns *Namespace) recordExporter(ctx context.Context) error {
-	return ns.db.RunTx(ctx, sqldb.TxOptions{}, func(tx sqldb.Tx) error {
-		tx.QueueExec(`INSERT INTO jobs (name, session, expires) VALUES ($1, NULL, {now} + $2)
-			ON CONFLICT (name) DO UPDATE SET expires = excluded.expires`, exporter, int64(exporterKept))
-		return nil
-	})
+	return sqldb.Exec(ctx, ns.db, sqldb.TxOptions{}, sqldb.Statement(`INSERT INTO jobs (name, session, expires) VALUES ($1, NULL, {now} + $2)
+			ON CONFLICT (name) DO UPDATE SET expires = excluded.expires`, exporter, int64(exporterKept)))
 }
 
 // sweepAwaitsExport reports whether the sweeper must keep the blobs that were freed since the

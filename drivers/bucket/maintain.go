@@ -134,28 +134,21 @@ func (ns *Namespace) runExclusiveJob(ctx context.Context, name string, fn func(c
 	<-done
 	after, stop := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer stop()
-	return errors.Join(err, ns.db.RunTx(after, sqldb.TxOptions{Lazy: true}, func(tx sqldb.Tx) error {
-		tx.QueueExec(`UPDATE jobs SET expires = 0 WHERE name = $1 AND session = $2`, name, ns.processID)
-		return nil
-	}))
+	return errors.Join(err, sqldb.Exec(after, ns.db, sqldb.TxOptions{Lazy: true},
+		sqldb.Statement(`UPDATE jobs SET expires = 0 WHERE name = $1 AND session = $2`, name, ns.processID)))
 }
 
 // acquireJobLease takes or renews the lease of a job. ErrInUse: another process has it.
 func (ns *Namespace) acquireJobLease(ctx context.Context, name string) error {
-	return ns.db.RunTx(ctx, sqldb.TxOptions{Lazy: true}, func(tx sqldb.Tx) error {
-		var n int64
-		ask := sqldb.Statement(`INSERT INTO jobs (name, session, expires) VALUES ($1, $2, {now} + $3)
+	var changed int64
+	err := sqldb.Exec(ctx, ns.db, sqldb.TxOptions{Lazy: true},
+		sqldb.Counted(&changed, `INSERT INTO jobs (name, session, expires) VALUES ($1, $2, {now} + $3)
 			ON CONFLICT (name) DO UPDATE SET session = excluded.session, expires = excluded.expires
-			WHERE jobs.expires < {now} OR jobs.session = excluded.session`, name, ns.processID, int64(jobLease))
-		ask.Affected = &n
-		if err := tx.RunQueries(ask); err != nil {
-			return err
-		}
-		if n == 0 {
-			return driver.Errorf(driver.ErrInUse, "another process is already doing this")
-		}
-		return nil
-	})
+			WHERE jobs.expires < {now} OR jobs.session = excluded.session`, name, ns.processID, int64(jobLease)))
+	if err == nil && changed == 0 {
+		err = driver.Errorf(driver.ErrInUse, "another process is already doing this")
+	}
+	return err
 }
 
 // endExpiredSessions ends the sessions whose lease has run out.
@@ -185,11 +178,9 @@ func (ns *Namespace) releaseLateCommits(ctx context.Context) error {
 	if err != nil || !drafts && !orphans {
 		return err
 	}
-	return ns.db.RunTx(ctx, sqldb.TxOptions{}, func(tx sqldb.Tx) error {
-		tx.QueueExec(`UPDATE volumes SET state = 'removing', session = NULL WHERE state = 'creating' AND ` + ended)
-		tx.QueueExec(`UPDATE orphans SET session = NULL WHERE ` + ended)
-		return nil
-	})
+	return sqldb.Exec(ctx, ns.db, sqldb.TxOptions{},
+		sqldb.Statement(`UPDATE volumes SET state = 'removing', session = NULL WHERE state = 'creating' AND `+ended),
+		sqldb.Statement(`UPDATE orphans SET session = NULL WHERE `+ended))
 }
 
 // volumeID names a volume by its organisation and its id.
@@ -244,26 +235,15 @@ func (ns *Namespace) purgeVolumeRows(ctx context.Context, volume volumeID) (more
 			if done >= reapSteps {
 				return true, nil
 			}
-			err := ns.db.RunTx(ctx, sqldb.TxOptions{Lazy: true}, func(tx sqldb.Tx) error {
-				del := sqldb.Statement(sql, volume.vol, purgeRows)
-				del.Affected = &n
-				return tx.RunQueries(del)
-			})
-			if err != nil {
+			if err := sqldb.Exec(ctx, ns.db, sqldb.TxOptions{Lazy: true}, sqldb.Counted(&n, sql, volume.vol, purgeRows)); err != nil {
 				return false, err
 			}
 		}
 	}
-	err = ns.db.RunTx(ctx, sqldb.TxOptions{}, func(tx sqldb.Tx) error {
-		tx.QueueExec(`DELETE FROM ops WHERE vol = $1`, volume.vol)
-		for _, sql := range []string{
-			`DELETE FROM attachments WHERE org = $1 AND vol = $2`,
-			`DELETE FROM volumes WHERE org = $1 AND id = $2 AND state = 'removing'`,
-		} {
-			tx.QueueExec(sql, volume.org, volume.vol)
-		}
-		return nil
-	})
+	err = sqldb.Exec(ctx, ns.db, sqldb.TxOptions{},
+		sqldb.Statement(`DELETE FROM ops WHERE vol = $1`, volume.vol),
+		sqldb.Statement(`DELETE FROM attachments WHERE org = $1 AND vol = $2`, volume.org, volume.vol),
+		sqldb.Statement(`DELETE FROM volumes WHERE org = $1 AND id = $2 AND state = 'removing'`, volume.org, volume.vol))
 	if err == nil {
 		ns.metrics.reapedVolumes.Inc()
 	}

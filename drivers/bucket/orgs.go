@@ -110,10 +110,8 @@ func (ns *Namespace) reapRemovedOrgs(ctx context.Context) error {
 // its manifests, and once its blobs are gone its row.
 func (ns *Namespace) reapRemovedOrg(ctx context.Context, org []byte) error {
 	// A volume that was being created during the removal goes, too.
-	err := ns.db.RunTx(ctx, sqldb.TxOptions{}, func(tx sqldb.Tx) error {
-		tx.QueueExec(`UPDATE volumes SET state = 'removing', session = NULL, generation = generation + 1 WHERE org = $1 AND state <> 'removing'`, org)
-		return nil
-	})
+	err := sqldb.Exec(ctx, ns.db, sqldb.TxOptions{},
+		sqldb.Statement(`UPDATE volumes SET state = 'removing', session = NULL, generation = generation + 1 WHERE org = $1 AND state <> 'removing'`, org))
 	if err != nil {
 		return err
 	}

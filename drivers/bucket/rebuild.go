@@ -113,11 +113,9 @@ func (r *rebuild) rebuildNamespace(ctx context.Context) error {
 	if err := r.settleBlobs(ctx); err != nil {
 		return err
 	}
-	return r.ns.db.RunTx(ctx, sqldb.TxOptions{}, func(tx sqldb.Tx) error {
-		tx.QueueExec(`UPDATE volumes SET state = 'ready' WHERE state = 'creating'`)
-		tx.QueueExec(`DELETE FROM jobs WHERE name = $1`, rebuilding)
-		return nil
-	})
+	return sqldb.Exec(ctx, r.ns.db, sqldb.TxOptions{},
+		sqldb.Statement(`UPDATE volumes SET state = 'ready' WHERE state = 'creating'`),
+		sqldb.Statement(`DELETE FROM jobs WHERE name = $1`, rebuilding))
 }
 
 // rebuilding is the name of a row of jobs that exists from the first change of a rebuild to
@@ -152,10 +150,8 @@ func (r *rebuild) startRebuild(ctx context.Context) error {
 			return err
 		}
 	}
-	return r.ns.db.RunTx(ctx, sqldb.TxOptions{}, func(tx sqldb.Tx) error {
-		tx.QueueExec(`INSERT INTO jobs (name, session, expires) VALUES ($1, NULL, 0) ON CONFLICT DO NOTHING`, rebuilding)
-		return nil
-	})
+	return sqldb.Exec(ctx, r.ns.db, sqldb.TxOptions{},
+		sqldb.Statement(`INSERT INTO jobs (name, session, expires) VALUES ($1, NULL, 0) ON CONFLICT DO NOTHING`, rebuilding))
 }
 
 // clearPartialRebuild deletes all that a rebuild has written.
@@ -172,11 +168,9 @@ func (r *rebuild) clearPartialRebuild(ctx context.Context) error {
 	if err := r.execInBatches(ctx, `DELETE FROM blobs WHERE (org, id) IN (SELECT org, id FROM blobs LIMIT $1)`, nil); err != nil {
 		return err
 	}
-	return r.ns.db.RunTx(ctx, sqldb.TxOptions{}, func(tx sqldb.Tx) error {
-		tx.QueueExec(`DELETE FROM orgs`)
-		tx.QueueExec(`DELETE FROM jobs WHERE name = $1`, rebuilding)
-		return nil
-	})
+	return sqldb.Exec(ctx, r.ns.db, sqldb.TxOptions{},
+		sqldb.Statement(`DELETE FROM orgs`),
+		sqldb.Statement(`DELETE FROM jobs WHERE name = $1`, rebuilding))
 }
 
 // deleteVolumeRows deletes the rows of a volume, its own last. Its blobs stay: others may
@@ -191,22 +185,16 @@ func (r *rebuild) deleteVolumeRows(ctx context.Context, volume volumeID) error {
 			return err
 		}
 	}
-	return r.ns.db.RunTx(ctx, sqldb.TxOptions{Lazy: true}, func(tx sqldb.Tx) error {
-		tx.QueueExec(`DELETE FROM volumes WHERE org = $1 AND id = $2`, volume.org, volume.vol)
-		return nil
-	})
+	return sqldb.Exec(ctx, r.ns.db, sqldb.TxOptions{Lazy: true},
+		sqldb.Statement(`DELETE FROM volumes WHERE org = $1 AND id = $2`, volume.org, volume.vol))
 }
 
 // execInBatches runs a statement that changes up to $1 rows until it changes fewer. If total
 // is not nil, the number of rows is added to it.
 func (r *rebuild) execInBatches(ctx context.Context, sql string, total *int64, args ...any) error {
 	for n := int64(purgeRows); n == purgeRows; {
-		err := r.ns.db.RunTx(ctx, sqldb.TxOptions{Lazy: true}, func(tx sqldb.Tx) error {
-			ask := sqldb.Statement(sql, append([]any{purgeRows}, args...)...)
-			ask.Affected = &n
-			return tx.RunQueries(ask)
-		})
-		if err != nil {
+		counted := sqldb.Counted(&n, sql, append([]any{purgeRows}, args...)...)
+		if err := sqldb.Exec(ctx, r.ns.db, sqldb.TxOptions{Lazy: true}, counted); err != nil {
 			return err
 		}
 		if total != nil {
@@ -272,10 +260,8 @@ func (r *rebuild) rebuildOrg(ctx context.Context, org *rebuiltOrg) error {
 	if err != nil {
 		return err
 	}
-	err = r.ns.db.RunTx(ctx, sqldb.TxOptions{Lazy: true}, func(tx sqldb.Tx) error {
-		tx.QueueExec(`INSERT INTO orgs (id, name, created) VALUES ($1, $2, $3) ON CONFLICT (id) DO NOTHING`, row.id, row.name, row.created)
-		return nil
-	})
+	err = sqldb.Exec(ctx, r.ns.db, sqldb.TxOptions{Lazy: true},
+		sqldb.Statement(`INSERT INTO orgs (id, name, created) VALUES ($1, $2, $3) ON CONFLICT (id) DO NOTHING`, row.id, row.name, row.created))
 	if err != nil {
 		return err
 	}

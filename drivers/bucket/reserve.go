@@ -349,10 +349,8 @@ func (pool *reservePool) releaseAll() {
 	owner := pool.ownerClaimed
 	pool.mu.Unlock()
 	if err == nil && owner {
-		err = pool.ns.db.RunTx(ctx, sqldb.TxOptions{Lazy: true}, func(tx sqldb.Tx) error {
-			tx.QueueExec(`DELETE FROM jobs WHERE name = $1`, ownerPrefix+hex.EncodeToString(pool.ns.processID))
-			return nil
-		})
+		err = sqldb.Exec(ctx, pool.ns.db, sqldb.TxOptions{Lazy: true},
+			sqldb.Statement(`DELETE FROM jobs WHERE name = $1`, ownerPrefix+hex.EncodeToString(pool.ns.processID)))
 	}
 	if err != nil { // sweepers take what is left once the row expires
 		pool.ns.log.Warn("cannot give back registered blobs", "error", err)

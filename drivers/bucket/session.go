@@ -120,16 +120,10 @@ func (s *session) renewUntilStopped(ctx context.Context, row []byte, done chan s
 
 // renewLease renews the lease of a session. alive is false if it has run out before.
 func (ns *Namespace) renewLease(ctx context.Context, row []byte, lease time.Duration) (alive bool, err error) {
-	renewal := func(tx sqldb.Tx) error {
-		var n int64
-		ask := sqldb.Statement(`UPDATE sessions SET expires = {now} + $2 WHERE id = $1 AND expires > {now}`, row, int64(lease))
-		ask.Affected = &n
-		err := tx.RunQueries(ask)
-		alive = n > 0
-		return err
-	}
-	err = ns.db.Freeing(func() error { return ns.db.RunTx(ctx, sqldb.TxOptions{Lazy: true}, renewal) })
-	return alive, err
+	var changed int64
+	renewal := sqldb.Counted(&changed, `UPDATE sessions SET expires = {now} + $2 WHERE id = $1 AND expires > {now}`, row, int64(lease))
+	err = ns.db.Freeing(func() error { return sqldb.Exec(ctx, ns.db, sqldb.TxOptions{Lazy: true}, renewal) })
+	return changed > 0, err
 }
 
 // endSession ends the session, and releases all that it holds.
@@ -310,12 +304,10 @@ func (h *heldAttachment) Detach(ctx context.Context) error {
 
 // releaseAttachment deletes the attachment's row, and the fence if it is the exclusive writer.
 func (h *heldAttachment) releaseAttachment(ctx context.Context) error {
-	err := h.b.ns.db.RunTx(ctx, sqldb.TxOptions{}, func(tx sqldb.Tx) error {
-		tx.QueueExec(`UPDATE volumes SET writer = CASE WHEN writer = $3 THEN NULL ELSE writer END, `+usedNow+` WHERE org = $1 AND id = $2`,
-			h.b.org, parseID(h.info.VolumeID), h.id)
-		tx.QueueExec(`DELETE FROM attachments WHERE id = $1`, h.id)
-		return nil
-	})
+	err := sqldb.Exec(ctx, h.b.ns.db, sqldb.TxOptions{},
+		sqldb.Statement(`UPDATE volumes SET writer = CASE WHEN writer = $3 THEN NULL ELSE writer END, `+usedNow+` WHERE org = $1 AND id = $2`,
+			h.b.org, parseID(h.info.VolumeID), h.id),
+		sqldb.Statement(`DELETE FROM attachments WHERE id = $1`, h.id))
 	if err == nil {
 		h.detached = true
 	}

@@ -113,10 +113,8 @@ func (c *Client) Detach(ctx context.Context, id string) error {
 	if row == nil || att == nil {
 		return nil
 	}
-	return c.ns.db.RunTx(ctx, sqldb.TxOptions{}, func(tx sqldb.Tx) error {
-		tx.QueueExec(`UPDATE volumes SET writer = CASE WHEN writer = $2 THEN NULL ELSE writer END, `+usedNow+`
-			WHERE org = $1 AND id = (SELECT vol FROM attachments WHERE id = $2 AND org = $1 AND session = $3)`, c.org, att, row)
-		tx.QueueExec(`DELETE FROM attachments WHERE id = $1 AND org = $2 AND session = $3`, att, c.org, row)
-		return nil
-	})
+	return sqldb.Exec(ctx, c.ns.db, sqldb.TxOptions{},
+		sqldb.Statement(`UPDATE volumes SET writer = CASE WHEN writer = $2 THEN NULL ELSE writer END, `+usedNow+`
+			WHERE org = $1 AND id = (SELECT vol FROM attachments WHERE id = $2 AND org = $1 AND session = $3)`, c.org, att, row),
+		sqldb.Statement(`DELETE FROM attachments WHERE id = $1 AND org = $2 AND session = $3`, att, c.org, row))
 }

@@ -55,11 +55,9 @@ func (ns *Namespace) sweepAllBlobs(ctx context.Context) error {
 		err = ns.reapRemovedOrgs(ctx)
 	}
 	if err == nil {
-		err = ns.db.RunTx(ctx, sqldb.TxOptions{Lazy: true}, func(tx sqldb.Tx) error {
-			tx.QueueExec(`DELETE FROM ops WHERE at < {now} - $1`, int64(opsKept))
-			tx.QueueExec(`DELETE FROM jobs WHERE name LIKE '`+ownerPrefix+`%' AND expires < {now} - $1`, int64(opsKept))
-			return nil
-		})
+		err = sqldb.Exec(ctx, ns.db, sqldb.TxOptions{Lazy: true},
+			sqldb.Statement(`DELETE FROM ops WHERE at < {now} - $1`, int64(opsKept)),
+			sqldb.Statement(`DELETE FROM jobs WHERE name LIKE '`+ownerPrefix+`%' AND expires < {now} - $1`, int64(opsKept)))
 	}
 	if err == nil {
 		ns.metrics.sweeps.Inc()
@@ -134,9 +132,8 @@ func (ns *Namespace) deleteUnreferencedRows(ctx context.Context, list []sweepCan
 		gone := make([]int64, len(list))
 		dels := make([]sqldb.Query, len(list))
 		for i, s := range list {
-			dels[i] = sqldb.Statement(`DELETE FROM blobs WHERE org = $1 AND id = $2 AND freed = $3
+			dels[i] = sqldb.Counted(&gone[i], `DELETE FROM blobs WHERE org = $1 AND id = $2 AND freed = $3
 				AND NOT EXISTS (SELECT 1 FROM chunks c WHERE c.org = $1 AND c.blob = $2)`, s.org, s.id, s.freed)
-			dels[i].Affected = &gone[i]
 		}
 		if err := tx.RunQueries(dels...); err != nil {
 			return err

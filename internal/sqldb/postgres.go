@@ -132,8 +132,8 @@ func withSetwisePlanning(list []Query) []Query {
 func (p *postgresDB) readResult(res pgx.BatchResults, q Query, began *bool) error {
 	if q.scanRow == nil {
 		tag, err := res.Exec()
-		if err == nil && q.Affected != nil {
-			*q.Affected = tag.RowsAffected()
+		if err == nil && q.affected != nil {
+			*q.affected = tag.RowsAffected()
 		}
 		return err
 	}

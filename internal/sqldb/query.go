@@ -7,7 +7,7 @@ package sqldb
 type Query struct {
 	SQL      string
 	Args     []any
-	Affected *int64                   // if not nil, gets the number of rows that a transaction changed
+	affected *int64                   // if not nil, gets the number of rows that a transaction changed
 	scanRow  func(scan Scanner) error // called for each row; nil: the statement returns none
 	missing  error                    // that of the query if no row comes; nil: none
 
@@ -25,6 +25,11 @@ type Scanner func(dest ...any) error
 
 // Statement makes a query that returns no rows.
 func Statement(sql string, args ...any) Query { return Query{SQL: sql, Args: args} }
+
+// Counted makes a statement of a transaction that sets changed to the number of rows it changed.
+func Counted(changed *int64, sql string, args ...any) Query {
+	return Query{SQL: sql, Args: args, affected: changed}
+}
 
 // EachRow makes a query that hands each row to fn. Without ResetRows it cannot be retried once
 // fn has had a row.

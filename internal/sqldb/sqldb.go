@@ -99,6 +99,14 @@ type Tx interface {
 	QueueExec(sql string, args ...any)
 }
 
+// Exec runs statements in one transaction: on a server in one round trip.
+func Exec(ctx context.Context, db DB, opts TxOptions, list ...Query) error {
+	return db.RunTx(ctx, opts, func(tx Tx) error {
+		tx.Queue(list...)
+		return nil
+	})
+}
+
 // Runner runs queries, inside a transaction or outside.
 type Runner func(list ...Query) error
 
@@ -117,6 +125,9 @@ func Open(ctx context.Context, opts Options) (DB, error) {
 		return openPostgres(ctx, opts)
 	case opts.Database == "" || IsURL(opts.Database):
 		return nil, driver.Errorf(driver.ErrInvalid, "the database must be the path of a SQLite file or a URL such as postgres://user@host/name")
+	}
+	if strings.Contains(strings.ToLower(opts.Database), "password=") { // in the form "host=... password=..." of libpq
+		return nil, driver.Errorf(driver.ErrInvalid, "the database contains a password, but is not a URL; use postgres://USER:PASSWORD@HOST/NAME")
 	}
 	return openSQLite(ctx, opts)
 }

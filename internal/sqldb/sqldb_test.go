@@ -63,9 +63,7 @@ func TestTransactions(t *testing.T) {
 		err := db.RunTx(ctx, TxOptions{}, func(tx Tx) error {
 			insert(tx, "a", 1)
 			insert(tx, "b", 2)
-			update := Statement(`UPDATE t SET n = n + $1`, 10)
-			update.Affected = &changed
-			tx.Queue(update)
+			tx.Queue(Counted(&changed, `UPDATE t SET n = n + $1`, 10))
 			return nil
 		})
 		if err != nil || changed != 2 {
@@ -188,6 +186,7 @@ func TestURLs(t *testing.T) {
 		"postgres://u:s3cr w@rd",
 		"mysql://u:s3cr@127.0.0.1/db",
 		"POSTGRES://u:s3cr@127.0.0.1/db",
+		"host=127.0.0.1 user=u PASSWORD=s3cr",
 	} {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		_, err := Open(ctx, Options{Database: url, Migrations: testMigrations})

@@ -173,8 +173,8 @@ func (tx *sqliteTx) RunQueries(list ...Query) error {
 		if err != nil {
 			return err
 		}
-		if q.Affected != nil {
-			*q.Affected = n
+		if q.affected != nil {
+			*q.affected = n
 		}
 	}
 	return nil

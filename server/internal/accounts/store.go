@@ -82,12 +82,7 @@ func (s *Store) Close() error {
 // exec runs one statement, with parameters $1, $2 and so on, and returns the number of rows it
 // changed. It may run twice if a connection is lost, so the statement must be idempotent.
 func (s *Store) exec(ctx context.Context, query string, args ...any) (n int64, err error) {
-	statement := sqldb.Statement(query, args...)
-	statement.Affected = &n
-	err = s.runTx(ctx, sqldb.TxOptions{}, func(tx sqldb.Tx) error {
-		tx.Queue(statement)
-		return nil
-	})
+	err = s.db.Freeing(func() error { return sqldb.Exec(ctx, s.db, sqldb.TxOptions{}, sqldb.Counted(&n, query, args...)) })
 	return n, err
 }
 

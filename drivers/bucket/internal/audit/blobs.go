@@ -35,9 +35,7 @@ func (c *Audit) repairAndReport(f driver.Finding, fix func(tx sqldb.Tx) (int64, 
 
 // execCounting runs a statement and returns how many rows it changed.
 func execCounting(tx sqldb.Tx, sql string, args ...any) (n int64, err error) {
-	ask := sqldb.Statement(sql, args...)
-	ask.Affected = &n
-	err = tx.RunQueries(ask)
+	err = tx.RunQueries(sqldb.Counted(&n, sql, args...))
 	return n, err
 }
 
