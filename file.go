@@ -24,7 +24,7 @@ func (f *File) NewReader(ctx context.Context, off, n int64) *Reader {
 	if n >= 0 && off <= math.MaxInt64-n {
 		end = off + n
 	}
-	return &Reader{ctx: ctx, f: f, off: off, end: end}
+	return &Reader{ctx: ctx, f: f, start: off, off: off, end: end}
 }
 
 // wrapError leaves io.EOF as it is, which io's interfaces ask for.

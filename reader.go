@@ -11,10 +11,11 @@ import (
 // Reader streams a range of a file, as io.ReadSeeker and io.WriterTo. It serves io.Copy with
 // large reads of its own. It must not be used from several goroutines at once.
 type Reader struct {
-	ctx context.Context // of NewReader: io.Reader has no place for one
-	f   *File
-	off int64
-	end int64 // first byte not to read; < 0: the file's end
+	ctx   context.Context // of NewReader: io.Reader has no place for one
+	f     *File
+	start int64 // of the range; Seek counts from there
+	off   int64 // of the file, as start and end
+	end   int64 // first byte not to read; < 0: the file's end
 
 	// atEOF is true when the last read returned bytes together with io.EOF. The next Read
 	// reports that EOF without asking the backend, where it would be a request; the one after
@@ -45,11 +46,12 @@ func (r *Reader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Seek implements io.Seeker. io.SeekEnd counts from the end of the range that the Reader was
-// made for, or of the file as it is now.
+// Seek implements io.Seeker. Offsets count from the start of the range that the Reader was made
+// for, io.SeekEnd from its end, or from that of the file as it is now.
 func (r *Reader) Seek(off int64, whence int) (int64, error) {
 	switch whence {
 	case io.SeekStart:
+		off += r.start
 	case io.SeekCurrent:
 		off += r.off
 	case io.SeekEnd:
@@ -65,11 +67,11 @@ func (r *Reader) Seek(off int64, whence int) (int64, error) {
 	default:
 		return 0, r.f.wrapError("seek", driver.Errorf(ErrInvalid, "whence %d: use io.SeekStart, io.SeekCurrent or io.SeekEnd", whence))
 	}
-	if off < 0 {
-		return 0, r.f.wrapError("seek", driver.Errorf(ErrInvalid, "offset %d: must not be negative", off))
+	if off < r.start {
+		return 0, r.f.wrapError("seek", driver.Errorf(ErrInvalid, "offset %d: must not be negative", off-r.start))
 	}
 	r.off, r.atEOF = off, false
-	return off, nil
+	return off - r.start, nil
 }
 
 // streamBuf is the size of one read when a stream is copied: large enough that the

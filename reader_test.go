@@ -52,6 +52,7 @@ func TestReaderGoesOn(t *testing.T) {
 	}
 }
 
+// TestReaderSeek: offsets count from the start of the range, as those of io.SectionReader.
 func TestReaderSeek(t *testing.T) {
 	f := &File{d: &countingFile{data: []byte("0123456789")}, vol: &Volume{}, path: "f"}
 	r := f.NewReader(t.Context(), 2, 5) // 23456
@@ -60,14 +61,14 @@ func TestReaderSeek(t *testing.T) {
 		whence int
 		at     int64
 		rest   string
-	}{{0, io.SeekCurrent, 2, "23456"}, {-2, io.SeekEnd, 5, "56"}, {3, io.SeekStart, 3, "3456"}, {0, io.SeekEnd, 7, ""}, {9, io.SeekStart, 9, ""}} {
+	}{{0, io.SeekCurrent, 0, "23456"}, {-2, io.SeekEnd, 3, "56"}, {1, io.SeekStart, 1, "3456"}, {0, io.SeekEnd, 5, ""}, {9, io.SeekStart, 9, ""}} {
 		at, err := r.Seek(c.off, c.whence)
 		rest, rerr := io.ReadAll(r)
 		if at != c.at || string(rest) != c.rest || err != nil || rerr != nil {
 			t.Errorf("seek %d, %d: at %d, %q, %v, %v; want %d, %q", c.off, c.whence, at, rest, err, rerr, c.at, c.rest)
 		}
 	}
-	for _, whence := range []int{io.SeekStart, 7} {
+	for _, whence := range []int{io.SeekStart, 7} { // before the range, too, although the file has a byte there
 		if _, err := r.Seek(-1, whence); !errors.Is(err, ErrInvalid) {
 			t.Errorf("seek -1, %d: %v", whence, err)
 		}
