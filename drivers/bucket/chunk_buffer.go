@@ -62,12 +62,11 @@ func (x *chunkBuffer) releaseMemory() {
 	x.held = 0
 }
 
-// recycleBuffer returns the buffer to the pool. Nothing may use data any more.
-func (x *chunkBuffer) recycleBuffer() {
-	if cap(x.data) == chunkSize {
-		buffers.Put((*[chunkSize]byte)(x.data[:chunkSize]))
+// recycleBuffer returns a buffer of allocateBuffer to the pool. Nothing may use it any more.
+func recycleBuffer(data []byte) {
+	if cap(data) == chunkSize {
+		buffers.Put((*[chunkSize]byte)(data[:chunkSize]))
 	}
-	x.data = nil
 }
 
 // allocateBuffer returns a buffer of n bytes, out of the pool if it is a whole chunk. It is

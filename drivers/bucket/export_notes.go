@@ -97,14 +97,7 @@ func (f *exportFailures) joinedErr() error { return errors.Join(f.list...) }
 // runPeriodicExports exports every Options.Export until ctx ends. All processes of the
 // namespace check whether an export is due, and one at a time runs it.
 func (ns *Namespace) runPeriodicExports(ctx context.Context) {
-	tick := time.NewTicker(min(ns.opts.Export, max(ns.opts.Export/10, time.Second), time.Minute))
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
+	for range ticks(ctx, min(ns.opts.Export, max(ns.opts.Export/10, time.Second), time.Minute)) {
 		due, err := ns.isExportDue(ctx)
 		if err == nil && due {
 			err = ns.recordExporter(ctx)

@@ -3,6 +3,7 @@ package bucket
 import (
 	"context"
 	"errors"
+	"iter"
 	"sync"
 	"time"
 
@@ -90,6 +91,24 @@ func (ns *Namespace) runMaintenanceRounds(ctx context.Context, before, after fun
 	})
 }
 
+// ticks yields the time every interval until ctx ends.
+func ticks(ctx context.Context, interval time.Duration) iter.Seq[time.Time] {
+	return func(yield func(time.Time) bool) {
+		tick := time.NewTicker(interval)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case now := <-tick.C:
+				if !yield(now) {
+					return
+				}
+			}
+		}
+	}
+}
+
 // jobLease is how long a process that went silent keeps others from a job.
 const jobLease = 30 * time.Second
 
@@ -113,25 +132,17 @@ func (ns *Namespace) runExclusiveJob(ctx context.Context, name string, fn func(c
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		tick := time.NewTicker(jobLease / 3)
-		defer tick.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-tick.C:
-				if err := ns.acquireJobLease(ctx, name); errors.Is(err, driver.ErrInUse) {
-					cancel()
-				}
+	var renewal sync.WaitGroup
+	renewal.Go(func() {
+		for range ticks(ctx, jobLease/3) {
+			if err := ns.acquireJobLease(ctx, name); errors.Is(err, driver.ErrInUse) {
+				cancel()
 			}
 		}
-	}()
+	})
 	err := fn(ctx)
 	cancel()
-	<-done
+	renewal.Wait()
 	after, stop := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer stop()
 	return errors.Join(err, sqldb.Exec(after, ns.db, sqldb.TxOptions{Lazy: true},
@@ -219,26 +230,41 @@ func (ns *Namespace) reapOneRound(ctx context.Context) (more bool, err error) {
 // purgeRows bounds the rows of a removed volume that one transaction deletes.
 const purgeRows = 1000
 
-// purgeVolumeRows deletes up to reapSteps times purgeRows rows of a removed volume, its own
-// row last, and reports whether more are left.
-func (ns *Namespace) purgeVolumeRows(ctx context.Context, volume volumeID) (more bool, err error) {
-	done := 0
-	steps := []string{
-		`DELETE FROM chunks WHERE vol = $1 AND (ino, pos) IN (SELECT ino, pos FROM chunks WHERE vol = $1 ORDER BY ino, pos LIMIT $2)`,
-		`DELETE FROM dirents WHERE vol = $1 AND (parent, name) IN (SELECT parent, name FROM dirents WHERE vol = $1 ORDER BY parent, name LIMIT $2)`,
-		`DELETE FROM xattrs WHERE vol = $1 AND (ino, name) IN (SELECT ino, name FROM xattrs WHERE vol = $1 ORDER BY ino, name LIMIT $2)`,
-		`DELETE FROM inodes WHERE vol = $1 AND ino IN (SELECT ino FROM inodes WHERE vol = $1 ORDER BY ino LIMIT $2)`,
-		`DELETE FROM orphans WHERE vol = $1 AND ino IN (SELECT ino FROM orphans WHERE vol = $1 ORDER BY ino LIMIT $2)`,
-	}
-	for _, sql := range steps {
-		for n := int64(purgeRows); n == purgeRows; done++ {
-			if done >= reapSteps {
+// volumeTables are the tables of the files of volumes, with their keys beside the volume's id.
+var volumeTables = []struct{ name, key string }{
+	{"chunks", "ino, pos"}, {"dirents", "parent, name"}, {"xattrs", "ino, name"}, {"inodes", "ino"}, {"orphans", "ino"},
+}
+
+// deleteFileRows deletes the rows of a volume's files, in at most steps transactions (negative: as
+// many as it takes), and reports whether more are left. Blobs stay: others may share them.
+func (ns *Namespace) deleteFileRows(ctx context.Context, vol []byte, steps int) (more bool, err error) {
+	for _, t := range volumeTables {
+		for n := int64(purgeRows); n == purgeRows; steps-- {
+			if steps == 0 {
 				return true, nil
 			}
-			if err := sqldb.Exec(ctx, ns.db, sqldb.TxOptions{Lazy: true}, sqldb.Counted(&n, sql, volume.vol, purgeRows)); err != nil {
+			n, err = ns.execBatch(ctx, `DELETE FROM `+t.name+` WHERE vol = $2 AND (`+t.key+`) IN
+				(SELECT `+t.key+` FROM `+t.name+` WHERE vol = $2 ORDER BY `+t.key+` LIMIT $1)`, vol)
+			if err != nil {
 				return false, err
 			}
 		}
+	}
+	return false, nil
+}
+
+// execBatch runs a statement that changes up to $1 rows, which is purgeRows, and returns how many
+// it has changed. args are $2 and so on.
+func (ns *Namespace) execBatch(ctx context.Context, sql string, args ...any) (n int64, err error) {
+	err = sqldb.Exec(ctx, ns.db, sqldb.TxOptions{Lazy: true}, sqldb.Counted(&n, sql, append([]any{purgeRows}, args...)...))
+	return n, err
+}
+
+// purgeVolumeRows deletes up to reapSteps times purgeRows rows of a removed volume, its own
+// row last, and reports whether more are left.
+func (ns *Namespace) purgeVolumeRows(ctx context.Context, volume volumeID) (more bool, err error) {
+	if more, err := ns.deleteFileRows(ctx, volume.vol, reapSteps); err != nil || more {
+		return more, err
 	}
 	err = sqldb.Exec(ctx, ns.db, sqldb.TxOptions{},
 		sqldb.Statement(`DELETE FROM ops WHERE vol = $1`, volume.vol),

@@ -57,13 +57,7 @@ func fetchBufferSize(n int64) int64 {
 // newPrefetch returns a prefetch with a reference for the list and one for the goroutine. The
 // caller has reserved n bytes of budgetUsed and the buffer of share.
 func newPrefetch(pos, n, epoch int64, cancel context.CancelFunc, all *atomic.Int64, share *budget.Share) *prefetch {
-	fetch := &prefetch{pos: pos, epoch: epoch, done: make(chan struct{}), cancel: cancel, refCount: 2, budgetUsed: all, share: share}
-	if fetchBufferSize(n) == chunkSize {
-		fetch.data = buffers.Get().(*[chunkSize]byte)[:n]
-	} else {
-		fetch.data = make([]byte, n)
-	}
-	return fetch
+	return &prefetch{pos: pos, data: allocateBuffer(fetchBufferSize(n))[:n], epoch: epoch, done: make(chan struct{}), cancel: cancel, refCount: 2, budgetUsed: all, share: share}
 }
 
 // unref releases a reference. The caller holds readAhead.mu.
@@ -73,9 +67,7 @@ func (fetch *prefetch) unref() {
 	}
 	fetch.budgetUsed.Add(-int64(len(fetch.data)))
 	fetch.share.Release(int64(cap(fetch.data)))
-	if cap(fetch.data) == chunkSize {
-		buffers.Put((*[chunkSize]byte)(fetch.data[:chunkSize]))
-	}
+	recycleBuffer(fetch.data)
 }
 
 // evict cancels a prefetch and releases the list's reference. The caller takes it off the

@@ -173,17 +173,10 @@ func (r *rebuild) clearPartialRebuild(ctx context.Context) error {
 		sqldb.Statement(`DELETE FROM jobs WHERE name = $1`, rebuilding))
 }
 
-// deleteVolumeRows deletes the rows of a volume, its own last. Its blobs stay: others may
-// share them.
+// deleteVolumeRows deletes the rows of a volume, its own last.
 func (r *rebuild) deleteVolumeRows(ctx context.Context, volume volumeID) error {
-	for _, rows := range []struct{ table, key string }{
-		{"chunks", "ino, pos"}, {"dirents", "parent, name"}, {"xattrs", "ino, name"}, {"inodes", "ino"}, {"orphans", "ino"},
-	} {
-		err := r.execInBatches(ctx, `DELETE FROM `+rows.table+` WHERE vol = $2 AND (`+rows.key+`) IN
-			(SELECT `+rows.key+` FROM `+rows.table+` WHERE vol = $2 ORDER BY `+rows.key+` LIMIT $1)`, nil, volume.vol)
-		if err != nil {
-			return err
-		}
+	if _, err := r.ns.deleteFileRows(ctx, volume.vol, -1); err != nil {
+		return err
 	}
 	return sqldb.Exec(ctx, r.ns.db, sqldb.TxOptions{Lazy: true},
 		sqldb.Statement(`DELETE FROM volumes WHERE org = $1 AND id = $2`, volume.org, volume.vol))
@@ -193,8 +186,8 @@ func (r *rebuild) deleteVolumeRows(ctx context.Context, volume volumeID) error {
 // is not nil, the number of rows is added to it.
 func (r *rebuild) execInBatches(ctx context.Context, sql string, total *int64, args ...any) error {
 	for n := int64(purgeRows); n == purgeRows; {
-		counted := sqldb.Counted(&n, sql, append([]any{purgeRows}, args...)...)
-		if err := sqldb.Exec(ctx, r.ns.db, sqldb.TxOptions{Lazy: true}, counted); err != nil {
+		var err error
+		if n, err = r.ns.execBatch(ctx, sql, args...); err != nil {
 			return err
 		}
 		if total != nil {

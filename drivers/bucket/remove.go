@@ -129,14 +129,6 @@ func (b *Backend) reapTreeSteps(ctx context.Context, fsys *volumeFS, steps int) 
 	return more, nil
 }
 
-// reapedEntry is a directory entry, with its inode, that is removed.
-type reapedEntry struct {
-	inode
-	name []byte
-}
-
-func (e *reapedEntry) scanDest() []any { return append(e.inode.scanDest(), &e.name) }
-
 // selectReapRoots selects the inodes to remove in a volume ($1): orphans that no session
 // holds, and the directories of session $3. The files of that session are open in it.
 const selectReapRoots = `SELECT ` + inodeCols + ` FROM orphans r JOIN inodes i ON i.vol = r.vol AND i.ino = r.ino
@@ -194,8 +186,8 @@ func (reaper *treeReaper) reapNext() error {
 	}
 	full := false
 	if top.isDir() {
-		var list []reapedEntry
-		err := tx.RunQueries(sqldb.SelectAll(&list, (*reapedEntry).scanDest, `SELECT `+inodeCols+`, e.name FROM dirents e JOIN inodes i ON i.vol = e.vol AND i.ino = e.ino
+		var list []namedInode
+		err := tx.RunQueries(sqldb.SelectAll(&list, (*namedInode).scanDest, `SELECT `+inodeCols+`, e.name FROM dirents e JOIN inodes i ON i.vol = e.vol AND i.ino = e.ino
 			WHERE e.vol = $1 AND e.parent = $2 ORDER BY e.name LIMIT CAST($3 AS INTEGER)`, tx.vol, top.ino, reaper.entryBudget+1))
 		if err != nil {
 			return err
@@ -223,7 +215,7 @@ func (reaper *treeReaper) reapNext() error {
 
 // reapDirent removes an entry of a directory. A subdirectory is pushed; the inode of a file
 // goes with its last name.
-func (reaper *treeReaper) reapDirent(dir int64, e *reapedEntry) {
+func (reaper *treeReaper) reapDirent(dir int64, e *namedInode) {
 	reaper.tx.removeDirent(dir, string(e.name))
 	if e.isDir() {
 		reaper.pending = append(reaper.pending, namelessInode{inode: e.inode})

@@ -315,14 +315,7 @@ func (pool *reservePool) startKeepAlive() {
 	}
 	pool.ownerClaimed = true
 	pool.ns.goroutines.Go(func() {
-		tick := time.NewTicker(ownerLease / 8)
-		defer tick.Stop()
-		for {
-			select {
-			case <-pool.ns.lifetime.Done():
-				return
-			case <-tick.C:
-			}
+		for range ticks(pool.ns.lifetime, ownerLease/8) {
 			err := pool.ns.db.RunTx(pool.ns.lifetime, sqldb.TxOptions{Lazy: true}, func(tx sqldb.Tx) error { pool.ns.queueOwnerRenewal(tx); return nil })
 			if err != nil && pool.ns.lifetime.Err() == nil {
 				pool.ns.log.Warn("cannot renew the claim on registered blobs", "error", err)

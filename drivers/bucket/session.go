@@ -41,19 +41,8 @@ func (s *session) ensureSession(ctx context.Context) ([]byte, error) {
 	}
 	s.stopRenewal()
 	row, lease := newID(), s.b.ns.opts.Lease
-	host, _ := os.Hostname()
 	asked := time.Now()
-	// Freeing, because removals need a session, too.
-	err := s.b.ns.runFreeingTx(ctx, nil, func(tx sqldb.Tx) error {
-		var found bool
-		if err := tx.RunQueries(sqldb.SelectOne(&found, []any{new(int)}, `SELECT 1 FROM sessions WHERE id = $1`, row)); err != nil || found {
-			return err
-		}
-		tx.QueueExec(`INSERT INTO sessions (id, host, pid, created, expires) VALUES ($1, $2, $3, {now}, {now} + $4)`,
-			row, host, os.Getpid(), int64(lease))
-		return nil
-	})
-	if err != nil {
+	if err := s.b.ns.insertSession(ctx, row, nil, nil, lease); err != nil {
 		return nil, err
 	}
 	s.rowID, s.leaseEnd, s.renewalDone = row, asked.Add(lease), make(chan struct{})
@@ -61,6 +50,21 @@ func (s *session) ensureSession(ctx context.Context) ([]byte, error) {
 	s.cancelRenewal = stop
 	go s.renewUntilStopped(life, row, s.renewalDone)
 	return row, nil
+}
+
+// insertSession makes the row of a session; org and owner are those of a client's, or nil.
+func (ns *Namespace) insertSession(ctx context.Context, row []byte, org, owner any, lease time.Duration) error {
+	host, _ := os.Hostname()
+	return ns.runFreeingTx(ctx, nil, func(tx sqldb.Tx) error { // removals need a session, too
+		var found bool
+		// A retry after a commit whose answer was lost finds the row.
+		if err := tx.RunQueries(sqldb.SelectOne(&found, []any{new(int)}, `SELECT 1 FROM sessions WHERE id = $1`, row)); err != nil || found {
+			return err
+		}
+		tx.QueueExec(`INSERT INTO sessions (id, org, owner, host, pid, created, expires) VALUES ($1, $2, $3, $4, $5, {now}, {now} + $6)`,
+			row, org, owner, host, os.Getpid(), int64(lease))
+		return nil
+	})
 }
 
 // currentID returns the id of the session's row, nil if there is none.
@@ -86,14 +90,7 @@ func (s *session) stopRenewal() {
 func (s *session) renewUntilStopped(ctx context.Context, row []byte, done chan struct{}) {
 	defer close(done)
 	lease := s.b.ns.opts.Lease
-	tick := time.NewTicker(lease / 3)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
+	for range ticks(ctx, lease/3) {
 		asked := time.Now()
 		attemptCtx, cancel := context.WithTimeout(ctx, lease/3)
 		alive, err := s.b.ns.renewLease(attemptCtx, row, lease)

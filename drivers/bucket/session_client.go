@@ -3,7 +3,6 @@ package bucket
 import (
 	"context"
 	"errors"
-	"os"
 	"time"
 
 	"github.com/google/uuid"
@@ -31,8 +30,8 @@ func (ns *Namespace) Client(ctx context.Context, org, id, owner string, lease ti
 	c := &Client{b}
 	if resume {
 		err = c.checkSession(ctx, owner)
-	} else {
-		err = c.insertSession(ctx, owner)
+	} else if err = c.checkWritable(ctx); err == nil {
+		err = ns.insertSession(ctx, row[:], b.org, owner, lease)
 	}
 	if err != nil {
 		return nil, errors.Join(err, c.Leave())
@@ -42,25 +41,6 @@ func (ns *Namespace) Client(ctx context.Context, org, id, owner string, lease ti
 
 // Client is an organisation as a client's session sees it.
 type Client struct{ *Backend }
-
-// insertSession makes the row of a new session.
-func (c *Client) insertSession(ctx context.Context, owner string) error {
-	s := &c.session
-	if err := c.checkWritable(ctx); err != nil {
-		return err
-	}
-	host, _ := os.Hostname()
-	return c.ns.runFreeingTx(ctx, nil, func(tx sqldb.Tx) error { // removals need a session, too
-		var found bool
-		// A retry after a commit whose answer was lost finds the row.
-		if err := tx.RunQueries(sqldb.SelectOne(&found, []any{new(int)}, `SELECT 1 FROM sessions WHERE id = $1`, s.rowID)); err != nil || found {
-			return err
-		}
-		tx.QueueExec(`INSERT INTO sessions (id, org, owner, host, pid, created, expires) VALUES ($1, $2, $3, $4, $5, {now}, {now} + $6)`,
-			s.rowID, c.org, owner, host, os.Getpid(), int64(s.clientLease))
-		return nil
-	})
-}
 
 // checkSession returns ErrNotFound unless the session is alive, of this organisation and of
 // owner.

@@ -200,7 +200,7 @@ func (up *blobUpload) uploadStream(r io.Reader, pos, n int64) (int64, error) {
 			got += k
 			up.total += k
 		} else {
-			x.recycleBuffer()
+			recycleBuffer(x.data)
 			x.releaseMemory()
 		}
 		if errors.Is(err, io.EOF) {
@@ -258,7 +258,7 @@ func (up *blobUpload) startPut(pos int64, x *chunkBuffer) {
 			b.data = slices.Clone(b.data) // it lives in the row
 		}
 		*p.blob = *b
-		x.recycleBuffer()
+		recycleBuffer(x.data)
 		return nil
 	})
 }

@@ -200,34 +200,18 @@ func (f *fixer) ensureLostFound() error {
 	return f.recountLinks(manifest.RootIno)
 }
 
-// setLinkCount sets the link count of an inode to s.want.
-func (f *fixer) setLinkCount(s *suspect) error {
-	return f.execOnVolume(`UPDATE inodes SET nlink = $3 WHERE vol = $1 AND ino = $2`, s.ino, s.want)
+// setInodeColumn returns a repair that sets a column of an inode to s.want.
+func setInodeColumn(column string) func(f *fixer, s *suspect) error {
+	return func(f *fixer, s *suspect) error {
+		return f.execOnVolume(`UPDATE inodes SET `+column+` = $3 WHERE vol = $1 AND ino = $2`, s.ino, s.want)
+	}
 }
 
-// setAllocatedBytes sets the allocated bytes of a file to s.want.
-func (f *fixer) setAllocatedBytes(s *suspect) error {
-	return f.execOnVolume(`UPDATE inodes SET alloc = $3 WHERE vol = $1 AND ino = $2`, s.ino, s.want)
-}
-
-// setVolumeUsage sets the used bytes of the volume to s.want.
-func (f *fixer) setVolumeUsage(s *suspect) error {
-	return f.execOnVolume(`UPDATE volumes SET used = $3 WHERE id = $1 AND org = $2`, f.org, s.want)
-}
-
-// setXattrBytes sets the cached size of an inode's attributes to s.want.
-func (f *fixer) setXattrBytes(s *suspect) error {
-	return f.execOnVolume(`UPDATE inodes SET xattr_bytes = $3 WHERE vol = $1 AND ino = $2`, s.ino, s.want)
-}
-
-// setVolumeEntries sets the cached number of the volume's entries to s.want.
-func (f *fixer) setVolumeEntries(s *suspect) error {
-	return f.execOnVolume(`UPDATE volumes SET entries = $3 WHERE id = $1 AND org = $2`, f.org, s.want)
-}
-
-// setVolumeMetadata sets the cached bytes of the volume's metadata to s.want.
-func (f *fixer) setVolumeMetadata(s *suspect) error {
-	return f.execOnVolume(`UPDATE volumes SET metadata = $3 WHERE id = $1 AND org = $2`, f.org, s.want)
+// setVolumeColumn returns a repair that sets a column of the volume's row to s.want.
+func setVolumeColumn(column string) func(f *fixer, s *suspect) error {
+	return func(f *fixer, s *suspect) error {
+		return f.execOnVolume(`UPDATE volumes SET `+column+` = $3 WHERE id = $1 AND org = $2`, f.org, s.want)
+	}
 }
 
 // deleteChunksWhere deletes the chunks of an inode for which cond, with arg as $3, holds.

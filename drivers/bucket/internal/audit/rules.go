@@ -178,13 +178,13 @@ var volumeRules = []rule{
 			AND {live} ORDER BY i.ino LIMIT $5`},
 	{code: "directory-cycle", scope: atInode, fix: (*fixer).breakCycle, findsCycles: true,
 		what: "the directory is its own ancestor, and cannot be reached from the root; it is moved to lost+found"},
-	{code: "wrong-link-count", scope: atInode, fix: (*fixer).setLinkCount, what: "the link count is %d, but there are %d names",
+	{code: "wrong-link-count", scope: atInode, fix: setInodeColumn("nlink"), what: "the link count is %d, but there are %d names",
 		sql: `SELECT i.ino, ` + noName + `, i.nlink, coalesce(n.names, 0) FROM inodes i LEFT JOIN (SELECT e.ino, count(*) AS names
 				FROM dirents e JOIN inodes p ON p.vol = e.vol AND p.ino = e.parent AND {dir p} WHERE e.vol = $2 AND {in e.ino} GROUP BY e.ino) n ON n.ino = i.ino
 			WHERE i.vol = $2 AND {in i.ino} AND NOT ({dir i}) AND i.nlink <> coalesce(n.names, 0) AND (n.names > 0 OR ` + orphanedInode + `)
 			AND {live} ORDER BY i.ino LIMIT $5`},
 	// A tree under removal loses entries one by one, and its link counts are not updated.
-	{code: "wrong-link-count", scope: atInode, fix: (*fixer).setLinkCount, what: "the directory's link count is %d, but should be %d",
+	{code: "wrong-link-count", scope: atInode, fix: setInodeColumn("nlink"), what: "the directory's link count is %d, but should be %d",
 		sql: `SELECT i.ino, ` + noName + `, i.nlink, 2 + coalesce(n.dirs, 0) FROM inodes i LEFT JOIN (SELECT e.parent, count(*) AS dirs
 				FROM dirents e JOIN inodes d ON d.vol = e.vol AND d.ino = e.ino AND {dir d} WHERE e.vol = $2 AND {in e.parent} GROUP BY e.parent) n ON n.parent = i.ino
 			WHERE i.vol = $2 AND {in i.ino} AND {dir i} AND i.nlink <> 2 + coalesce(n.dirs, 0) AND NOT ` + orphanedInode + `
@@ -213,22 +213,22 @@ var volumeRules = []rule{
 		"%d chunks overlap the next, the first at %d: it is not known which bytes are right", nil),
 	newChunkRule("chunk-beyond-end", `k.len > 0 AND k.pos >= 0 AND k.pos + k.len > i.size`,
 		"%d chunks end after the file does, the first at %d; they are cut there", (*fixer).trimChunksToSize),
-	{code: "wrong-allocation", scope: atInode, fix: (*fixer).setAllocatedBytes, what: "%d bytes are counted as allocated, but %d are",
+	{code: "wrong-allocation", scope: atInode, fix: setInodeColumn("alloc"), what: "%d bytes are counted as allocated, but %d are",
 		sql: `SELECT i.ino, ` + noName + `, i.alloc, coalesce(n.bytes, 0) FROM inodes i
 			LEFT JOIN (SELECT k.ino, CAST(sum(k.len) AS BIGINT) AS bytes FROM chunks k WHERE k.vol = $2 AND {in k.ino} GROUP BY k.ino) n ON n.ino = i.ino
 			WHERE i.vol = $2 AND {in i.ino} AND {file i} AND i.alloc <> coalesce(n.bytes, 0) AND {live} ORDER BY i.ino LIMIT $5`},
-	{code: "wrong-usage", scope: atVolume, fix: (*fixer).setVolumeUsage, what: "the volume is counted as holding %d bytes, but holds %d",
+	{code: "wrong-usage", scope: atVolume, fix: setVolumeColumn("used"), what: "the volume is counted as holding %d bytes, but holds %d",
 		sql: `SELECT v.next_ino, ` + noName + `, v.used, m.bytes FROM volumes v
 			JOIN (SELECT CAST(coalesce(sum(i.size), 0) AS BIGINT) AS bytes FROM inodes i WHERE i.vol = $2 AND {file i}) m ON m.bytes <> v.used
 			WHERE v.org = $1 AND v.id = $2 AND {in v.next_ino} AND {live} LIMIT $5`},
-	{code: "wrong-attribute-bytes", scope: atInode, fix: (*fixer).setXattrBytes, what: "its attributes are counted as %d bytes, but have %d",
+	{code: "wrong-attribute-bytes", scope: atInode, fix: setInodeColumn("xattr_bytes"), what: "its attributes are counted as %d bytes, but have %d",
 		sql: `SELECT i.ino, ` + noName + `, i.xattr_bytes, coalesce(n.bytes, 0) FROM inodes i
 			LEFT JOIN (SELECT x.ino, CAST(sum(length(x.name) + length(x.value)) AS BIGINT) AS bytes FROM xattrs x WHERE x.vol = $2 AND {in x.ino} GROUP BY x.ino) n ON n.ino = i.ino
 			WHERE i.vol = $2 AND {in i.ino} AND i.xattr_bytes <> coalesce(n.bytes, 0) AND {live} ORDER BY i.ino LIMIT $5`},
-	{code: "wrong-entries", scope: atVolume, fix: (*fixer).setVolumeEntries, what: "the volume is counted as having %d entries, but has %d",
+	{code: "wrong-entries", scope: atVolume, fix: setVolumeColumn("entries"), what: "the volume is counted as having %d entries, but has %d",
 		sql: `SELECT v.next_ino, ` + noName + `, v.entries, m.n FROM volumes v JOIN (SELECT count(*) AS n FROM dirents WHERE vol = $2) m ON m.n <> v.entries
 			WHERE v.org = $1 AND v.id = $2 AND {in v.next_ino} AND {live} LIMIT $5`},
-	{code: "wrong-metadata", scope: atVolume, fix: (*fixer).setVolumeMetadata, what: "names, link targets and attributes are counted as %d bytes, but take %d",
+	{code: "wrong-metadata", scope: atVolume, fix: setVolumeColumn("metadata"), what: "names, link targets and attributes are counted as %d bytes, but take %d",
 		sql: `SELECT v.next_ino, ` + noName + `, v.metadata, m.bytes FROM volumes v
 			JOIN (SELECT CAST(` + strings.ReplaceAll(rows.MetadataBytes, "$1", "$2") + ` AS BIGINT) AS bytes) m ON m.bytes <> v.metadata
 			WHERE v.org = $1 AND v.id = $2 AND {in v.next_ino} AND {live} LIMIT $5`},
