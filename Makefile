@@ -3,9 +3,14 @@
 GO ?= $(shell command -v go || echo /usr/local/go/bin/go)
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 
-# What ships has no cgo: one static file, the same on every machine.
-# The version is that of git describe; -buildvcs would fail on a tree of another owner.
-GOBUILD = CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$(VERSION)"
+# What ships has no cgo: one static file, the same on every machine. Vet, tests and tools are
+# built in the same way, so that they all share what the go command has in its cache, also with
+# a clone of the tree somewhere else. The version is that of git describe; -buildvcs would fail
+# on a tree of another owner.
+export CGO_ENABLED = 0
+export GOFLAGS := $(shell $(GO) env GOFLAGS) -trimpath -buildvcs=false
+
+GOBUILD = $(GO) build -ldflags "-s -w -X main.version=$(VERSION)"
 PLATFORMS = linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
 
 # Where make install puts things; DESTDIR is what packagers set before PREFIX.
@@ -43,7 +48,7 @@ build: ## bin/vole for this machine
 
 man: ## the manual pages, in bin/man
 	rm -rf bin/man
-	CGO_ENABLED=0 $(GO) run -tags manpages -buildvcs=false -ldflags "-X main.version=$(VERSION)" ./cmd/vole -dir bin/man -date $(SOURCE_DATE_EPOCH)
+	$(GO) run -tags manpages -ldflags "-X main.version=$(VERSION)" ./cmd/vole -dir bin/man -date $(SOURCE_DATE_EPOCH)
 
 # The completions come from the binary, which runs on the machine that builds it.
 install: build man ## the binary, its manual pages and completions below $(DESTDIR)$(PREFIX)
@@ -68,9 +73,9 @@ quickstart: build ## a server and two hosts that share a volume, in seconds
 test: ## all tests
 	$(call GOTEST,all) ./...
 
-# The other tests of the gate, which runs no test twice.
+# The other tests of the gate, which runs no test twice, and vet by make lint.
 test-unraced: ## the tests that make race does not run
-	$(call GOTEST,unraced) -count=1 $$(scripts/gotest.sh packages unraced)
+	$(call GOTEST,unraced) -count=1 -vet=off $$(scripts/gotest.sh packages unraced)
 
 # Also with gVisor's runtime, which is built, not installed. As root.
 test-runsc: ## the tests of sandboxes with runsc beside crun and runc
@@ -79,7 +84,7 @@ test-runsc: ## the tests of sandboxes with runsc beside crun and runc
 
 # Needs a C compiler. Never from the cache, which does not know what raced.txt says.
 race: ## the tests that scripts/raced.txt names, under the race detector
-	CGO_ENABLED=1 $(call GOTEST,raced) -count=1 -race $$(scripts/gotest.sh packages raced)
+	CGO_ENABLED=1 $(call GOTEST,raced) -count=1 -vet=off -race $$(scripts/gotest.sh packages raced)
 
 lint: vet staticcheck ## gofmt, go vet and staticcheck, for Linux, macOS and Windows
 	@bad=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go')); \
