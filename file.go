@@ -35,6 +35,7 @@ func (f *File) wrapError(op string, err error) error {
 	return f.vol.wrapError(op, f.path, err)
 }
 
+// checkUsable checks an offset or size, and that ctx is not done.
 func (f *File) checkUsable(ctx context.Context, off int64) error {
 	if off < 0 {
 		return driver.Errorf(ErrInvalid, "offset or size %d: must not be negative", off)

@@ -49,6 +49,7 @@ func (f *FS) runOnTwoPaths(ctx context.Context, op, from, to string, fn func(fro
 	return f.vol.wrapError(op, from+" to "+driver.RootedPath(to), err)
 }
 
+// cleanVolumePath brings a path into the form that drivers take, unless ctx is done.
 func cleanVolumePath(ctx context.Context, path string) (string, error) {
 	if err := ctx.Err(); err != nil {
 		return "", err
@@ -182,7 +183,7 @@ func readAllBounded(ctx context.Context, h driver.File) ([]byte, error) {
 				return nil, err
 			}
 			// One byte more than the size shows the end without growing. A size is only
-			// believed up to 1 MiB before the bytes are there: sparse files claim any.
+			// believed up to 1 MiB before the bytes have come: sparse files claim any.
 			grow = max(min(e.Size, 1<<20)-int64(n), 0) + 1
 		}
 		buf = append(make([]byte, 0, int64(n)+grow), buf...)[:int64(n)+grow]
@@ -334,7 +335,7 @@ func (f *FS) Remove(ctx context.Context, path string) error {
 	})
 }
 
-// RemoveAll removes path and what is beneath it; nil when nothing is there.
+// RemoveAll removes path and what is beneath it; nil when it does not exist.
 func (f *FS) RemoveAll(ctx context.Context, path string) error {
 	return f.runOnPath(ctx, "remove", path, func(p string) error {
 		if err := refuseRoot(p); err != nil {
@@ -344,6 +345,7 @@ func (f *FS) RemoveAll(ctx context.Context, path string) error {
 	})
 }
 
+// refuseRoot refuses the volume's root for operations that replace or remove a name.
 func refuseRoot(p string) error {
 	if p == "." {
 		return driver.Errorf(ErrInvalid, "the volume's root cannot be removed, replaced or moved; name something in it, or remove the volume")
@@ -412,6 +414,7 @@ func (f *FS) Chown(ctx context.Context, path string, uid, gid int) error {
 	})
 }
 
+// checkOwner checks ids of Chown.
 func checkOwner(uid, gid int) error {
 	// 1<<32-1 is the kernel's own "keep".
 	if uid < -1 || gid < -1 || int64(uid) >= 1<<32-1 || int64(gid) >= 1<<32-1 {
@@ -430,6 +433,7 @@ func (f *FS) Chtimes(ctx context.Context, path string, atime, mtime time.Time) e
 	})
 }
 
+// checkTimes refuses years that a driver could not keep.
 func checkTimes(times ...time.Time) error {
 	for _, t := range times {
 		// RFC 3339 and JSON have no other years; some file systems do.
@@ -512,8 +516,10 @@ func (f *FS) runWithMode(ctx context.Context, op, path string, mode fs.FileMode,
 	})
 }
 
+// modeBits are the bits of a mode that can be set.
 const modeBits = fs.ModePerm | fs.ModeSetuid | fs.ModeSetgid | fs.ModeSticky
 
+// checkMode refuses a mode with other bits, such as a type.
 func checkMode(m fs.FileMode) error {
 	if m&^modeBits != 0 {
 		return driver.Errorf(ErrInvalid, "mode %v: only permission, setuid, setgid and sticky bits can be set", m)

@@ -10,7 +10,7 @@ import (
 )
 
 // Options says which volumes to open. Home, Profile and URL each do; with none of them
-// the ambient profile is opened, which is the first of these that is there:
+// the ambient profile is opened, which is the first of these that is set:
 //
 //   - the server at $VOLE_URL, with the key in $VOLE_API_KEY or in the file
 //     $VOLE_API_KEY_FILE, trusting also the certificates in $VOLE_CA_FILE

@@ -3,10 +3,16 @@ package vole_test
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -96,5 +102,57 @@ func TestOpenServer(t *testing.T) {
 	}
 	if _, err := os.Stat(home); err == nil {
 		t.Error("a home was made")
+	}
+}
+
+// TestReaderRequests: of a file behind a server a Reader asks only for its bytes, and not once more
+// for its end.
+func TestReaderRequests(t *testing.T) {
+	address, key := serve(t)
+	u, err := url.Parse(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var requests atomic.Int64
+	proxy := httputil.NewSingleHostReverseProxy(u)
+	counted := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		requests.Add(1)
+		if r.UserAgent() != "reader/1" {
+			t.Errorf("the program is named %q", r.UserAgent())
+		}
+		proxy.ServeHTTP(w, r)
+	}))
+	t.Cleanup(counted.Close)
+	ctx := t.Context()
+	s, err := vole.Open(ctx, vole.Options{URL: counted.URL, Key: key, UserAgent: "reader/1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if s.Cloud() == nil || s.Local() != nil {
+		t.Error("the store is not one of a server")
+	}
+	v, err := s.Create(ctx, "v", vole.Spec{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := v.FS(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	const text = "some text"
+	if err := f.WriteFile(ctx, "f", []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	r, err := f.NewReader(ctx, "f", 0, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	before := requests.Load()
+	got, err := io.ReadAll(r)
+	if n := requests.Load() - before; string(got) != text || err != nil || n != 1 {
+		t.Errorf("%q, %v, by %d requests; want %q by one", got, err, n, text)
 	}
 }

@@ -89,7 +89,7 @@ func (s *Store) Create(ctx context.Context, name string, spec Spec) (*Volume, er
 }
 
 // Ensure returns the volume of that name, and makes it when there is none; created
-// tells which. A volume that is there is never changed: when its kind, a limit that
+// tells which. An existing volume is never changed: when its kind, a limit that
 // spec sets or a label that spec has differs, Ensure returns ErrExists and says what.
 func (s *Store) Ensure(ctx context.Context, name string, spec Spec) (v *Volume, created bool, err error) {
 	for {
@@ -120,7 +120,7 @@ func (s *Store) Ensure(ctx context.Context, name string, spec Spec) (v *Volume, 
 const ensurePause = 5 * time.Millisecond
 
 // Build makes a volume that holds what fill puts into it, through the Volume that it
-// gets. The name is taken at once, but nobody else sees the volume before fill has
+// gets. The name is taken at once, but the volume is not visible to others before fill has
 // returned nil; when it fails, or this process dies, there is none. Errors are those of
 // Create and of fill; ErrUnsupported: the backend has no drafts.
 func (s *Store) Build(ctx context.Context, name string, spec Spec, fill func(v *Volume) error) (*Volume, error) {

@@ -89,7 +89,7 @@ func (v *Volume) Remove(ctx context.Context) error {
 }
 
 // RemoveUnused removes the volume and all it holds unless it was used after since, the
-// Info.LastUsed that it had when somebody decided that nobody needs it. ErrInUse: it was,
+// Info.LastUsed that it had when its removal was decided on. ErrInUse: it was,
 // or it is attached.
 func (v *Volume) RemoveUnused(ctx context.Context, since time.Time) error {
 	if since.IsZero() {

@@ -3,7 +3,8 @@
 #
 # In memory, where there is room: what tests write is synced all the time, and they are judged
 # by kills of processes, not of machines. Loop devices, control groups, mounts and the memory
-# of processes are what packages sandbox and cmd/vole are about: their files stay on disk.
+# of processes are what packages sandbox and cmd/vole are about: their files stay on disk, but for
+# those scripts of cmd/vole that are about none of these (script_test.go).
 #
 # In two parts, as the gate has it: scripts/raced.txt says which tests of which packages run
 # under the race detector; the others run without it. The same pattern selects the tests of the

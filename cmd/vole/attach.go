@@ -123,7 +123,7 @@ func (a *app) attachAndRun(ctx context.Context, name string, argv []string, opts
 
 // bindReadOnlyView returns by which path the program is to use an attached volume. For reading
 // only that is a read-only mount that daemons see too, where one can be made: a mere
-// namespace of the program binds nobody whom the program hands the path.
+// namespace of the program binds no daemon that gets the path from it.
 func (a *app) bindReadOnlyView(att *vole.Attachment) (at string, undo func() error) {
 	none := func() error { return nil }
 	if !att.Info().ReadOnly {

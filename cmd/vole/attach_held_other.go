@@ -2,5 +2,5 @@
 
 package main
 
-// processesUsing knows of nobody: only Linux tells what other processes use.
+// processesUsing finds none: only Linux tells what other processes use.
 func processesUsing(...string) []volumeUser { return nil }

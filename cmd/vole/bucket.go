@@ -138,17 +138,17 @@ func parseS3(text string) (*bucket.S3, error) {
 }
 
 // checkNamespaceExists returns an error that matches vole.ErrNoSuch where a namespace of this
-// host has no database, unless one is to be made, or no blobs: opening would make them.
+// host has no database (unless rebuild makes it) or no blobs: opening would make them.
 func checkNamespaceExists(o bucket.Options, rebuild bool) error {
-	type place struct{ path, missing string }
-	var places []place
+	type part struct{ path, missing string }
+	var parts []part
 	if !sqldb.IsURL(o.Database) && !rebuild {
-		places = append(places, place{o.Database, "there is no database; 'vole bucket rebuild' makes a lost one again"})
+		parts = append(parts, part{o.Database, "there is no database; 'vole bucket rebuild' makes a lost one again"})
 	}
 	if o.S3 == nil {
-		places = append(places, place{filepath.Join(o.Dir, "blobs"), "there is no blob store"})
+		parts = append(parts, part{filepath.Join(o.Dir, "blobs"), "there is no blob store"})
 	}
-	for _, p := range places {
+	for _, p := range parts {
 		_, err := os.Stat(p.path)
 		if errors.Is(err, fs.ErrNotExist) {
 			err = driver.Errorf(vole.ErrNoSuch, "%s", p.missing)
@@ -160,7 +160,7 @@ func checkNamespaceExists(o bucket.Options, rebuild bool) error {
 	return nil
 }
 
-// withNamespace runs fn on the namespace that is there and closes it.
+// withNamespace runs fn on a namespace that exists, and closes it.
 func (a *app) withNamespace(ctx context.Context, op string, flags *bucketFlags, fn func(ns *bucket.Namespace) error) error {
 	o, err := flags.namespaceOptions()
 	if err == nil {

@@ -177,7 +177,7 @@ func (c *cpCmd) copyTree(ctx context.Context, s *vole.Store, from, to *location)
 	return transfer.Copy(ctx, pl.tree, at, o.tree, o.path, opts)
 }
 
-// measureSource tells the bar how much is to be copied: what the volume holds, or what is found
+// measureSource tells the bar how much there is to copy: what the volume holds, or what is found
 // beside the copy. Behind a server that would take as many requests as the copy itself.
 func (c *cpCmd) measureSource(ctx context.Context, s *vole.Store, o *copySource) (stop func()) {
 	switch {

@@ -221,7 +221,7 @@ func (a *app) openHostTarget(l location) (*copyTarget, error) {
 	}
 	info, err := os.Lstat(p)
 	if err == nil && info.Mode()&fs.ModeSymlink != 0 && !l.asLink && !transfer.OpenFileLink(p) {
-		err = driver.Errorf(vole.ErrLoop, "it leads through more than %d links, or changes meanwhile", pathwalk.MaxLinks)
+		err = driver.Errorf(vole.ErrLoop, "it leads through more than %d links, or another process changes it", pathwalk.MaxLinks)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, transfer.HostError("cp", l.path, err)
@@ -242,8 +242,8 @@ func (a *app) openHostTarget(l location) (*copyTarget, error) {
 	return pl, nil
 }
 
-// openNode opens the device or fifo of the host that a copy is to be written into; nil:
-// the place at is none.
+// openNode opens the device or fifo of the host that the target at is, to write a copy into it;
+// nil: it is neither.
 func (pl *copyTarget) openNode(ctx context.Context, at string) (*os.File, error) {
 	if pl.fsys != nil {
 		return nil, nil
@@ -251,8 +251,8 @@ func (pl *copyTarget) openNode(ctx context.Context, at string) (*os.File, error)
 	return transfer.OpenNode(ctx, filepath.Join(pl.dir, filepath.FromSlash(at)))
 }
 
-// refuseNodeTarget returns an error when the place is of the host and what openNode opens, which
-// only the content of a file can be written into. A link that leads there, as /dev/stdout
+// refuseNodeTarget returns an error when the target is what openNode opens, into which only the
+// content of a file can be written. A link that leads there, as /dev/stdout
 // does, is relied on like the device or the open file itself.
 func (pl *copyTarget) refuseNodeTarget(l location) error {
 	if pl.fsys == nil && transfer.NodeAt(filepath.Join(pl.dir, filepath.FromSlash(pl.path))) {
@@ -262,7 +262,7 @@ func (pl *copyTarget) refuseNodeTarget(l location) error {
 }
 
 // checkLinkOwner returns an error when the link at p is another user's, in a directory such as
-// /tmp where everyone may make one: whoever guesses the target of a copy could lead it
+// /tmp where everyone may make one: a user who guesses the target of a copy could lead it
 // elsewhere. It is the rule of Linux's fs.protected_symlinks, which the kernel does not
 // apply to links that a program reads instead of following them, and which may be off.
 func checkLinkOwner(p string) error {

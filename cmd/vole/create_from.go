@@ -73,7 +73,7 @@ type filling struct {
 	size vole.Size // of that, so far
 }
 
-// What a disk volume that is to be as large as its content has at least.
+// Least sizes of a disk volume that is made as large as its content needs.
 const (
 	leastDisk  = 16 * vole.MiB  // with a log; what is not used takes nothing
 	streamDisk = 128 * vole.MiB // when nobody knows: a whole group of inodes
@@ -140,7 +140,7 @@ func (f *filling) neededSize(ctx context.Context, o *copySource) (n transfer.Nee
 // fillOp is the operation in errors of the copy, before which named puts another one.
 const fillOp = "create"
 
-// wrapSourceError makes an error say what the volume was to be filled with.
+// wrapSourceError makes an error name the source that the volume is filled from.
 func (f *filling) wrapSourceError(volume string, err error) error {
 	if err == nil {
 		return nil
@@ -149,7 +149,7 @@ func (f *filling) wrapSourceError(volume string, err error) error {
 	return &vole.Error{Op: fillOp, Volume: volume, Err: driver.Errorf(err, "--from %s: %s", f.from, text)}
 }
 
-// openContent opens what is to be copied: a directory of the host, or a tar stream.
+// openContent opens the source: a directory of the host, or a tar stream.
 func (f *filling) openContent(ctx context.Context) (*copySource, io.ReadCloser, error) {
 	if f.from == "-" {
 		f.readOnce = true

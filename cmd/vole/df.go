@@ -102,8 +102,8 @@ func (a *app) usageOfVolume(ctx context.Context, p *listing[usageJSON], v *vole.
 	return errors.Join(p.printRecord(u), err)
 }
 
-// spaceInDisk asks the file system of a disk volume how much is free; nil: it is in use,
-// so that nobody can tell.
+// spaceInDisk asks the file system of a disk volume how much is free; nil: it is attached for
+// writing, and its free space changes without notice.
 func spaceInDisk(ctx context.Context, v *vole.Volume) (*vole.Statfs, error) {
 	list, err := v.Attachments(ctx)
 	if err != nil || slices.ContainsFunc(list, func(at vole.AttachmentInfo) bool { return !at.ReadOnly }) {

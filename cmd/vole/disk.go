@@ -29,8 +29,8 @@ were exported. No mount is needed, nor root. Disk volumes of Vole need none of i
 	}, newDiskCheckCmd(a), newDiskDumpCmd(a), newDiskGrowCmd(a), newDiskImportCmd(a), newDiskExportCmd(a))
 }
 
-// openImage opens an image of the host, which nobody may write meanwhile, nor read if
-// this is to write. endCommand closes it.
+// openImage opens an image of the host and locks it: shared for reading, exclusively for writing.
+// endCommand closes it.
 func (a *app) openImage(op, name string, write bool) (*os.File, error) {
 	flag := os.O_RDONLY
 	if write {

@@ -41,7 +41,7 @@ is sound: a log that a crash left is replayed first.`,
 	return cmd
 }
 
-// exportDisk writes the image of a disk volume, which it keeps attached for reading meanwhile.
+// exportDisk writes the image of a disk volume, which it attaches for reading until it is done.
 func (a *app) exportDisk(ctx context.Context, name, to string, compress bool) (err error) {
 	if to == "-" && isTerminal(a.stdout) {
 		return usageErrorf("disk export: an image is not for a terminal; send standard output elsewhere")
@@ -95,7 +95,7 @@ func attachCleanDisk(ctx context.Context, v *vole.Volume, opts vole.AttachOption
 	}
 }
 
-// needsReplay reports whether the log of an image is to be replayed.
+// needsReplay reports whether an image has a log that was not replayed after a crash.
 func needsReplay(image string) bool {
 	f, err := os.Open(image)
 	if err != nil {

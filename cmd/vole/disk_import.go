@@ -86,8 +86,8 @@ func parsePartitionFlags(flags *pflag.FlagSet, offset string, partition int) (wh
 	return whereInImage{offset: int64(n)}, nil
 }
 
-// importDisk makes a disk volume of an image. The volume is a draft until the copy has been checked,
-// so that nobody sees one that is damaged.
+// importDisk makes a disk volume of an image. The volume is a draft until the copy has been checked:
+// a damaged one is never visible.
 func (a *app) importDisk(ctx context.Context, image, name string, where whereInImage, labels vole.Labels) error {
 	if err := a.needsHome("disk import", "the image is copied to its place on this host"); err != nil {
 		return err

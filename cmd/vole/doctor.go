@@ -39,7 +39,8 @@ The exit code is 9 when something is left to repair.`,
 // printFindings prints what a check reports. what is the command that checks.
 func (a *app) printFindings(what string, fix bool, check func(report func(vole.Finding) error, bar *progress) error) error {
 	var found, open int
-	arr, bar := a.newJSONArray(), a.newCount("volume")
+	arr, bar := a.newJSONArray(), a.newProgress()
+	bar.thing = "volume"
 	err := check(func(f vole.Finding) error {
 		found++
 		if !f.Fixed {

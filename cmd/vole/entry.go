@@ -45,32 +45,30 @@ func newEntryJSON(ctx context.Context, f *vole.FS, p string, e vole.Entry) (entr
 	return j, err
 }
 
-// modeString shows a mode as ls -l does.
+// modeString shows a mode as ls -l does: the type, rights of owner, group and others, and in place
+// of each x setuid, setgid and the sticky bit, as capitals where there is no x beneath.
 func modeString(m fs.FileMode) string {
 	kind := map[string]byte{
 		"file": '-', "directory": 'd', "symlink": 'l', "fifo": 'p', "socket": 's', "char-device": 'c', "block-device": 'b', "unknown": '?',
 	}[filemode.TypeName(m)]
-	b := []byte{kind}
-	const rwx = "rwxrwxrwx"
+	b := append([]byte{kind}, "rwxrwxrwx"...)
 	for i := range 9 {
-		if m.Perm()&(1<<(8-i)) != 0 {
-			b = append(b, rwx[i])
-		} else {
-			b = append(b, '-')
+		if m.Perm()&(1<<(8-i)) == 0 {
+			b[1+i] = '-'
 		}
 	}
-	special := func(i int, set bool, with, without byte) {
-		if !set {
-			return
-		}
-		if b[i] == 'x' {
-			b[i] = with
-		} else {
-			b[i] = without
+	for _, special := range []struct {
+		at     int
+		bit    fs.FileMode
+		letter byte
+	}{{3, fs.ModeSetuid, 's'}, {6, fs.ModeSetgid, 's'}, {9, fs.ModeSticky, 't'}} {
+		switch {
+		case m&special.bit == 0:
+		case b[special.at] == 'x':
+			b[special.at] = special.letter
+		default:
+			b[special.at] = special.letter - 'a' + 'A'
 		}
 	}
-	special(3, m&fs.ModeSetuid != 0, 's', 'S')
-	special(6, m&fs.ModeSetgid != 0, 's', 'S')
-	special(9, m&fs.ModeSticky != 0, 't', 'T')
 	return string(b)
 }

@@ -60,7 +60,7 @@ func (a *app) reportAndExitCode(err error) int {
 var errInterrupted = driver.Errorf(context.Canceled, "interrupted")
 
 // withoutCanceled puts one error, that says no more than that, in place of all those that
-// there are because a signal came: whoever sent it knows what it was about.
+// only exist because a signal came: its sender knows why they do.
 func (a *app) withoutCanceled(list []error) (rest []error) {
 	if a.interrupted == nil || !a.interrupted() {
 		return list

@@ -33,7 +33,7 @@ func newFsRmCmd(a *app) *cobra.Command {
 // removeInVolume removes what is at p; with force, nothing need be there.
 func removeInVolume(ctx context.Context, f *vole.FS, p string, recursive, force bool) error {
 	if recursive {
-		// RemoveAll is content when nothing is there; without -f that is an error.
+		// RemoveAll succeeds when nothing exists; without -f that is an error.
 		if !force {
 			if _, err := f.Lstat(ctx, p); err != nil {
 				return err

@@ -124,27 +124,16 @@ func (a *app) printInspected(v volumeJSON) error {
 	case v.HostPath != "":
 		row("Host path", v.HostPath)
 	}
-	if len(v.Labels) == 0 {
-		row("Labels", "-")
+	var labels, attachments []string
+	for _, k := range slices.Sorted(maps.Keys(v.Labels)) {
+		labels = append(labels, k+"="+v.Labels[k])
 	}
-	for i, k := range slices.Sorted(maps.Keys(v.Labels)) {
-		t.addRow(printHeading("Labels:", i), k+"="+v.Labels[k])
+	for _, at := range v.Attachments {
+		attachments = append(attachments, a.formatAttachment(at))
 	}
-	if len(v.Attachments) == 0 {
-		row("Attachments", "-")
-	}
-	for i, at := range v.Attachments {
-		t.addRow(printHeading("Attachments:", i), a.formatAttachment(at))
-	}
+	t.addList("Labels:", labels)
+	t.addList("Attachments:", attachments)
 	return t.close()
-}
-
-// printHeading is the name of a row of several lines: only the first has it.
-func printHeading(s string, line int) string {
-	if line == 0 {
-		return s
-	}
-	return ""
 }
 
 // formatAttachment shows who has a volume attached, how, and since when.

@@ -8,7 +8,7 @@ import (
 	"github.com/volehq/vole/internal/api"
 )
 
-// newKeyJSON is an API key that was just made.
+// newKeyJSON is a new API key, whose secret is printed once.
 type newKeyJSON struct {
 	api.Key
 	Secret string `json:"secret"`

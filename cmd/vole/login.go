@@ -122,7 +122,7 @@ func (l *loginCmd) saveProfile(ctx context.Context, name string, p profile.Profi
 }
 
 // localHomeInUse reports whether the local home holds volumes. One that exists and cannot
-// be read counts as in use: nobody knows what its owner would miss.
+// be read counts as in use: what its owner would miss is not known.
 func localHomeInUse(ctx context.Context) bool {
 	home, err := local.DefaultHome()
 	if err != nil {
@@ -165,8 +165,8 @@ func (l *loginCmd) planProfile(server string) (name string, p profile.Profile, e
 	return name, p, nil
 }
 
-// mayReplaceProfile returns an error when a profile of that name is there that p is no newer
-// state of. An organisation that is not known yet may be the same.
+// mayReplaceProfile returns an error when a profile of that name exists and p is no newer state
+// of it. An organisation that is not known yet may be the same.
 func mayReplaceProfile(f profile.File, name string, p profile.Profile) error {
 	old, ok := f.Profiles[name]
 	what := ""
@@ -182,7 +182,7 @@ func mayReplaceProfile(f profile.File, name string, p profile.Profile) error {
 	default:
 		return nil
 	}
-	return &hinted{driver.Errorf(vole.ErrExists, "login: the profile %s is there and %s", name, what),
+	return &hinted{driver.Errorf(vole.ErrExists, "login: the profile %s already exists and %s", name, what),
 		"--profile gives the new one another name; 'vole profile rm' removes the old one"}
 }
 

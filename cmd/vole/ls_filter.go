@@ -76,7 +76,7 @@ func parseUnusedFor(span string, now time.Time) (time.Time, error) {
 	return now.Add(-d), nil
 }
 
-// unusedSince reports whether a volume that nobody has attached was not used since then.
+// unusedSince reports whether a volume that is not attached was last used before that time.
 // A server of an older version does not tell.
 func unusedSince(info vole.Info, since time.Time) (bool, error) {
 	if info.LastUsed.IsZero() {

@@ -68,8 +68,8 @@ func runCommandLine(args []string, stdin io.Reader, stdout, stderr io.Writer) in
 	return code
 }
 
-// withoutIgnoredSignals returns those of sigs that whoever started the process did not tell it to
-// ignore, as nohup and a shell's background jobs do; SIGTERM always.
+// withoutIgnoredSignals returns those of sigs that the process was not started with as ignored, as
+// nohup and a shell start background jobs; SIGTERM always.
 func withoutIgnoredSignals(sigs ...os.Signal) []os.Signal {
 	list := []os.Signal{syscall.SIGTERM} // of no signals Notify would make all
 	for _, s := range sigs {

@@ -19,10 +19,11 @@ import (
 	"github.com/volehq/vole/internal/profile"
 )
 
-// errNoHome is what the error for a home that is not there matches.
+// errNoHome is matched by the error for a home that does not exist.
 var errNoHome = driver.Errorf(vole.ErrNotFound, "no volumes are kept there yet")
 
-// resolveProfile returns the profile that flags, environment and the user's file put in effect.
+// resolveProfile returns the profile that flags, environment and the user's file put in effect. It
+// decides once: all of a command uses the same volumes.
 func (a *app) resolveProfile() (profile.Choice, error) {
 	if a.chosen != nil {
 		return *a.chosen, nil
@@ -38,7 +39,8 @@ func (a *app) resolveProfile() (profile.Choice, error) {
 	return c, nil
 }
 
-// homeDir is the absolute path of the home in effect, for what needs one.
+// homeDir is the absolute path of the home in effect. It is an error when the volumes are behind a
+// server.
 func (a *app) homeDir() (string, error) {
 	home, err := a.homeUnlessCloud()
 	if err == nil && home == "" {
@@ -65,7 +67,7 @@ func (a *app) homeUnlessCloud() (home string, err error) {
 }
 
 // checkHome returns an error that matches errNoHome when the profile in effect is a home
-// that is not there.
+// that does not exist.
 func (a *app) checkHome(ctx context.Context) error {
 	home, err := a.homeUnlessCloud()
 	if err != nil {
@@ -81,7 +83,7 @@ func (a *app) checkHome(ctx context.Context) error {
 		return err
 	}
 	_, err = os.Stat(filepath.Join(home, "volumes"))
-	// With a catalog it is a home of which a part is missing: opening it says so.
+	// A home with a catalog and without volumes lacks a part: opening it says so.
 	if st, cerr := os.Stat(filepath.Join(home, "catalog.db")); errors.Is(err, fs.ErrNotExist) && (cerr != nil || st.Size() == 0) {
 		err := &vole.Error{Op: "open", Path: home, Err: errNoHome}
 		return &hinted{err, "'vole create' makes a home there; --home and $VOLE_HOME name another one"}
@@ -226,13 +228,14 @@ func (a *app) endCommand(ctx context.Context, err error) error {
 	return err
 }
 
-// hintServerError adds advice to the error of a server that refuses the key, or that nobody vouches for.
+// hintServerError adds advice to the errors of a server that refuses the key, or whose certificate is
+// not trusted.
 func hintServerError(err error) error {
 	err = hintUntrusted(err, "VOLE_CA_FILE, or --ca-file of 'vole login', names certificates to trust besides the system's")
 	return withHint(err, vole.ErrPermission, "'vole login' gets a profile another key; 'vole profile show' tells where this one is from")
 }
 
-// hintUntrusted adds advice to the error for a certificate that nobody vouches for.
+// hintUntrusted adds advice to the error for a certificate that no trusted authority has signed.
 func hintUntrusted(err error, hint string) error {
 	if errors.As(err, new(*tls.CertificateVerificationError)) {
 		return &hinted{err, hint}

@@ -50,13 +50,6 @@ func (a *app) newProgress() *progress {
 	return p
 }
 
-// newCount is progress by things that are neither bytes nor files.
-func (a *app) newCount(thing string) *progress {
-	p := a.newProgress()
-	p.thing = thing
-	return p
-}
-
 // formatStatus is what stands before the bar.
 func (p *progress) formatStatus(decor.Statistics) string {
 	took := time.Since(p.begun)

@@ -13,7 +13,7 @@ import (
 	"github.com/volehq/vole"
 )
 
-// prune removes the volumes that nobody needs.
+// prune removes unused volumes.
 type prune struct {
 	*app
 	filter vole.Filter

@@ -270,8 +270,8 @@ func (a *app) runForeground(ctx context.Context, m *sandbox.Manager, c sandbox.C
 	signal.Notify(sigs, withoutIgnoredSignals(forwardedSignals...)...)
 	defer signal.Stop(sigs)
 	io.Signals = sigs
-	// When nobody reads the output any more, the command is to find that out, not vole
-	// to die of it. Ignoring the signal instead, the command would inherit.
+	// When the reader of the output is gone, the command should find that out and vole should not
+	// die of it. SIGPIPE is caught, not ignored: the command would inherit that it is ignored.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	restore, err := a.prepareTerminal(c.Terminal, &io)
 	if err != nil {

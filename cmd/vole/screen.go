@@ -146,7 +146,7 @@ func needsEscape(s string, keep func(rune) bool) bool {
 	})
 }
 
-// escapeText replaces what needsEscape is about. escape gives the notation of a rune,
+// escapeText replaces the runes and bytes that needsEscape finds. escape gives the notation of a rune,
 // and of a single byte, as a negative number.
 func escapeText(s string, keep func(rune) bool, escape func(rune) string) string {
 	var b strings.Builder

@@ -22,7 +22,7 @@ type firstKeyJSON struct {
 
 // createFirstKey makes a key when there is none, and shows it once: on standard output, or in
 // a file. It is never logged. Where no operator key can be used any more, it goes into a file
-// only: whoever may read what a server prints must not become its operator by that.
+// only: a reader of a server's output must not become its operator by that.
 func (a *app) createFirstKey(ctx context.Context, f *serveFlags, s *server.Server, url string, log *slog.Logger) error {
 	any, err := s.HasKey(ctx)
 	if err != nil {
@@ -69,7 +69,7 @@ func (a *app) createFirstKey(ctx context.Context, f *serveFlags, s *server.Serve
 	return errors.Join(err, a.printLoginAdvice(url))
 }
 
-// printLoginAdvice prints the line to copy to where volumes are to be used.
+// printLoginAdvice prints the command that logs in to the server, to copy to other hosts.
 func (a *app) printLoginAdvice(url string) error {
 	if strings.HasPrefix(url, "unix:") {
 		return a.printf("Clients reach the socket by a proxy; 'vole login URL' asks for the key.\n")
@@ -84,7 +84,7 @@ func (a *app) writeFirstKeyFile(ctx context.Context, file string, s *server.Serv
 	}
 	out, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, os.ErrExist) {
-		return &hinted{driver.Errorf(driver.ErrExists, "--first-key-file: %s is there already, and no key is", file), "remove it if it has nothing of worth"}
+		return &hinted{driver.Errorf(driver.ErrExists, "--first-key-file: %s already exists, but there is no key yet", file), "remove it if you do not need it"}
 	}
 	if err != nil {
 		return err

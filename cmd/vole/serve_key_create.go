@@ -67,7 +67,7 @@ and removes organisations, and gets into any by 'vole key create --org'.`,
 	return cmd
 }
 
-// keyOptions returns what key is to be made.
+// keyOptions makes the options of the key of the arguments and flags.
 func (f *offlineFlags) keyOptions(args []string, now time.Time) (k server.OfflineKey, err error) {
 	if k.Org = server.DefaultOrg; len(args) > 0 {
 		k.Org = args[0]

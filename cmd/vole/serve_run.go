@@ -53,8 +53,7 @@ func (a *app) runServer(cmd *cobra.Command, f *serveFlags) error {
 	return errors.Join(err, s.Close())
 }
 
-// serverOptions returns what the flags, the environment and the configuration file say is to be
-// served, and how.
+// serverOptions makes the server's options of the flags, the environment and the configuration file.
 func (a *app) serverOptions(cmd *cobra.Command, f *serveFlags) (o server.Options, err error) {
 	if err := f.resolveSettings(cmd, a.warnf); err != nil {
 		return o, err
@@ -67,15 +66,16 @@ func (a *app) serverOptions(cmd *cobra.Command, f *serveFlags) (o server.Options
 }
 
 // limitMemory has the collector work harder when the heap comes near to the memory that the
-// process may take. A quarter is for what it does not count: the databases' caches. Whoever
-// set GOMEMLIMIT has decided.
+// process may take. A quarter is for what it does not count: the databases' caches. GOMEMLIMIT in
+// the environment goes first.
 func limitMemory(n int64) {
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(n / 4 * 3)
 	}
 }
 
-// serveOnListener serves with all that is there. The logger placed says where that lies.
+// serveOnListener serves until ctx is done, and tells the service manager. The logger placed adds
+// where the data is.
 func (a *app) serveOnListener(ctx context.Context, f *serveFlags, s *server.Server, ln net.Listener, cert *server.Certificate, placed, log *slog.Logger) error {
 	if err := a.createFirstKey(ctx, f, s, f.clientURL(ln), log); err != nil {
 		return err
@@ -156,7 +156,7 @@ func listenUnix(ctx context.Context, path string) (net.Listener, error) {
 	}
 	if i, err := os.Lstat(path); err == nil {
 		if i.Mode().Type() != fs.ModeSocket {
-			return nil, driver.Errorf(vole.ErrExists, "--listen: %s is there and is no socket", path)
+			return nil, driver.Errorf(vole.ErrExists, "--listen: %s exists and is not a socket", path)
 		}
 		c, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "unix", path)
 		if err == nil {

@@ -120,7 +120,7 @@ func (s *serveFlags) readConfig(warn func(string, ...any)) (map[string][]string,
 				}
 				out[name] = append(out[name], text)
 			default:
-				return nil, usageErrorf("%s: %q is to be text, a number, true, false, or a list of texts", s.config, name)
+				return nil, usageErrorf("%s: %q must be text, a number, true, false, or a list of texts", s.config, name)
 			}
 		}
 	}
@@ -148,7 +148,7 @@ func (s *serveFlags) databaseSetting(flag, value, file string) (string, error) {
 		return "", err
 	}
 	if value = strings.TrimSpace(string(b)); value == "" || strings.ContainsAny(value, "\n\r") {
-		return "", usageErrorf("%s is to have one line: the URL of a database", file)
+		return "", usageErrorf("%s must have one line, the URL of a database", file)
 	}
 	return value, nil
 }
@@ -160,7 +160,7 @@ const maxRate = 1e9
 // be computed: ten years.
 const longestTime = 10 * 365 * 24 * time.Hour
 
-// serverOptions returns what the settings say is to be served, and how.
+// serverOptions checks the settings and makes the server's options of them.
 func (s *serveFlags) serverOptions(a *app, log *slog.Logger) (o server.Options, err error) {
 	o = server.Options{
 		Advertise: s.advertise, OpenMetrics: s.openMetrics, TrustProxy: s.trustProxy, Lease: s.lease, Timeout: s.timeout,

@@ -23,7 +23,7 @@ func closestName(word string, candidates []string) (best string) {
 	return best
 }
 
-// editDistance is how many letters are to be inserted, removed, replaced or swapped with
+// editDistance is how many letters must be inserted, removed, replaced or swapped with
 // their neighbour to make b of a; limit when that is no less. It is the optimal string alignment
 // distance, computed row by row: row[j] is the distance of the first i letters of a from the first
 // j of b, and a swap looks two rows back.

@@ -16,7 +16,7 @@ const (
 
 	columnGap = 2 // places between two columns
 
-	// leastCut is the width below which no column is cut: nobody could tell what it was.
+	// leastCut is the width below which no column is cut: less would not tell what it was.
 	leastCut = 12
 )
 
@@ -60,6 +60,17 @@ func (t *table) addRow(cells ...string) error {
 		return t.flushRows()
 	}
 	return nil
+}
+
+// addList adds a row for each value, of which only the first has the name; "-" when there is none.
+func (t *table) addList(name string, values []string) {
+	if len(values) == 0 {
+		values = []string{"-"}
+	}
+	for _, value := range values {
+		t.addRow(name, value)
+		name = ""
+	}
 }
 
 // close writes the rows that are not yet written.

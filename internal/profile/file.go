@@ -24,7 +24,7 @@ type File struct {
 	Profiles map[string]Profile `json:"profiles"`
 }
 
-// mostFile bounds what is read: nobody has that many profiles.
+// mostFile bounds how much of the file is read, in bytes: far more than any user's profiles take.
 const mostFile = 1 << 20
 
 // Path is where the file is: $VOLE_CONFIG, else vole/config.json in $XDG_CONFIG_HOME,
@@ -67,8 +67,8 @@ func Load(path string) (File, error) {
 func loadFile(path string) (f File, err error) {
 	r, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // not to wait for a fifo
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
-		// What is behind a link may be on a disk that is not mounted: that is not the same as
-		// to have no profiles, and to go on with the local home would be a surprise.
+		// A link may lead to a disk that is not mounted. That is not the same as having no
+		// profiles: going on with the local home would be a surprise.
 		if i, lerr := os.Lstat(path); lerr == nil && i.Mode().Type() == fs.ModeSymlink {
 			return f, driver.Errorf(driver.ErrInvalid, "it is a symbolic link that leads nowhere")
 		}
@@ -105,8 +105,8 @@ func loadFile(path string) (f File, err error) {
 	return f, nil
 }
 
-// parseFile reads the JSON. What it does not know it refuses: it may be meant to restrict
-// something. Errors do not quote, for what is quoted might be a key.
+// parseFile parses the JSON. It refuses fields that it does not know, which may be meant to restrict
+// something. Errors quote no values: one might be a key.
 func parseFile(b []byte) (f File, err error) {
 	dec := json.NewDecoder(bytes.NewReader(b))
 	dec.DisallowUnknownFields()
@@ -154,7 +154,7 @@ func (f File) Has(name string) bool {
 	return ok || name == Local
 }
 
-// lockWait is how long to wait for another process that changes the file.
+// lockWait is how long a change waits for other processes that change the file.
 const lockWait = 10 * time.Second
 
 // Change reads the file, lets fn change it and writes it again, all or nothing; others
@@ -199,7 +199,7 @@ func Change(ctx context.Context, path string, fn func(f *File) error) error {
 }
 
 // makePrivateDir makes a directory, and those above it, for its owner alone, so that they
-// survive a power cut. One that is there stays as it is.
+// survive a power cut. One that exists stays as it is.
 func makePrivateDir(dir string) error {
 	err := os.Mkdir(dir, 0o700)
 	if errors.Is(err, fs.ErrNotExist) && filepath.Dir(dir) != dir {

@@ -4,7 +4,7 @@
 //
 // # Order
 //
-// The first of these that is there decides, and what comes after it is not looked at:
+// The first of these that is set decides, and those after it are not looked at:
 //
 //  1. what the caller names (flags, the fields of vole.Options)
 //  2. VOLE_URL, with VOLE_API_KEY or VOLE_API_KEY_FILE, and perhaps VOLE_CA_FILE
@@ -62,7 +62,7 @@ func (p Profile) Place() string {
 func (p Profile) Validate() error {
 	switch {
 	case p.Home != "" && p.URL != "":
-		return driver.Errorf(driver.ErrInvalid, "it has a home and a URL; one of them is to go")
+		return driver.Errorf(driver.ErrInvalid, "it has a home and a URL; remove one of them")
 	case p.Home == "" && p.URL == "":
 		return driver.Errorf(driver.ErrInvalid, "it has neither a home nor a URL")
 	case p.Home != "" && (p.Key != "" || p.CAFile != "" || p.InsecureHTTP):
@@ -95,8 +95,7 @@ func CheckURL(text string, insecure bool) error {
 	return err
 }
 
-// ServerURL is the one rule for the addresses that a key is sent to, whoever gives them:
-// a user, or a server (from is the URL it was reached at) that sends its client elsewhere.
+// ServerURL is the one rule for the addresses that a key is sent to, from any source: a user, or a server (from is the URL it was reached at) that sends its client elsewhere.
 // One of http:// must lead to this host, for the key would travel in the clear; insecure,
 // which only a user says, allows others. A server that was reached by TLS leads to no
 // address without it. Errors tell the URL only when it has no place for a secret.
@@ -104,13 +103,13 @@ func ServerURL(text string, insecure bool, from *url.URL) (*url.URL, error) {
 	u, err := url.Parse(text)
 	switch {
 	case err != nil, u.Host == "", u.Hostname() == "", u.Opaque != "", u.Scheme != "http" && u.Scheme != "https":
-		return nil, driver.Errorf(driver.ErrInvalid, "the server's URL is to be https://HOST[:PORT], or http://HOST:PORT on this host")
+		return nil, driver.Errorf(driver.ErrInvalid, "the server's URL must be https://HOST[:PORT], or http://HOST:PORT on this host")
 	case u.User != nil, u.RawQuery != "", u.ForceQuery, u.Fragment != "":
 		return nil, driver.Errorf(driver.ErrInvalid, "the server's URL has a user, query or fragment, which do not belong there; the key is given by itself")
 	case u.Scheme == "http" && from != nil && from.Scheme == "https":
 		return nil, driver.Errorf(driver.ErrInvalid, "%s has no TLS, and the server that leads there has; use https://", text)
 	case from != nil && isLoopbackHost(u.Hostname()) && !isLoopbackHost(from.Hostname()):
-		// A service of this host is no server of others, and may trust whoever reaches it.
+		// A service of this host is no server of others, and may trust all that can reach it.
 		return nil, driver.Errorf(driver.ErrInvalid, "%s is on this host, and the server that leads there is not", text)
 	case u.Scheme == "http" && !insecure && !isLoopbackHost(u.Hostname()):
 		return nil, driver.Errorf(driver.ErrInvalid, "%s is not on this host, and without TLS everyone between could read the API key; use https://", text)
@@ -123,7 +122,7 @@ func ServerURL(text string, insecure bool, from *url.URL) (*url.URL, error) {
 }
 
 // isLoopbackHost reports whether a host is certainly this one. Names other than localhost
-// are not asked for: whoever answers may lie.
+// are not resolved: the answer may be a lie.
 func isLoopbackHost(host string) bool {
 	if strings.EqualFold(host, "localhost") {
 		return true

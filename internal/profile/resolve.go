@@ -11,7 +11,7 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
-// Named is what a caller says himself. At most one of Home, Name and URL is set.
+// Named is what the caller names. At most one of Home, Name and URL may be set.
 type Named struct {
 	Home string
 	Name string // of a profile
@@ -19,7 +19,7 @@ type Named struct {
 	URL, Key, CAFile string
 }
 
-// Choice is the profile that is in effect.
+// Choice is the profile in effect, and what put it there.
 type Choice struct {
 	Profile
 	Name   string // "": a place that has no name
@@ -91,7 +91,7 @@ func choiceFromEnv() (Choice, error) {
 	case os.Getenv("VOLE_HOME") != "":
 		return choiceOfHome(os.Getenv("VOLE_HOME"), Local, "VOLE_HOME")
 	}
-	// Whoever sets a key means a server; the local disk would be a surprise.
+	// A key in the environment means a server; the local disk would be a surprise.
 	for _, v := range []string{"VOLE_API_KEY", "VOLE_API_KEY_FILE"} {
 		if os.Getenv(v) != "" {
 			return Choice{}, driver.Errorf(driver.ErrInvalid, "%s is set, but not VOLE_URL; set that too, or say with --profile or VOLE_PROFILE where the volumes are", v)
@@ -100,7 +100,7 @@ func choiceFromEnv() (Choice, error) {
 	return currentProfile()
 }
 
-// keyFromEnv is the key that goes with VOLE_URL.
+// keyFromEnv is the key for the server at VOLE_URL.
 func keyFromEnv() (string, error) {
 	key, file := os.Getenv("VOLE_API_KEY"), os.Getenv("VOLE_API_KEY_FILE")
 	switch {
@@ -119,7 +119,7 @@ func keyFromEnv() (string, error) {
 	return ReadKey(f)
 }
 
-// mostKey bounds the size of a key. Tokens of identity providers are the largest.
+// mostKey bounds the size of a key in bytes. Tokens of identity providers are the largest.
 const mostKey = 64 << 10
 
 // ReadKey reads a key, on one line.
@@ -132,7 +132,7 @@ func ReadKey(r io.Reader) (string, error) {
 	case key == "":
 		return "", driver.Errorf(driver.ErrInvalid, "the API key is empty")
 	case len(b) > mostKey, strings.ContainsAny(key, "\r\n"):
-		return "", driver.Errorf(driver.ErrInvalid, "the API key is to be a single line")
+		return "", driver.Errorf(driver.ErrInvalid, "the API key must be a single line")
 	}
 	return key, nil
 }
@@ -156,7 +156,7 @@ func choiceOfServer(p Profile, source string) (c Choice, err error) {
 }
 
 // choiceOfProfile looks a profile up in the file. The local home is not in it, so that a file
-// that is damaged is in nobody's way to that.
+// that is damaged keeps no user from it.
 func choiceOfProfile(name, source string) (Choice, error) {
 	if name == Local {
 		return Choice{Profile{}, Local, source}, nil
@@ -183,7 +183,7 @@ func (f File) chooseProfile(name, path, source string) (Choice, error) {
 	return Choice{p, name, source}, nil
 }
 
-// Unknown is the error for a profile that is not there.
+// Unknown is the error for a profile that the file at path does not have.
 func Unknown(name, path string) error {
 	return driver.Errorf(driver.ErrNoSuch, "no profile %q in %s; 'vole profile ls' lists them, 'vole login' makes one", name, path)
 }
