@@ -146,40 +146,42 @@ func aclPermBits(list []aclEntry) (mode uint16, more bool) {
 	return mode, more
 }
 
-// applyModeToACL makes an inode's access list agree with new permission bits, as chmod
-// does.
-func (fs *FS) applyModeToACL(i *inode, mode uint16) error {
-	b, err := fs.getXattr(i, xattrACL, "")
+// readACL returns the access list, or the default list, of an inode; nil if it has none.
+func (fs *FS) readACL(i *inode, index byte) ([]aclEntry, error) {
+	b, err := fs.getXattr(i, index, "")
 	if isNoXattr(err) {
-		return nil
+		return nil, nil
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	list, err := parseACL(b, aclVersionDisk)
 	if err != nil {
-		return corruptf("the access control list of inode %d is invalid", i.num)
+		return nil, corruptf("the access control list of inode %d is invalid", i.num)
 	}
-	group := aclEntry{}
-	hasMask := false
+	return list, nil
+}
+
+// applyModeToACL makes an inode's access list agree with new permission bits, as chmod
+// does.
+func (fs *FS) applyModeToACL(i *inode, mode uint16) error {
+	list, err := fs.readACL(i, xattrACL)
+	if list == nil || err != nil {
+		return err
+	}
+	var group *aclEntry // that the bits of the group are for: the mask, or without one the group
 	for k := range list {
 		switch e := &list[k]; e.tag {
 		case aclUserObj:
 			e.perm = mode >> 6 & 7
-		case aclMask:
-			e.perm, hasMask = mode>>3&7, true
 		case aclOther:
 			e.perm = mode & 7
-		case aclGroupObj:
-			group = *e
+		case aclGroupObj, aclMask: // in this order, see checkACL
+			group = e
 		}
 	}
-	if !hasMask && group.tag != 0 {
-		for k := range list {
-			if list[k].tag == aclGroupObj {
-				list[k].perm = mode >> 3 & 7
-			}
-		}
+	if group != nil {
+		group.perm = mode >> 3 & 7
 	}
 	return fs.setXattr(i, xattrACL, "", encodeACL(list, aclVersionDisk))
 }
@@ -191,19 +193,12 @@ func (fs *FS) inheritDefaultACL(dir, i *inode) error {
 	if i.fileType() == typeSymlink || !dir.hasXattrs() {
 		return nil
 	}
-	b, err := fs.getXattr(dir, xattrDefaultACL, "")
-	if isNoXattr(err) {
-		return nil
-	}
-	if err != nil {
+	list, err := fs.readACL(dir, xattrDefaultACL)
+	if list == nil || err != nil {
 		return err
 	}
-	list, err := parseACL(b, aclVersionDisk)
-	if err != nil {
-		return corruptf("the access control list of inode %d is invalid", dir.num)
-	}
 	if i.isDir() {
-		if err := fs.setXattr(i, xattrDefaultACL, "", b); err != nil {
+		if err := fs.setXattr(i, xattrDefaultACL, "", encodeACL(list, aclVersionDisk)); err != nil {
 			return err
 		}
 	}
@@ -219,27 +214,22 @@ func (fs *FS) inheritDefaultACL(dir, i *inode) error {
 // intersectACLWithMode removes from a list and from permission bits what only one of them
 // grants.
 func intersectACLWithMode(list []aclEntry, mode *uint16) {
-	group, mask := -1, -1
+	var group *aclEntry // as in applyModeToACL
 	both := func(e *aclEntry, shift int) {
 		e.perm &= *mode >> shift & 7
 		*mode = *mode&^(7<<shift) | e.perm<<shift
 	}
 	for k := range list {
-		switch list[k].tag {
+		switch e := &list[k]; e.tag {
 		case aclUserObj:
-			both(&list[k], 6)
+			both(e, 6)
 		case aclOther:
-			both(&list[k], 0)
-		case aclGroupObj:
-			group = k
-		case aclMask:
-			mask = k
+			both(e, 0)
+		case aclGroupObj, aclMask:
+			group = e
 		}
 	}
-	if mask < 0 {
-		mask = group
-	}
-	if mask >= 0 {
-		both(&list[mask], 3)
+	if group != nil {
+		both(group, 3)
 	}
 }

@@ -56,15 +56,38 @@ func (fs *FS) claimBlocks(g uint32, s groupSpan) (run, error) {
 	if err != nil {
 		return run{}, err
 	}
+	fs.allocHints[g] = s.at + s.n
+	return run{fs.sb.groupStart(g) + uint64(s.at), s.n}, fs.takeGroupBlocks(g, d, bitmap, s)
+}
+
+// takeGroupBlocks marks free blocks as used in a group's bitmap, in its descriptor and in the
+// totals. A nil bitmap: the group has none yet.
+func (fs *FS) takeGroupBlocks(g uint32, d groupDesc, bitmap []byte, s groupSpan) error {
 	free := d.freeBlocks()
 	if free < s.n || fs.counters.freeBlocks < uint64(s.n) {
-		return run{}, corruptf("group %d counts a wrong number of free blocks", g)
+		return corruptf("group %d counts a wrong number of free blocks", g)
 	}
-	setBits(bitmap, uint64(s.at), uint64(s.n))
+	if bitmap != nil {
+		setBits(bitmap, uint64(s.at), uint64(s.n))
+	}
 	d.setSplitCount(gdFreeBlocks, gdFreeBlocksHi, free-s.n)
 	fs.counters.freeBlocks -= uint64(s.n)
-	fs.allocHints[g] = s.at + s.n
-	return run{fs.sb.groupStart(g) + uint64(s.at), s.n}, nil
+	return nil
+}
+
+// returnGroupBlocks is the opposite of takeGroupBlocks. All blocks must be marked as used.
+func (fs *FS) returnGroupBlocks(g uint32, d groupDesc, bitmap []byte, s groupSpan) error {
+	if bitmap != nil {
+		for k := s.at; k < s.at+s.n; k++ {
+			if !testBit(bitmap, uint64(k)) {
+				return corruptf("block %d is freed twice", fs.sb.groupStart(g)+uint64(k))
+			}
+		}
+		clearBits(bitmap, uint64(s.at), uint64(s.n))
+	}
+	d.setSplitCount(gdFreeBlocks, gdFreeBlocksHi, d.freeBlocks()+s.n)
+	fs.counters.freeBlocks += uint64(s.n)
+	return nil
 }
 
 // releaseBlocks marks blocks as free. They stay busy until this is committed: until then a
@@ -76,23 +99,28 @@ func (fs *FS) releaseBlocks(r run) error {
 	if fs.fastReplay != nil {
 		return fs.fastReplay.noteReleased(r)
 	}
-	for r.n > 0 {
-		g, i := fs.sb.locateBlock(r.start)
-		n := min(r.n, fs.sb.groupBlockCount(g)-i)
+	return fs.eachGroupPart(r, func(g uint32, s groupSpan) error {
 		bitmap, d, err := fs.modifyGroupBitmap(g, false)
+		if err == nil {
+			err = fs.returnGroupBlocks(g, d, bitmap, s)
+		}
 		if err != nil {
 			return err
 		}
-		for k := i; k < i+n; k++ {
-			if !testBit(bitmap, uint64(k)) {
-				return corruptf("block %d is freed twice", fs.sb.groupStart(g)+uint64(k))
-			}
+		fs.tx.freedBlocks.markBusy(fs.sb, g, s)
+		fs.op.freed = append(fs.op.freed, run{fs.sb.groupStart(g) + uint64(s.at), s.n})
+		return nil
+	})
+}
+
+// eachGroupPart calls f for the part of a run in each group.
+func (fs *FS) eachGroupPart(r run, f func(g uint32, s groupSpan) error) error {
+	for r.n > 0 {
+		g, i := fs.sb.locateBlock(r.start)
+		n := min(r.n, fs.sb.groupBlockCount(g)-i)
+		if err := f(g, groupSpan{i, n}); err != nil {
+			return err
 		}
-		clearBits(bitmap, uint64(i), uint64(n))
-		d.setSplitCount(gdFreeBlocks, gdFreeBlocksHi, d.freeBlocks()+n)
-		fs.counters.freeBlocks += uint64(n)
-		fs.tx.freedBlocks.markBusy(fs.sb, g, i, n)
-		fs.op.freed = append(fs.op.freed, run{r.start, n})
 		r.start, r.n = r.start+uint64(n), r.n-n
 	}
 	return nil
@@ -143,7 +171,7 @@ func (fs *FS) groupFreeMap(g uint32, d groupDesc) (freeMap, error) {
 	}
 	if b == nil {
 		b = make([]byte, fs.sb.blockSize)
-		fs.fillInitialBlockBitmap(g, d, b)
+		fs.sb.fillInitialBlockBitmap(g, d, b)
 	}
 	m.used[0], m.used[1], m.used[2] = b, fs.tx.freedBlocks[g], fs.heldBlocks[g]
 	if fs.committing != nil {

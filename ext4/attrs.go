@@ -22,13 +22,6 @@ func (fs *FS) Chmod(path string, mode iofs.FileMode) error {
 // directories.
 func (fs *FS) Chown(path string, uid, gid int) error {
 	return fs.changePath(path, false, func(i *inode) error {
-		u, g := i.uid(), i.gid()
-		if uid >= 0 {
-			u = uint32(uid)
-		}
-		if gid >= 0 {
-			g = uint32(gid)
-		}
 		mode := i.mode()
 		if !i.isDir() {
 			mode &^= 0o4000
@@ -36,7 +29,7 @@ func (fs *FS) Chown(path string, uid, gid int) error {
 				mode &^= 0o2000
 			}
 		}
-		i.setModeAndOwner(mode, u, g)
+		i.setModeAndKeptOwner(mode, uid, gid)
 		fs.setTimesToNow(i, stampCtime)
 		return nil
 	})

@@ -115,17 +115,17 @@ func (c *checker) checkBlockBitmap(g uint32, d groupDesc, found, disk []byte, to
 	k := c.sb.clusterBlocks
 	n := (c.sb.groupBlockCount(g) + k - 1) / k
 	if c.hasGroupChecksums() && d.flags()&groupBlockUninit != 0 {
-		c.fillExpectedBlockBitmap(g, d, disk)
+		c.sb.fillInitialBlockBitmap(g, d, disk)
 	} else if !c.readDiskBitmap(g, d, false, n, disk) {
 		return
 	}
 	free := c.compareBitmaps(g, found, disk, n, func(inUse bool, first, count uint32) {
 		at := c.sb.groupStart(g) + uint64(first)*uint64(k)
+		code, text := ProblemBlockLeaked, "clusters are unused, but not free in the bitmap"
 		if inUse {
-			c.reportProblem(Problem{Code: ProblemBlockFree, Block: at, Group: int64(g), Detail: fmt.Sprint(count, " ", "clusters are used, but free in the bitmap")})
-		} else {
-			c.reportProblem(Problem{Code: ProblemBlockLeaked, Block: at, Group: int64(g), Detail: fmt.Sprint(count, " ", "clusters are unused, but not free in the bitmap")})
+			code, text = ProblemBlockFree, "clusters are used, but free in the bitmap"
 		}
+		c.reportProblem(Problem{Code: code, Block: at, Group: int64(g), Detail: fmt.Sprint(count, " ", text)})
 	})
 	total.blocks += uint64(free)
 	if d.freeBlocks() != free {

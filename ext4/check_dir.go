@@ -76,25 +76,15 @@ func (d *dirCheck) checkBlock(l uint32, at uint64, b []byte) {
 		kind = d.index.classifyBlock(l, b)
 	}
 	end := len(b)
-	if kind == leafBlock && c.sb.metadataCsum {
-		end -= dirTailLen
-		d.checkTailChecksum(at, b)
+	if kind == leafBlock {
+		end = c.fs.entriesEnd()
+		if has := c.fs.checkDirTail(d.dir, b); has != "" {
+			d.reportBlock(ProblemDirSum, at, "has %s", has)
+		}
 	}
 	d.checkEntries(l, at, b, end, kind)
 	if kind != leafBlock {
 		d.index.checkIndexNode(l, at, b)
-	}
-}
-
-// checkTailChecksum checks the checksum of a block of entries.
-func (d *dirCheck) checkTailChecksum(at uint64, b []byte) {
-	t := b[len(b)-dirTailLen:]
-	if le.Uint32(t) != 0 || le.Uint16(t[4:]) != dirTailLen || t[6] != 0 || t[7] != 0xde {
-		d.reportBlock(ProblemDirSum, at, "the checksum is missing")
-		return
-	}
-	if ownedBlockChecksum(d.c.sb.csumSeed, d.dir.num, d.dir.generation(), b[:len(b)-dirTailLen]) != le.Uint32(t[8:]) {
-		d.reportBlock(ProblemDirSum, at, "wrong checksum")
 	}
 }
 

@@ -50,48 +50,25 @@ func (c *checker) checkDescriptors() {
 	}
 }
 
-// metadataArea is a part of the fixed metadata of a group.
-type metadataArea struct {
-	at, n uint64
-	what  string
-}
-
-// metadataAreas returns the bitmaps and the inode table of a group.
-func (c *checker) metadataAreas(d groupDesc) []metadataArea {
-	return []metadataArea{
-		{d.blockBitmap(), 1, "block bitmap"}, {d.inodeBitmap(), 1, "inode bitmap"}, {d.inodeTable(), c.sb.inodeTableBlocks(), "inode table"},
-	}
-}
-
 // checkMetadataAreas checks that a group's bitmaps and inode table lie where they may.
 func (c *checker) checkMetadataAreas(g uint32, d groupDesc) {
 	lo, hi := c.sb.groupStart(g), c.sb.groupStart(g)+uint64(c.sb.groupBlockCount(g))
 	if c.sb.incompat&incompatFlexBG != 0 {
 		lo, hi = c.sb.firstBlock, c.sb.blocks
 	}
-	for _, p := range c.metadataAreas(d) {
+	for _, p := range c.sb.metadataAreas(d) {
 		if p.at < lo || p.at >= hi || p.n > hi-p.at {
 			c.reportGroup(ProblemDesc, g, "%s at block %d", p.what, p.at)
 		}
 	}
 }
 
-// baseMetaBlocks returns how many blocks at the start of a group belong to superblock and
-// descriptors.
-func (c *checker) baseMetaBlocks(g uint32) uint64 {
-	n := uint64(c.sb.baseMetaBlocks(g))
-	if g == 0 && c.sb.firstBlock == 0 && c.sb.blockSize == 1024 {
-		n++
-	}
-	return min(n, uint64(c.sb.groupBlockCount(g)))
-}
-
 // claimFixedMetadata claims the blocks of all fixed metadata.
 func (c *checker) claimFixedMetadata() {
 	sb := c.sb
 	for g := uint32(0); g < sb.groups && !c.shouldStop(); g++ {
-		if n := c.baseMetaBlocks(g); n > 0 {
-			c.fixedMetadata.claimRange(uint64(g)*uint64(sb.blocksPerGroup), n)
+		if n := min(sb.baseMetaBlocks(g), sb.groupBlockCount(g)); n > 0 {
+			c.fixedMetadata.claimRange(uint64(g)*uint64(sb.blocksPerGroup), uint64(n))
 		}
 	}
 	if at := le.Uint64(sb.raw[sbMMPBlock:]); sb.incompat&incompatMMP != 0 && c.containsBlocks(at, 1) {
@@ -102,7 +79,7 @@ func (c *checker) claimFixedMetadata() {
 		if d == nil {
 			return
 		}
-		for _, p := range c.metadataAreas(d) {
+		for _, p := range c.sb.metadataAreas(d) {
 			c.claimMetadataArea(g, p)
 		}
 	}
@@ -148,23 +125,6 @@ func (c *checker) claimMetadataClusters() {
 // isFixedMetadata reports whether a block belongs to the fixed metadata.
 func (c *checker) isFixedMetadata(at uint64) bool {
 	return c.fixedMetadata.isClaimed(at - c.sb.firstBlock)
-}
-
-// fillExpectedBlockBitmap fills the initial block bitmap of a group, which has none on
-// disk: its own metadata.
-func (c *checker) fillExpectedBlockBitmap(g uint32, d groupDesc, m []byte) {
-	clear(m)
-	lo, hi := c.sb.groupStart(g), c.sb.groupStart(g)+uint64(c.sb.groupBlockCount(g))
-	k := uint64(c.sb.clusterBlocks)
-	for _, p := range append(c.metadataAreas(d), metadataArea{at: lo, n: c.baseMetaBlocks(g)}) {
-		if p.at >= c.sb.blocks || p.n > c.sb.blocks {
-			continue
-		}
-		if a, b := max(p.at, lo), min(p.at+p.n, hi); a < b {
-			from, to := (a-lo)/k, (b-lo+k-1)/k
-			setBits(m, from, to-from)
-		}
-	}
 }
 
 // readRawInode returns a copy of an inode, unchecked; nil if there is none.

@@ -1,7 +1,7 @@
 package ext4
 
 import (
-	"cmp"
+	"maps"
 	"slices"
 )
 
@@ -53,12 +53,7 @@ func (c *checker) climbTowardsRoot(d *checkedDir) {
 
 // compareLinkCounts compares the names of all inodes with their link counts.
 func (c *checker) compareLinkCounts() {
-	pages := make([]uint32, 0, len(c.inodes))
-	for p := range c.inodes {
-		pages = append(pages, p)
-	}
-	slices.SortFunc(pages, cmp.Compare)
-	for _, p := range pages {
+	for _, p := range slices.Sorted(maps.Keys(c.inodes)) {
 		for k := range c.inodes[p] {
 			if c.shouldStop() {
 				return

@@ -2,7 +2,7 @@ package ext4
 
 import (
 	"bytes"
-	"cmp"
+	"maps"
 	"slices"
 )
 
@@ -105,16 +105,6 @@ func signedXattrHash(x xattr) uint32 {
 	return addValueHash(h, x.value)
 }
 
-// addValueHash adds a value to the hash of a name.
-func addValueHash(h uint32, v []byte) uint32 {
-	for ; len(v) > 0; v = v[min(4, len(v)):] {
-		var w [4]byte
-		copy(w[:], v)
-		h = h<<16 ^ h>>16 ^ le.Uint32(w[:])
-	}
-	return h
-}
-
 // checkValueInInode checks an entry whose value lies in an inode of its own. It returns
 // the clusters of that which count as storage of the owner too.
 func (c *checker) checkValueInInode(i *inode, e []byte, ino uint32) uint64 {
@@ -211,12 +201,7 @@ func (c *checker) checkXattrRefCounts() {
 			return
 		}
 	}
-	list := make([]uint32, 0, len(c.valueInodeRefs))
-	for ino := range c.valueInodeRefs {
-		list = append(list, ino)
-	}
-	slices.SortFunc(list, cmp.Compare)
-	for _, ino := range list {
+	for _, ino := range slices.Sorted(maps.Keys(c.valueInodeRefs)) {
 		if c.shouldStop() {
 			return
 		}

@@ -84,6 +84,11 @@ func (fs *FS) writeBlocksInPlace(blocks map[uint64]*block, dataFirst bool) error
 func (fs *FS) commitAndCheckpoint() error {
 	fs.commitMu.Lock()
 	defer fs.commitMu.Unlock()
+	return fs.commitAndCheckpointLocked()
+}
+
+// commitAndCheckpointLocked is commitAndCheckpoint with commitMu held.
+func (fs *FS) commitAndCheckpointLocked() error {
 	err := fs.commitOpenTransaction()
 	if err == nil {
 		err = fs.checkpoint()
@@ -96,13 +101,10 @@ func (fs *FS) commitAndCheckpoint() error {
 func (fs *FS) commitAndEmptyLog() error {
 	fs.commitMu.Lock()
 	defer fs.commitMu.Unlock()
-	if err := fs.commitOpenTransaction(); err != nil {
-		return fs.recordWriteFailure(err)
+	err := fs.commitAndCheckpointLocked()
+	if err != nil {
+		return err
 	}
-	if err := fs.checkpoint(); err != nil {
-		return fs.recordWriteFailure(err)
-	}
-	var err error
 	if fs.sideLog != nil {
 		err = errors.Join(fs.sideLog.Truncate(0), fs.sideLog.Sync())
 	}

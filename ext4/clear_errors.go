@@ -21,11 +21,6 @@ func ClearErrors(dev Device, size int64) error {
 	}
 	le.PutUint16(sb.raw[sbState:], state&^stateErrors|stateClean)
 	clear(sb.raw[sbErrorCount:sbErrorsEnd])
-	if sb.metadataCsum {
-		le.PutUint32(sb.raw[sbChecksum:], superblockChecksum(sb.raw))
-	}
-	if _, err := dev.WriteAt(sb.raw, superOffset); err != nil {
-		return err
-	}
-	return dev.Sync()
+	sb.setChecksum(sb.raw)
+	return writeAndSync(dev, sb.raw, superOffset)
 }

@@ -80,18 +80,13 @@ func (fs *FS) commitUpTo(seq uint64) error {
 	if fs.committedSeq >= seq {
 		return nil
 	}
-	if err := fs.flushDelayedData(); err != nil {
+	fs.mu.Lock()
+	err := fs.flushDelayedData()
+	fs.mu.Unlock()
+	if err != nil {
 		return err
 	}
 	return fs.recordWriteFailure(fs.commitOpenTransaction())
-}
-
-// flushDelayedData writes data whose write was delayed. A failure here, such as a full
-// host disk, loses nothing: the data stays in memory and the next commit tries again.
-func (fs *FS) flushDelayedData() error {
-	fs.mu.Lock()
-	defer fs.mu.Unlock()
-	return fs.flushDelayedDataLocked()
 }
 
 // recordWriteFailure makes the FS refuse all further changes after a failed commit: the
@@ -177,7 +172,7 @@ func (fs *FS) makeRoomAndFreeze() (*transaction, error) {
 	if fs.writeFailure != nil {
 		return nil, fs.writeFailure
 	}
-	if err := errors.Join(fs.flushDelayedDataLocked(), fs.finalizeTransaction()); err != nil {
+	if err := errors.Join(fs.flushDelayedData(), fs.finalizeTransaction()); err != nil {
 		return nil, err
 	}
 	for fs.journal != nil && fs.journal.head+fs.logBlocksNeeded(fs.journal, len(fs.tx.blocks)) > fs.journal.blocks {
@@ -186,7 +181,7 @@ func (fs *FS) makeRoomAndFreeze() (*transaction, error) {
 		err := fs.checkpoint()
 		fs.mu.Lock()
 		if err == nil {
-			err = errors.Join(fs.flushDelayedDataLocked(), fs.finalizeTransaction())
+			err = errors.Join(fs.flushDelayedData(), fs.finalizeTransaction())
 		}
 		if err != nil {
 			return nil, err

@@ -36,6 +36,14 @@ func readFull(dev io.ReaderAt, p []byte, off int64) error {
 	return err
 }
 
+// writeAndSync writes b and makes it durable, with all that was written before.
+func writeAndSync(dev Device, b []byte, off int64) error {
+	if _, err := dev.WriteAt(b, off); err != nil {
+		return err
+	}
+	return dev.Sync()
+}
+
 // deviceSize returns the size of a device in bytes; 0: it does not tell.
 func deviceSize(dev Device) int64 {
 	if f, ok := dev.(interface{ Stat() (os.FileInfo, error) }); ok {

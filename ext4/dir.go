@@ -230,34 +230,8 @@ func (fs *FS) isEmptyDir(dir *inode) (bool, error) {
 		list, err := fs.inlineEntries(dir)
 		return len(list) == 0, err
 	}
-	empty := true
-	for l := range fs.dirBlockCount(dir) {
-		index := false
-		if fs.usesIndex(dir) {
-			if l == 0 {
-				continue
-			}
-			var err error
-			if index, err = fs.isIndexBlock(dir, l); err != nil {
-				return false, err
-			}
-		}
-		if index {
-			continue
-		}
-		b, _, err := fs.readDirBlock(dir, l, false)
-		if err != nil {
-			return false, err
-		}
-		err = fs.eachEntry(dir.num, b.data, fs.entriesEnd(), func(e dirent) bool {
-			empty = isDotName(string(e.name))
-			return !empty
-		})
-		if err != nil || !empty {
-			return false, err
-		}
-	}
-	return true, nil
+	_, num, err := fs.firstRealEntry(dir, new(uint32))
+	return num == 0 && err == nil, err
 }
 
 // isIndexBlock reports whether a block of an indexed directory is an inner node.

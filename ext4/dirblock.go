@@ -2,6 +2,7 @@ package ext4
 
 import (
 	"errors"
+	"slices"
 	"strings"
 )
 
@@ -24,44 +25,21 @@ const (
 // entryLength returns the length of an entry with a name of n bytes.
 func entryLength(n int) int { return (entryHeaderLen + n + 3) &^ 3 }
 
+// entryModes are the type bits of a mode for each type that an entry may have.
+var entryModes = [...]uint16{
+	ftUnknown: 0, ftRegular: typeRegular, ftDir: typeDir, ftChar: typeChar, ftBlock: typeBlock, ftFifo: typeFifo,
+	ftSocket: typeSocket, ftSymlink: typeSymlink,
+}
+
 // entryTypeOf returns the type that entries have for the type bits of a mode.
 func entryTypeOf(mode uint16) byte {
-	switch mode & typeMask {
-	case typeRegular:
-		return ftRegular
-	case typeDir:
-		return ftDir
-	case typeChar:
-		return ftChar
-	case typeBlock:
-		return ftBlock
-	case typeFifo:
-		return ftFifo
-	case typeSocket:
-		return ftSocket
-	case typeSymlink:
-		return ftSymlink
-	}
-	return ftUnknown
+	return byte(max(slices.Index(entryModes[:], mode&typeMask), ftUnknown))
 }
 
 // modeOfEntryType returns the type bits of a mode for the type in an entry.
 func modeOfEntryType(t byte) uint16 {
-	switch t {
-	case ftRegular:
-		return typeRegular
-	case ftDir:
-		return typeDir
-	case ftChar:
-		return typeChar
-	case ftBlock:
-		return typeBlock
-	case ftFifo:
-		return typeFifo
-	case ftSocket:
-		return typeSocket
-	case ftSymlink:
-		return typeSymlink
+	if int(t) < len(entryModes) {
+		return entryModes[t]
 	}
 	return 0
 }
@@ -171,14 +149,8 @@ func (fs *FS) readDirBlock(dir *inode, logical uint32, index bool) (*block, uint
 // checkDirBlock checks checksum and entries of a block: everything that later code relies
 // on.
 func (fs *FS) checkDirBlock(dir *inode, b []byte) error {
-	if fs.sb.metadataCsum {
-		t := b[len(b)-dirTailLen:]
-		if le.Uint32(t) != 0 || le.Uint16(t[4:]) != dirTailLen || t[6] != 0 || t[7] != 0xde {
-			return corruptf("a block of directory %d has no checksum", dir.num)
-		}
-		if ownedBlockChecksum(fs.sb.csumSeed, dir.num, dir.generation(), b[:len(b)-dirTailLen]) != le.Uint32(t[8:]) {
-			return corruptf("a block of directory %d has a wrong checksum", dir.num)
-		}
+	if has := fs.checkDirTail(dir, b); has != "" {
+		return corruptf("a block of directory %d has %s", dir.num, has)
 	}
 	bad := false
 	err := fs.eachEntry(dir.num, b, fs.entriesEnd(), func(e dirent) bool {
@@ -189,6 +161,21 @@ func (fs *FS) checkDirBlock(dir *inode, b []byte) error {
 		err = corruptf("directory %d has an entry with an invalid name", dir.num)
 	}
 	return err
+}
+
+// checkDirTail says what is wrong with the checksum of a block of entries; "": nothing.
+func (fs *FS) checkDirTail(dir *inode, b []byte) string {
+	if !fs.sb.metadataCsum {
+		return ""
+	}
+	t := b[len(b)-dirTailLen:]
+	if le.Uint32(t) != 0 || le.Uint16(t[4:]) != dirTailLen || t[6] != 0 || t[7] != 0xde {
+		return "no checksum"
+	}
+	if ownedBlockChecksum(fs.sb.csumSeed, dir.num, dir.generation(), b[:len(b)-dirTailLen]) != le.Uint32(t[8:]) {
+		return "a wrong checksum"
+	}
+	return ""
 }
 
 // checkDotEntries refuses entries "." and ".." except at the beginning of a directory: as

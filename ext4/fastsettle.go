@@ -5,24 +5,11 @@ import (
 	"slices"
 )
 
-// eachGroupPart calls f for the part of a run in each group.
-func (fs *FS) eachGroupPart(x run, f func(g, i, n uint32) error) error {
-	for x.n > 0 {
-		g, i := fs.sb.locateBlock(x.start)
-		n := min(x.n, fs.sb.groupBlockCount(g)-i)
-		if err := f(g, i, n); err != nil {
-			return err
-		}
-		x.start, x.n = x.start+uint64(n), x.n-n
-	}
-	return nil
-}
-
 // holdBlocks keeps blocks from being allocated. The bitmaps of their groups will be
 // changed, or could be, so their number is bounded like that of changed blocks.
 func (r *fastReplay) holdBlocks(x run) error {
-	return r.fs.eachGroupPart(x, func(g, i, n uint32) error {
-		r.fs.heldBlocks.markBusy(r.fs.sb, g, i, n)
+	return r.fs.eachGroupPart(x, func(g uint32, s groupSpan) error {
+		r.fs.heldBlocks.markBusy(r.fs.sb, g, s)
 		return r.checkChangeLimit(len(r.fs.heldBlocks))
 	})
 }
@@ -76,7 +63,7 @@ func (r *fastReplay) settleBitmaps() error {
 // used blocks as free if it fell by one. Any other number is damage.
 func (r *fastReplay) markOwnedBlocks(x run, owners int) error {
 	fs := r.fs
-	return fs.eachGroupPart(x, func(g, i, n uint32) error {
+	return fs.eachGroupPart(x, func(g uint32, s groupSpan) error {
 		bitmap, d, err := fs.modifyGroupBitmap(g, false)
 		if err == nil {
 			err = r.checkChangeLimit(len(fs.op.undoLog))
@@ -84,25 +71,14 @@ func (r *fastReplay) markOwnedBlocks(x run, owners int) error {
 		if err != nil {
 			return err
 		}
-		for k := i; k < i+n; k++ {
+		for k := s.at; k < s.at+s.n; k++ {
 			if owners > 1 || owners < -1 || testBit(bitmap, uint64(k)) != (owners < 0) {
 				return corruptf("fast commits leave block %d with a wrong number of owners", fs.sb.groupStart(g)+uint64(k))
 			}
 		}
-		free := d.freeBlocks()
 		if owners < 0 {
-			clearBits(bitmap, uint64(i), uint64(n))
-			free += n
-			fs.counters.freeBlocks += uint64(n)
-		} else {
-			if free < n || fs.counters.freeBlocks < uint64(n) {
-				return corruptf("group %d counts a wrong number of free blocks", g)
-			}
-			setBits(bitmap, uint64(i), uint64(n))
-			free -= n
-			fs.counters.freeBlocks -= uint64(n)
+			return fs.returnGroupBlocks(g, d, bitmap, s)
 		}
-		d.setSplitCount(gdFreeBlocks, gdFreeBlocksHi, free)
-		return nil
+		return fs.takeGroupBlocks(g, d, bitmap, s)
 	})
 }

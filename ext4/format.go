@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -81,12 +82,6 @@ func Format(dev Device, size int64, opts FormatOptions) (int64, error) {
 	return size, nil
 }
 
-// The years that an inode's 34 bits of seconds can tell.
-const (
-	minSeconds = -1 << 31
-	maxSeconds = 1<<34 - 1<<31 - 1
-)
-
 // clockTick is how far time(2), which returns the time of the last tick, may be behind
 // time.Now. e2fsck complains about a superblock written in the future.
 const clockTick = 10 * time.Millisecond
@@ -124,16 +119,13 @@ func (o *FormatOptions) validate(size int64) error {
 	if len(o.Label) > maxLabel {
 		bad("the label %q has %d bytes: at most %d", o.Label, len(o.Label), maxLabel)
 	}
-	for i := range len(o.Label) {
-		if o.Label[i] == 0 {
-			bad("the label %q has a NUL", o.Label)
-			break
-		}
+	if strings.ContainsRune(o.Label, 0) {
+		bad("the label %q has a NUL", o.Label)
 	}
 	if o.Mode&^0o7777 != 0 {
 		bad("the mode %#o of the root directory: at most 07777", o.Mode)
 	}
-	if s := o.Time.Unix(); !o.Time.IsZero() && (s < minSeconds || s > maxSeconds) {
+	if s := o.Time.Unix(); !o.Time.IsZero() && (s < minTime || s > maxTime) {
 		bad("the time %v: an inode keeps the years 1901 to 2446", o.Time)
 	}
 	if o.Journal > 0 && (o.Journal < minJournal*defaultBlock || o.Journal > maxJournal*defaultBlock) {

@@ -7,23 +7,22 @@ const resizeSize = (12 + defaultBlock/4 + defaultBlock/4*defaultBlock/4) * defau
 // fillFirstInodes fills the first block of group 0's inode table with the inodes that a
 // new file system has, and the superblock's fields about the journal.
 func (p *formatPlan) fillFirstInodes(table, super []byte) {
-	inode := func(n uint32) []byte { return table[(n-1)*newInodeSize:][:newInodeSize] }
+	slot := func(n uint32) []byte { return table[(n-1)*newInodeSize:][:newInodeSize] }
 
-	root := inode(rootInode)
+	root := slot(rootInode)
 	p.fillInode(root, typeDir|uint16(p.opts.Mode), 3, defaultBlock, 1)
 	putExtents(root, []blockRun{{p.rootDirBlock(), 1}})
-	putSplitUint32(root, inUID, inUIDHi, p.opts.UID)
-	putSplitUint32(root, inGID, inGIDHi, p.opts.GID)
+	(&inode{raw: root}).setModeAndOwner(typeDir|uint16(p.opts.Mode), p.opts.UID, p.opts.GID)
 	setInodeChecksum(p.seed, rootInode, root)
 
 	if !p.metaBG {
-		resize := inode(resizeInode)
+		resize := slot(resizeInode)
 		p.fillInode(resize, typeRegular|0o600, 1, resizeSize, 1+p.spareDescs*uint64(1+len(p.backups)))
 		le.PutUint32(resize[inBlock+4*13:], uint32(p.resizeInodeBlock()))
 		setInodeChecksum(p.seed, resizeInode, resize)
 	}
 
-	lost := inode(firstInode)
+	lost := slot(firstInode)
 	p.fillInode(lost, typeDir|0o700, 2, lostBlocks*defaultBlock, lostBlocks)
 	putExtents(lost, []blockRun{{p.lostFoundBlock(), lostBlocks}})
 	setInodeChecksum(p.seed, firstInode, lost)
@@ -31,19 +30,19 @@ func (p *formatPlan) fillFirstInodes(table, super []byte) {
 	if p.journalBlocks == 0 {
 		return
 	}
-	journal := inode(journalInode)
+	journal := slot(journalInode)
 	p.fillInode(journal, typeRegular|0o600, 1, p.journalBlocks*defaultBlock, p.journalBlocks)
 	putExtents(journal, p.journalRuns)
 	setInodeChecksum(p.seed, journalInode, journal)
 
-	le.PutUint32(super[sbCompat:], le.Uint32(super[sbCompat:])|compatJournal)
-	le.PutUint32(super[sbJournalInode:], journalInode)
-	putJournalBackup(super, journal)
+	putJournalInSuper(super, journal)
 }
 
-// putJournalBackup copies the block map and size of the journal's inode into a superblock,
+// putJournalInSuper enters a journal in a superblock, with the block map and size of its inode,
 // where e2fsck finds the journal if the inode is damaged.
-func putJournalBackup(super, journal []byte) {
+func putJournalInSuper(super, journal []byte) {
+	le.PutUint32(super[sbCompat:], le.Uint32(super[sbCompat:])|compatJournal)
+	le.PutUint32(super[sbJournalInode:], journalInode)
 	super[sbJournalBackup] = 1 // of the inode's blocks and size
 	backup := super[sbJournalBlocks:]
 	copy(backup, journal[inBlock:][:blockAreaLen])
@@ -62,58 +61,38 @@ func (p *formatPlan) fillInode(raw []byte, mode, links uint16, size, blocks uint
 	le.PutUint16(raw[inBlocksHi:], uint16(sectors>>32))
 	le.PutUint16(raw[inExtraSize:], wantExtra)
 
-	// 32 bits of signed seconds; two more above them; nanoseconds.
-	s := p.opts.Time.Unix()
-	extra := uint32((s-int64(int32(s)))>>32)&3 | uint32(p.opts.Time.Nanosecond())<<2
-	for _, at := range []struct{ seconds, extra int }{
-		{inAtime, inAtimeExtra}, {inCtime, inCtimeExtra}, {inMtime, inMtimeExtra}, {inCrtime, inCrtimeExt},
-	} {
-		le.PutUint32(raw[at.seconds:], uint32(s))
-		le.PutUint32(raw[at.extra:], extra)
+	for _, stamp := range [][2]int{stampAtime, stampCtime, stampMtime, stampBirth} {
+		(&inode{raw: raw}).setTime(stamp, p.opts.Time)
 	}
 }
 
 // putExtents makes an inode map up to four extents, of up to maxExtent blocks each.
 func putExtents(raw []byte, runs []blockRun) {
 	le.PutUint32(raw[inFlags:], flagExtents)
-	b := raw[inBlock:][:blockAreaLen]
-	le.PutUint16(b, extentMagic)
-	le.PutUint16(b[2:], uint16(len(runs)))
-	le.PutUint16(b[4:], 4)
-	var logical uint64
+	root := initExtentNode(raw[inBlock:][:blockAreaLen], 0, 0)
+	root.setEntryCount(len(runs))
+	var logical uint32
 	for i, r := range runs {
-		e := b[12*(i+1):]
-		le.PutUint32(e, uint32(logical))
-		le.PutUint16(e[4:], uint16(r.count))
-		le.PutUint16(e[6:], uint16(r.start>>32))
-		le.PutUint32(e[8:], uint32(r.start))
-		logical += r.count
+		root.setExtentAt(i, extent{logical: logical, n: uint32(r.count), start: r.start})
+		logical += uint32(r.count)
 	}
 }
 
 // fillDirectories fills the blocks of the root directory and of lost+found.
 func (p *formatPlan) fillDirectories(b []byte) {
 	const end = defaultBlock - dirTailLen
-	entry := func(at int, ino uint32, length int, name string) {
-		le.PutUint32(b[at:], ino)
-		le.PutUint16(b[at+4:], uint16(length))
-		if name != "" {
-			b[at+6], b[at+7] = byte(len(name)), 2 // a directory
-		}
-		copy(b[at+8:], name)
-	}
-	entry(0, rootInode, 12, ".")
-	entry(12, rootInode, 12, "..")
-	entry(24, firstInode, end-24, "lost+found")
+	putEntry(b, rootInode, 12, ftDir, ".")
+	putEntry(b[12:], rootInode, 12, ftDir, "..")
+	putEntry(b[24:], firstInode, end-24, ftDir, "lost+found")
 	setDirBlockChecksum(p.seed, rootInode, 0, b[:defaultBlock])
 
 	b = b[defaultBlock:]
-	entry(0, firstInode, 12, ".")
-	entry(12, rootInode, end-12, "..")
+	putEntry(b, firstInode, 12, ftDir, ".")
+	putEntry(b[12:], rootInode, end-12, ftDir, "..")
 	setDirBlockChecksum(p.seed, firstInode, 0, b[:defaultBlock])
 	for range lostBlocks - 1 {
 		b = b[defaultBlock:]
-		entry(0, 0, end, "")
+		putEntry(b, 0, end, ftUnknown, "")
 		setDirBlockChecksum(p.seed, firstInode, 0, b[:defaultBlock])
 	}
 }

@@ -141,8 +141,7 @@ func (p *formatPlan) groupBlockCount(g uint32) uint64 {
 
 // hasSuperblock reports whether a group begins with the superblock or a backup of it.
 func (p *formatPlan) hasSuperblock(g uint32) bool {
-	_, found := slices.BinarySearch(p.backups, g)
-	return found || g == 0
+	return isSparseSuperGroup(g)
 }
 
 // descsPerBlock is how many group descriptors a block of a new file system holds.

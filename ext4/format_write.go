@@ -136,7 +136,7 @@ func (p *formatPlan) fillInodeBitmap(b []byte) {
 func (p *formatPlan) fillDescriptors(descs, inodeMap []byte) (free uint64) {
 	mapped := p.groupsWithBitmap()
 	for g := range p.groups {
-		d := descs[uint64(g)*descSize:][:descSize]
+		d := groupDesc(descs[uint64(g)*descSize:][:descSize])
 		n := p.groupBlockCount(g) - p.usedBlocks(g)
 		free += n
 		p.fillDescriptor(g, d, uint32(n))
@@ -144,15 +144,15 @@ func (p *formatPlan) fillDescriptors(descs, inodeMap []byte) (free uint64) {
 			var b [defaultBlock]byte
 			p.fillBlockBitmap(g, b[:])
 			le.PutUint16(d[gdFlags:], groupInodeUninit|groupInodeZeroed)
-			putSplitUint32(d, gdBlockCsum, gdBlockCsumHi, crc32c(p.seed, b[:]))
+			d.setSplitCount(gdBlockCsum, gdBlockCsumHi, crc32c(p.seed, b[:]))
 		}
 		if g == 0 {
 			left := p.inodesPerGroup - usedInodes
-			putSplitUint32(d, gdFreeInodes, gdFreeInodesHi, left)
-			putSplitUint32(d, gdUnused, gdUnusedHi, left)
-			putSplitUint32(d, gdDirs, gdDirsHi, firstDirs)
+			d.setSplitCount(gdFreeInodes, gdFreeInodesHi, left)
+			d.setSplitCount(gdUnused, gdUnusedHi, left)
+			d.setSplitCount(gdDirs, gdDirsHi, firstDirs)
 			le.PutUint16(d[gdFlags:], groupInodeZeroed)
-			putSplitUint32(d, gdInodeCsum, gdInodeCsumHi, crc32c(p.seed, inodeMap[:p.inodesPerGroup/8]))
+			d.setSplitCount(gdInodeCsum, gdInodeCsumHi, crc32c(p.seed, inodeMap[:p.inodesPerGroup/8]))
 		}
 		le.PutUint16(d[gdChecksum:], descChecksum(p.seed, g, d))
 	}
@@ -161,24 +161,15 @@ func (p *formatPlan) fillDescriptors(descs, inodeMap []byte) (free uint64) {
 
 // fillDescriptor fills the descriptor of a group that has no inode in use, and whose block
 // bitmap follows from the descriptor.
-func (p *formatPlan) fillDescriptor(g uint32, d []byte, free uint32) {
+func (p *formatPlan) fillDescriptor(g uint32, d groupDesc, free uint32) {
 	blockMap, inodeMap, table := p.locateGroupMetadata(g)
-	le.PutUint32(d[gdBlockBitmap:], uint32(blockMap))
-	le.PutUint32(d[gdBlockHi:], uint32(blockMap>>32))
-	le.PutUint32(d[gdInodeBitmap:], uint32(inodeMap))
-	le.PutUint32(d[gdInodeHi:], uint32(inodeMap>>32))
-	le.PutUint32(d[gdInodeTable:], uint32(table))
-	le.PutUint32(d[gdTableHi:], uint32(table>>32))
-	putSplitUint32(d, gdFreeBlocks, gdFreeBlocksHi, free)
-	putSplitUint32(d, gdFreeInodes, gdFreeInodesHi, p.inodesPerGroup)
-	putSplitUint32(d, gdUnused, gdUnusedHi, p.inodesPerGroup)
+	d.setSplitBlockNumber(gdBlockBitmap, gdBlockHi, blockMap)
+	d.setSplitBlockNumber(gdInodeBitmap, gdInodeHi, inodeMap)
+	d.setSplitBlockNumber(gdInodeTable, gdTableHi, table)
+	d.setSplitCount(gdFreeBlocks, gdFreeBlocksHi, free)
+	d.setSplitCount(gdFreeInodes, gdFreeInodesHi, p.inodesPerGroup)
+	d.setSplitCount(gdUnused, gdUnusedHi, p.inodesPerGroup)
 	le.PutUint16(d[gdFlags:], groupInodeUninit|groupBlockUninit|groupInodeZeroed)
-}
-
-// putSplitUint32 writes a number whose halves of 16 bits lie at two offsets.
-func putSplitUint32(b []byte, lo, hi int, v uint32) {
-	le.PutUint16(b[lo:], uint16(v))
-	le.PutUint16(b[hi:], uint16(v>>16))
 }
 
 // fillSuperblock fills the superblock except free blocks, checksum and journal fields.

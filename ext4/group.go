@@ -30,6 +30,14 @@ func (d groupDesc) splitBlockNumber(lo, hi int) uint64 {
 	return n
 }
 
+// setSplitBlockNumber writes such a block number.
+func (d groupDesc) setSplitBlockNumber(lo, hi int, v uint64) {
+	le.PutUint32(d[lo:], uint32(v))
+	if len(d) >= 64 {
+		le.PutUint32(d[hi:], uint32(v>>32))
+	}
+}
+
 func (d groupDesc) blockBitmap() uint64  { return d.splitBlockNumber(gdBlockBitmap, gdBlockHi) }
 func (d groupDesc) inodeBitmap() uint64  { return d.splitBlockNumber(gdInodeBitmap, gdInodeHi) }
 func (d groupDesc) inodeTable() uint64   { return d.splitBlockNumber(gdInodeTable, gdTableHi) }
@@ -178,21 +186,36 @@ func (fs *FS) readGroupBitmap(g uint32, d groupDesc, inodes bool) ([]byte, error
 	return b.data, nil
 }
 
-// fillInitialBlockBitmap sets the bits of a group's initial block bitmap: its own
-// metadata, as Linux derives it from the descriptor.
-func (fs *FS) fillInitialBlockBitmap(g uint32, d groupDesc, m []byte) {
-	sb := fs.sb
-	setBits(m, 0, uint64(sb.baseMetaBlocks(g)))
-	lo, hi := sb.groupStart(g), sb.groupStart(g)+uint64(sb.groupBlockCount(g))
-	own := func(n, count uint64) {
-		if a, b := max(n, lo), min(n+count, hi); a < b {
-			setBits(m, a-lo, b-a)
+// metadataArea is a part of the fixed metadata of a group.
+type metadataArea struct {
+	at, n uint64
+	what  string
+}
+
+// metadataAreas returns the bitmaps and the inode table of a group.
+func (s *superblock) metadataAreas(d groupDesc) []metadataArea {
+	return []metadataArea{
+		{d.blockBitmap(), 1, "block bitmap"}, {d.inodeBitmap(), 1, "inode bitmap"}, {d.inodeTable(), s.inodeTableBlocks(), "inode table"},
+	}
+}
+
+// fillInitialBlockBitmap sets the bits of a group's initial block bitmap, one for each
+// cluster: its own metadata, as Linux derives it from the descriptor, and all that is beyond
+// the end of the group.
+func (s *superblock) fillInitialBlockBitmap(g uint32, d groupDesc, m []byte) {
+	lo, hi := s.groupStart(g), s.groupStart(g)+uint64(s.groupBlockCount(g))
+	k := uint64(s.clusterBlocks)
+	for _, p := range append(s.metadataAreas(d), metadataArea{at: lo, n: uint64(s.baseMetaBlocks(g))}) {
+		if p.at >= s.blocks {
+			continue // of a damaged image
+		}
+		if a, b := max(p.at, lo), min(p.at+p.n, hi); a < b {
+			from, to := (a-lo)/k, (b-lo+k-1)/k
+			setBits(m, from, to-from)
 		}
 	}
-	own(d.blockBitmap(), 1)
-	own(d.inodeBitmap(), 1)
-	own(d.inodeTable(), sb.inodeTableBlocks())
-	setBits(m, uint64(sb.groupBlockCount(g)), uint64(len(m)*8)-uint64(sb.groupBlockCount(g)))
+	end := (hi - lo + k - 1) / k
+	setBits(m, end, uint64(len(m)*8)-end)
 }
 
 // modifyGroupBitmap returns a group's bitmap and descriptor for changing. A bitmap that
@@ -219,7 +242,7 @@ func (fs *FS) modifyGroupBitmap(g uint32, inodes bool) (bitmap []byte, d groupDe
 		if inodes {
 			setBits(bitmap, uint64(fs.sb.inodesPerGroup), uint64(len(bitmap)*8)-uint64(fs.sb.inodesPerGroup))
 		} else {
-			fs.fillInitialBlockBitmap(g, d, bitmap)
+			fs.sb.fillInitialBlockBitmap(g, d, bitmap)
 		}
 		le.PutUint16(d[gdFlags:], d.flags()&^flag)
 	}

@@ -123,11 +123,8 @@ func (g *grower) openImage() error {
 		return err
 	}
 	g.fs = fs
-	return g.emptyLog()
+	return g.fs.commitAndEmptyLog()
 }
-
-// emptyLog commits all changes and leaves an empty log.
-func (g *grower) emptyLog() error { return g.fs.commitAndEmptyLog() }
 
 // reopenImage reads the file system again that the superblock now describes.
 func (g *grower) reopenImage() error {
@@ -274,7 +271,7 @@ func (g *grower) changeAndReopen(f func(fs *FS) error) error {
 	if _, err := g.fs.runOperation(func() error { return f(g.fs) }); err != nil {
 		return err
 	}
-	if err := g.emptyLog(); err != nil {
+	if err := g.fs.commitAndEmptyLog(); err != nil {
 		return err
 	}
 	return g.reopenImage()
@@ -287,48 +284,27 @@ func (fs *FS) blockBitmapUninit(d groupDesc) bool {
 
 // markBlocksFree marks used blocks of a group as free.
 func (fs *FS) markBlocksFree(g, from, n uint32) error {
-	if n == 0 {
-		return nil
-	}
-	d, err := fs.modifyGroupDesc(g)
-	if err == nil && !fs.blockBitmapUninit(d) {
-		var m []byte
-		if m, d, err = fs.modifyGroupBitmap(g, false); err == nil {
-			for k := from; k < from+n; k++ {
-				if !testBit(m, uint64(k)) {
-					return corruptf("block %d is freed twice", fs.sb.groupStart(g)+uint64(k))
-				}
-			}
-			clearBits(m, uint64(from), uint64(n))
-		}
-	}
-	if err != nil {
-		return err
-	}
-	d.setSplitCount(gdFreeBlocks, gdFreeBlocksHi, d.freeBlocks()+n)
-	fs.counters.freeBlocks += uint64(n)
-	return nil
+	return fs.markGroupBlocks(g, groupSpan{from, n}, fs.returnGroupBlocks)
 }
 
 // markBlocksUsed marks free blocks of a group as used.
 func (fs *FS) markBlocksUsed(g, from, n uint32) error {
-	if n == 0 {
+	return fs.markGroupBlocks(g, groupSpan{from, n}, fs.takeGroupBlocks)
+}
+
+// markGroupBlocks runs mark on blocks of a group, which keeps its initial bitmap if it has no
+// other.
+func (fs *FS) markGroupBlocks(g uint32, s groupSpan, mark func(uint32, groupDesc, []byte, groupSpan) error) error {
+	if s.n == 0 {
 		return nil
 	}
+	var bitmap []byte
 	d, err := fs.modifyGroupDesc(g)
 	if err == nil && !fs.blockBitmapUninit(d) {
-		var m []byte
-		if m, d, err = fs.modifyGroupBitmap(g, false); err == nil {
-			setBits(m, uint64(from), uint64(n))
-		}
+		bitmap, d, err = fs.modifyGroupBitmap(g, false)
 	}
 	if err != nil {
 		return err
 	}
-	if d.freeBlocks() < n || fs.counters.freeBlocks < uint64(n) {
-		return corruptf("group %d counts a wrong number of free blocks", g)
-	}
-	d.setSplitCount(gdFreeBlocks, gdFreeBlocksHi, d.freeBlocks()-n)
-	fs.counters.freeBlocks -= uint64(n)
-	return nil
+	return mark(g, d, bitmap, s)
 }

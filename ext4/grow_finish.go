@@ -20,13 +20,8 @@ func (g *grower) updateOverhead() error {
 	}
 	raw := slices.Clone(g.fs.superOnDevice)
 	le.PutUint32(raw[sbOverhead:], now)
-	if sb.metadataCsum {
-		le.PutUint32(raw[sbChecksum:], superblockChecksum(raw))
-	}
-	if _, err := g.dev.WriteAt(raw[512:], superOffset+512); err != nil {
-		return err
-	}
-	if err := g.dev.Sync(); err != nil {
+	sb.setChecksum(raw)
+	if err := writeAndSync(g.dev, raw[512:], superOffset+512); err != nil {
 		return err
 	}
 	return g.reopenImage()
@@ -88,9 +83,7 @@ func (g *grower) backupSuperblock(k uint32) []byte {
 	le.PutUint16(raw[sbGroupNumber:], uint16(k))
 	le.PutUint32(raw[sbIncompat:], le.Uint32(raw[sbIncompat:])&^incompatRecover)
 	clear(raw[sbGrowMark:][:8])
-	if g.fs.sb.metadataCsum {
-		le.PutUint32(raw[sbChecksum:], superblockChecksum(raw))
-	}
+	g.fs.sb.setChecksum(raw)
 	return raw
 }
 

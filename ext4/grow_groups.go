@@ -174,15 +174,9 @@ func (w *groupWriter) writeGroup(k uint32, d groupDesc) error {
 	used := sb.baseMetaBlocks(k) + 2 + uint32(sb.inodeTableBlocks())
 	free := sb.groupBlockCount(k) - used
 	clear(d)
-	for i, f := range []struct{ lo, hi int }{
-		{gdBlockBitmap, gdBlockHi}, {gdInodeBitmap, gdInodeHi}, {gdInodeTable, gdTableHi},
-	} {
-		n := at + uint64(i)
-		le.PutUint32(d[f.lo:], uint32(n))
-		if len(d) >= 64 {
-			le.PutUint32(d[f.hi:], uint32(n>>32))
-		}
-	}
+	d.setSplitBlockNumber(gdBlockBitmap, gdBlockHi, at)
+	d.setSplitBlockNumber(gdInodeBitmap, gdInodeHi, at+1)
+	d.setSplitBlockNumber(gdInodeTable, gdTableHi, at+2)
 	d.setSplitCount(gdFreeBlocks, gdFreeBlocksHi, free)
 	d.setSplitCount(gdFreeInodes, gdFreeInodesHi, sb.inodesPerGroup)
 	w.free += uint64(free)
@@ -216,8 +210,7 @@ func (w *groupWriter) writeBitmaps(k uint32, d groupDesc) error {
 		return nil
 	}
 	b := make([]byte, w.sb.blockSize)
-	layout := FS{sb: sb}
-	layout.fillInitialBlockBitmap(k, d, b)
+	sb.fillInitialBlockBitmap(k, d, b)
 	if _, err := w.g.dev.WriteAt(b, int64(d.blockBitmap())*w.sb.blockSize); err != nil {
 		return err
 	}

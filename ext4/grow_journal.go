@@ -22,29 +22,18 @@ func (g *grower) addJournal() error {
 		return err
 	}
 	return g.changeAndReopen(func(fs *FS) error {
-		in := newJournalInode(fs, make([]byte, fs.sb.inodeSize), start, s.n)
-		putJournalInSuper(fs.sb.raw, in)
+		in := newJournalInode(fs, start, s.n)
+		putJournalInSuper(fs.sb.raw, in.raw)
 		return errors.Join(fs.markBlocksUsed(group, s.at, s.n), fs.storeInode(in))
 	})
 }
 
-// putJournalInSuper enters a journal in a superblock.
-func putJournalInSuper(raw []byte, in *inode) {
-	le.PutUint32(raw[sbCompat:], le.Uint32(raw[sbCompat:])|compatJournal)
-	le.PutUint32(raw[sbJournalInode:], journalInode)
-	putJournalBackup(raw, in.raw)
-}
-
-// newJournalInode builds in raw the inode of a journal of n blocks from start on.
-func newJournalInode(fs *FS, raw []byte, start uint64, n uint32) *inode {
-	in := &inode{journalInode, raw}
-	clear(raw)
+// newJournalInode returns the inode of a journal of n blocks from start on.
+func newJournalInode(fs *FS, start uint64, n uint32) *inode {
+	in := &inode{journalInode, make([]byte, fs.sb.inodeSize)}
 	p := formatPlan{opts: FormatOptions{Time: fs.now()}}
-	p.fillInode(raw, typeRegular|0o600, 1, uint64(n)*defaultBlock, uint64(n))
-	putExtents(raw, []blockRun{{start, uint64(n)}})
-	if fs.sb.metadataCsum {
-		setInodeChecksum(fs.sb.csumSeed, journalInode, raw)
-	}
+	p.fillInode(in.raw, typeRegular|0o600, 1, uint64(n)*defaultBlock, uint64(n))
+	putExtents(in.raw, []blockRun{{start, uint64(n)}})
 	return in
 }
 
@@ -94,5 +83,5 @@ func (g *grower) writeEmptyJournal(start uint64, n uint32) error {
 		off += int64(len(b))
 	}
 	sb := newJournalSuperblock(n, g.fs.sb.raw[sbUUID:][:16])
-	return g.writeAndSync(sb, int64(start)*g.fs.sb.blockSize)
+	return writeAndSync(g.dev, sb, int64(start)*g.fs.sb.blockSize)
 }

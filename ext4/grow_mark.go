@@ -110,11 +110,10 @@ func forgetGrow(dev Device, opts OpenOptions) error {
 	if err != nil {
 		return err
 	}
-	g := &grower{dev: dev, fs: fs}
-	if err := g.emptyLog(); err != nil {
+	if err := fs.commitAndEmptyLog(); err != nil {
 		return err
 	}
-	return g.eraseGrowRecord()
+	return (&grower{dev: dev, fs: fs}).eraseGrowRecord()
 }
 
 // recordGrow records the growth in the superblock, and gives an image without a journal a
@@ -158,7 +157,7 @@ func (g *grower) makeGrowLog(m, old growMark) (growMark, error) {
 		return m, nil
 	}
 	start, _ := m.logRange()
-	return m, g.writeAndSync(make([]byte, sideHead), int64(start)*blockSize)
+	return m, writeAndSync(g.dev, make([]byte, sideHead), int64(start)*blockSize)
 }
 
 // spareAddedBlocks returns how many blocks at the end of a device of end blocks the growth

@@ -183,27 +183,23 @@ func (fs *FS) advanceToNextLeaf(dir *inode, path *[]dxStep) error {
 	return nil
 }
 
-// hashForDir computes the hash of a name with the function that a directory uses.
+// hashForDir computes the hash of a name with the function of a directory's index.
 // ErrUnsupported: the function is unknown.
-func (fs *FS) hashForDir(dir *inode, name string) (major, minor uint32, err error) {
-	version := fs.sb.raw[sbHashVersion]
-	if fs.usesIndex(dir) {
-		b, _, err := fs.readDirBlock(dir, 0, true)
-		if err != nil {
-			return 0, 0, err
-		}
-		version = b.data[dxRootInfo+4]
+func (fs *FS) hashForDir(dir *inode, name string) (uint32, error) {
+	version, err := fs.indexHashVersion(dir)
+	if err != nil {
+		return 0, err
 	}
-	major, minor, ok := fs.sb.hash.hashName(version, name)
+	hash, _, ok := fs.sb.hash.hashName(version, name)
 	if !ok {
-		return 0, 0, unsupportedf("directory %d is ordered by hash %d", dir.num, version)
+		return 0, unsupportedf("directory %d is ordered by hash %d", dir.num, version)
 	}
-	return major, minor, nil
+	return hash, nil
 }
 
 // findByIndex looks a name up by the index of a directory.
 func (fs *FS) findByIndex(dir *inode, name string) (found entryLocation, ok bool, err error) {
-	hash, _, err := fs.hashForDir(dir, name)
+	hash, err := fs.hashForDir(dir, name)
 	if err != nil {
 		return found, false, err
 	}

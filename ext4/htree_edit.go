@@ -15,7 +15,7 @@ func (fs *FS) setIndexChecksum(dir *inode, l uint32, b []byte) {
 // addByIndex adds an entry to the leaf for its hash, and splits leaf and inner nodes as
 // needed.
 func (fs *FS) addByIndex(dir *inode, ino uint32, kind byte, name string) error {
-	hash, _, err := fs.hashForDir(dir, name)
+	hash, err := fs.hashForDir(dir, name)
 	if err != nil {
 		return err
 	}

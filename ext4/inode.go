@@ -176,6 +176,17 @@ func (i *inode) setModeAndOwner(mode uint16, uid, gid uint32) {
 	le.PutUint16(i.raw[inGIDHi:], uint16(gid>>16))
 }
 
+// setModeAndKeptOwner is setModeAndOwner, where -1 keeps an id.
+func (i *inode) setModeAndKeptOwner(mode uint16, uid, gid int) {
+	if uid < 0 {
+		uid = int(i.uid())
+	}
+	if gid < 0 {
+		gid = int(i.gid())
+	}
+	i.setModeAndOwner(mode, uint32(uid), uint32(gid))
+}
+
 // changeLinkCount adds n to an inode's link count. A directory with too many
 // subdirectories has the count 1, which means that they are not counted (dir_nlink).
 // EMLINK.

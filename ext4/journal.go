@@ -2,6 +2,7 @@ package ext4
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"sort"
 )
@@ -380,10 +381,7 @@ func (fs *FS) readLogBlock(j *journal, n uint32, b []byte) error {
 
 // sortedBlockNumbers returns the keys of a map by block number, in ascending order.
 func sortedBlockNumbers[V any](m map[uint64]V) []uint64 {
-	list := make([]uint64, 0, len(m))
-	for n := range m {
-		list = append(list, n)
-	}
+	list := slices.AppendSeq(make([]uint64, 0, len(m)), maps.Keys(m))
 	slices.Sort(list)
 	return list
 }

@@ -361,27 +361,21 @@ func setDirBlockChecksum(seed, ino, generation uint32, b []byte) {
 }
 
 // setBits sets n bits of a bitmap from a bit on.
-func setBits(bitmap []byte, from, n uint64) {
-	for end := from + n; from < end; {
-		if from%8 == 0 && from+8 <= end {
-			bitmap[from/8] = 0xff
-			from += 8
-			continue
-		}
-		bitmap[from/8] |= 1 << (from % 8)
-		from++
-	}
-}
+func setBits(bitmap []byte, from, n uint64) { fillBits(bitmap, from, n, 0xff) }
 
 // clearBits clears n bits of a bitmap from a bit on.
-func clearBits(bitmap []byte, from, n uint64) {
+func clearBits(bitmap []byte, from, n uint64) { fillBits(bitmap, from, n, 0) }
+
+// fillBits makes n bits of a bitmap, from a bit on, those of value: 0xff or 0.
+func fillBits(bitmap []byte, from, n uint64, value byte) {
 	for end := from + n; from < end; {
 		if from%8 == 0 && from+8 <= end {
-			bitmap[from/8] = 0
+			bitmap[from/8] = value
 			from += 8
 			continue
 		}
-		bitmap[from/8] &^= 1 << (from % 8)
+		bit := byte(1) << (from % 8)
+		bitmap[from/8] = bitmap[from/8]&^bit | value&bit
 		from++
 	}
 }

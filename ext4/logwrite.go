@@ -126,10 +126,7 @@ func (fs *FS) writeTransactionToLog(t *transaction) error {
 	// sector of it, or none.
 	now := fs.now()
 	commit := j.newCommitBlock(fs.sb.blockSize, j.sequence, now.Unix(), now.Nanosecond(), 0)
-	if _, err := fs.dev.WriteAt(commit[:512], int64(j.deviceBlock(commitPos))*fs.sb.blockSize); err != nil {
-		return err
-	}
-	if err := fs.dev.Sync(); err != nil {
+	if err := writeAndSync(fs.dev, commit[:512], int64(j.deviceBlock(commitPos))*fs.sb.blockSize); err != nil {
 		return err
 	}
 	j.head = commitPos + 1

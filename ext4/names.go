@@ -35,10 +35,7 @@ func (fs *FS) createInode(dir *inode, name string, mode uint16, fill func(*inode
 	if err := fs.addEntry(dir, name, child.num, entryTypeOf(mode)); err != nil {
 		return nil, err
 	}
-	if err := fs.storeInode(dir); err != nil {
-		return nil, err
-	}
-	return child, fs.storeInode(child)
+	return child, errors.Join(fs.storeInode(dir), fs.storeInode(child))
 }
 
 // checkCanAdd checks that a name can be added to a directory. ENOTDIR; EEXIST; ENOENT: the
@@ -94,12 +91,17 @@ func (fs *FS) groupForChild(dir *inode) uint32 {
 // Mkdir creates a directory with the given permission bits, limited by the default access
 // list of its parent. EEXIST.
 func (fs *FS) Mkdir(path string, mode iofs.FileMode) error {
+	return fs.createAtPath(path, typeDir|permBitsOf(mode), nil)
+}
+
+// createAtPath runs createInode as an operation. EEXIST.
+func (fs *FS) createAtPath(path string, mode uint16, fill func(*inode) error) error {
 	return fs.runDurably(func() error {
 		dir, name, err := fs.resolveNewParent(path)
 		if err != nil {
 			return err
 		}
-		_, err = fs.createInode(dir, name, typeDir|permBitsOf(mode), nil)
+		_, err = fs.createInode(dir, name, mode, fill)
 		return err
 	})
 }
@@ -166,14 +168,7 @@ func (fs *FS) Symlink(target, path string) error {
 	if len(target) > maxSymlinkLen || int64(len(target)) >= fs.sb.blockSize {
 		return errNameLong
 	}
-	return fs.runDurably(func() error {
-		dir, name, err := fs.resolveNewParent(path)
-		if err != nil {
-			return err
-		}
-		_, err = fs.createInode(dir, name, typeSymlink|0o777, func(i *inode) error { return fs.setSymlinkTarget(i, target) })
-		return err
-	})
+	return fs.createAtPath(path, typeSymlink|0o777, func(i *inode) error { return fs.setSymlinkTarget(i, target) })
 }
 
 // setSymlinkTarget stores the target of a new symbolic link: in the inode if it is short.
@@ -222,18 +217,11 @@ func (fs *FS) Mknod(path string, mode iofs.FileMode, rdev uint64) error {
 	default:
 		return errInvalid
 	}
-	return fs.runDurably(func() error {
-		dir, name, err := fs.resolveNewParent(path)
-		if err != nil {
-			return err
+	return fs.createAtPath(path, kind|permBitsOf(mode), func(i *inode) error {
+		if kind == typeBlock || kind == typeChar {
+			i.setDeviceNumber(rdev)
 		}
-		_, err = fs.createInode(dir, name, kind|permBitsOf(mode), func(i *inode) error {
-			if kind == typeBlock || kind == typeChar {
-				i.setDeviceNumber(rdev)
-			}
-			return nil
-		})
-		return err
+		return nil
 	})
 }
 
@@ -268,10 +256,7 @@ func (fs *FS) linkInode(dir *inode, name string, i *inode) error {
 	if err := fs.addEntry(dir, name, i.num, entryTypeOf(i.mode())); err != nil {
 		return err
 	}
-	if err := fs.storeInode(dir); err != nil {
-		return err
-	}
-	return fs.storeInode(i)
+	return errors.Join(fs.storeInode(dir), fs.storeInode(i))
 }
 
 // Remove removes a file, symbolic link, special file or empty directory. ENOTEMPTY;

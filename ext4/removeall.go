@@ -229,10 +229,11 @@ func (fs *FS) emptyStep(top *dirLevel) (sub dirLevel, empty bool, err error) {
 func (fs *FS) firstRealEntry(dir *inode, block *uint32) (name string, num uint32, err error) {
 	for ; *block < fs.dirBlockCount(dir); *block++ {
 		if fs.usesIndex(dir) {
-			if index, err := fs.isIndexBlock(dir, *block); err != nil || index {
-				if err != nil {
-					return "", 0, err
-				}
+			index, err := fs.isIndexBlock(dir, *block)
+			if err != nil {
+				return "", 0, err
+			}
+			if index {
 				continue
 			}
 		}

@@ -41,7 +41,7 @@ func (fs *FS) replayJournal(force bool) error {
 		return err
 	}
 	if j.start == 0 {
-		return fs.finishReplay(j, nil)
+		return fs.finishReplay(j, nil, 0)
 	}
 	s, err := fs.scanLog(j)
 	if err != nil {
@@ -54,42 +54,33 @@ func (fs *FS) replayJournal(force bool) error {
 	if err := fs.replayFastCommits(s, newest); err != nil {
 		return err
 	}
-	return fs.finishReplay(j, &replayed{newest, s.next})
+	return fs.finishReplay(j, newest, s.next)
 }
 
-// replayed is what a replay found: the newest versions of blocks, and the sequence number
-// after the last transaction.
-type replayed struct {
-	newest map[uint64]logBlock
-	next   uint32
-}
-
-// finishReplay applies what was replayed: read-only it stays in memory; otherwise it is
-// written in place and the log is emptied. r is nil for a log that was empty.
-func (fs *FS) finishReplay(j *journal, r *replayed) error {
+// finishReplay applies the newest versions of blocks that a replay found: read-only they stay
+// in memory; otherwise they are written in place and the log is emptied. next is the sequence
+// number after the last transaction. newest is nil for a log that was empty.
+func (fs *FS) finishReplay(j *journal, newest map[uint64]logBlock, next uint32) error {
 	fs.cache.blocks = map[uint64]*block{}
 	fs.cache.cleanCount = 0
 	if fs.opts.ReadOnly {
-		if r == nil {
+		if newest == nil {
 			return nil
 		}
-		fs.replayedBlocks = r.newest
+		fs.replayedBlocks = newest
 		return fs.reloadSuperblock()
 	}
-	if r != nil {
-		if err := fs.writeReplayedInPlace(r.newest); err != nil {
+	if newest != nil {
+		if err := fs.writeReplayedInPlace(newest); err != nil {
 			return err
 		}
-		j.start, j.sequence = 0, r.next+1
+		j.start, j.sequence = 0, next+1
 		// Synced before replayed blocks can be overwritten.
 		if err := errors.Join(fs.writeJournalSuperblock(j), fs.dev.Sync()); err != nil {
 			return err
 		}
 	}
-	if err := fs.reloadSuperblock(); err != nil {
-		return err
-	}
-	return nil
+	return fs.reloadSuperblock()
 }
 
 // writeReplayedInPlace copies blocks from the log to their places. The superblock is the
@@ -114,14 +105,13 @@ func (fs *FS) writeReplayedInPlace(newest map[uint64]logBlock) error {
 		}
 		// The flag must stay until the log is empty.
 		raw := buf[fs.sb.superblockOffset():][:superSize]
-		if _, err := parseSuperblock(raw, fs.size); err != nil {
+		sb, err := parseSuperblock(raw, fs.size)
+		if err != nil {
 			return err
 		}
 		le.PutUint32(raw[sbIncompat:], le.Uint32(raw[sbIncompat:])|incompatRecover)
-		if le.Uint32(raw[sbROCompat:])&roMetadataCsum != 0 {
-			le.PutUint32(raw[sbChecksum:], superblockChecksum(raw))
-		}
-		_, err := fs.dev.WriteAt(raw, superOffset)
+		sb.setChecksum(raw)
+		_, err = fs.dev.WriteAt(raw, superOffset)
 		return err
 	}
 	for _, n := range sortedBlockNumbers(newest) {

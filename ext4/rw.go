@@ -80,7 +80,7 @@ func (fs *FS) readDataBlocks(p []byte, at int64) error {
 // changed there: the log would bring back its old content otherwise.
 func (fs *FS) overwriteData(p []byte, at int64) error {
 	fs.tx.hasData = true
-	if err := fs.flushDelayedDataLocked(); err != nil {
+	if err := fs.flushDelayedData(); err != nil {
 		return err
 	}
 	if len(fs.journaledTails) == 0 {
@@ -132,7 +132,7 @@ func (fs *FS) zeroBlockPart(i *inode, from, to int64) error {
 	if err := fs.readDataBlocks(buf, int64(n)*blockSize+from); err != nil || isAllZero(buf) {
 		return err
 	}
-	if err := fs.flushDelayedDataLocked(); err != nil {
+	if err := fs.flushDelayedData(); err != nil {
 		return err
 	}
 	fs.journaledTails[n] = struct{}{}
@@ -231,7 +231,7 @@ func (fs *FS) writeNewBlocks(p []byte, at, offInBlock int64) error {
 	fs.forgetJournaledTails(uint64(at/blockSize), uint64(roundUpTo(offInBlock+int64(len(p)), blockSize)/blockSize))
 	whole := int64(len(p)) / blockSize * blockSize
 	if offInBlock == 0 && whole > maxDelayedWrite {
-		if err := fs.flushDelayedDataLocked(); err != nil {
+		if err := fs.flushDelayedData(); err != nil {
 			return err
 		}
 		if _, err := fs.dev.WriteAt(p[:whole], at); err != nil {
@@ -271,7 +271,7 @@ func (fs *FS) delayWrite(p []byte, at, offInBlock int64) error {
 	w := &fs.delayed
 	n := int(roundUpTo(offInBlock+int64(len(p)), fs.sb.blockSize))
 	if len(w.buf) > 0 && (at != w.at+int64(len(w.buf)) || len(w.buf)+n > maxOperationBytes) {
-		if err := fs.flushDelayedDataLocked(); err != nil {
+		if err := fs.flushDelayedData(); err != nil {
 			return err
 		}
 	}
@@ -290,9 +290,10 @@ func (fs *FS) delayWrite(p []byte, at, offInBlock int64) error {
 	return nil
 }
 
-// flushDelayedDataLocked writes the delayed data. Other data is written only afterwards,
-// so that the last writer of a block wins. mu is held alone.
-func (fs *FS) flushDelayedDataLocked() error {
+// flushDelayedData writes the delayed data. Other data is written only afterwards, so that
+// the last writer of a block wins. A failure, such as a full host disk, loses nothing: the
+// data stays in memory and the next commit tries again. mu is held alone.
+func (fs *FS) flushDelayedData() error {
 	w := &fs.delayed
 	if len(w.buf) == 0 {
 		return nil

@@ -34,20 +34,6 @@ func ShrinkToFit(ctx context.Context, dev Device, opts ShrinkOptions) (int64, er
 	return int64(s.blocks) * defaultBlock, nil
 }
 
-// ShrunkSize returns the size to which [ShrinkToFit] would shrink the image now, in bytes.
-func (fs *FS) ShrunkSize() (int64, error) {
-	fs.mu.RLock()
-	defer fs.mu.RUnlock()
-	if fs.closed {
-		return 0, errClosed
-	}
-	if err := checkResizable(fs.sb); err != nil {
-		return 0, err
-	}
-	_, blocks, err := fs.planShrink(MinSize / defaultBlock)
-	return int64(blocks) * defaultBlock, err
-}
-
 // shrinker shrinks an image, by the steps of a grower in reverse.
 type shrinker struct{ grower }
 
@@ -110,7 +96,7 @@ func (fs *FS) planShrink(least uint64) (groups uint32, blocks uint64, err error)
 			return 0, 0, err
 		}
 		own := make([]byte, sb.blockSize)
-		fs.fillInitialBlockBitmap(k, d, own)
+		fs.sb.fillInitialBlockBitmap(k, d, own)
 		away = sb.markForeignMetadata(k, d, own, away)
 		in, err := fs.isGroupInUse(k, d, own)
 		if err != nil {
@@ -322,7 +308,7 @@ func (s *shrinker) claimTailWithoutLog(last, from, n uint32) error {
 	setBits(m, uint64(from), uint64(n))
 	s.blocks++
 	at := s.fs.sb.groupStart(last) + uint64(from)
-	if err := s.writeAndSync(m, int64(at)*defaultBlock); err != nil {
+	if err := writeAndSync(s.dev, m, int64(at)*defaultBlock); err != nil {
 		return err
 	}
 	return s.switchBlockBitmap(last, at, 1-int64(n))

@@ -42,16 +42,8 @@ func (g *grower) copyBlockBitmap(k uint32) ([]byte, error) {
 		return slices.Clone(b), nil
 	}
 	m := make([]byte, g.fs.sb.blockSize)
-	g.fs.fillInitialBlockBitmap(k, d, m)
+	g.fs.sb.fillInitialBlockBitmap(k, d, m)
 	return m, nil
-}
-
-// writeAndSync writes b and makes it durable.
-func (g *grower) writeAndSync(b []byte, off int64) error {
-	if _, err := g.dev.WriteAt(b, off); err != nil {
-		return err
-	}
-	return g.dev.Sync()
 }
 
 // writeUninitBitmap writes the block bitmap of a group that has none yet.
@@ -64,7 +56,7 @@ func (g *grower) writeUninitBitmap(k uint32) error {
 	if err != nil {
 		return err
 	}
-	if err := g.writeAndSync(m, int64(d.blockBitmap())*g.fs.sb.blockSize); err != nil {
+	if err := writeAndSync(g.dev, m, int64(d.blockBitmap())*g.fs.sb.blockSize); err != nil {
 		return err
 	}
 	return g.switchBlockBitmap(k, d.blockBitmap(), 0)
@@ -85,17 +77,14 @@ func (g *grower) switchBlockBitmap(k uint32, at uint64, free int64) error {
 	}
 	sector := slices.Clone(b.data[off/512*512:][:512])
 	d := groupDesc(sector[off%512:][:sb.descSize])
-	le.PutUint32(d[gdBlockBitmap:], uint32(at))
-	if len(d) >= 64 {
-		le.PutUint32(d[gdBlockHi:], uint32(at>>32))
-	}
+	d.setSplitBlockNumber(gdBlockBitmap, gdBlockHi, at)
 	d.setSplitCount(gdFreeBlocks, gdFreeBlocksHi, uint32(int64(d.freeBlocks())+free))
 	if sb.metadataCsum {
 		le.PutUint16(d[gdFlags:], d.flags()&^groupBlockUninit)
 		d.setSplitCount(gdBlockCsum, gdBlockCsumHi, crc32c(sb.csumSeed, m))
 		le.PutUint16(d[gdChecksum:], descChecksum(sb.csumSeed, k, d))
 	}
-	if err := g.writeAndSync(sector, int64(block)*g.fs.sb.blockSize+int64(off/512*512)); err != nil {
+	if err := writeAndSync(g.dev, sector, int64(block)*g.fs.sb.blockSize+int64(off/512*512)); err != nil {
 		return err
 	}
 	return g.reopenImage()

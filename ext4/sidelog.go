@@ -164,8 +164,5 @@ func (fs *FS) writeSideLog(t *transaction) error {
 	if _, err := fs.sideLog.WriteAt(body, sideBody); err != nil {
 		return err
 	}
-	if _, err := fs.sideLog.WriteAt(head, 0); err != nil {
-		return err
-	}
-	return fs.sideLog.Sync()
+	return writeAndSync(fs.sideLog, head, 0)
 }

@@ -139,11 +139,8 @@ func (s *superblock) parseFeatureFields() error {
 
 // volumeLabel returns the label.
 func (s *superblock) volumeLabel() string {
-	b := s.raw[sbLabel : sbLabel+maxLabel]
-	if i := bytes.IndexByte(b, 0); i >= 0 {
-		b = b[:i]
-	}
-	return string(b)
+	label, _, _ := bytes.Cut(s.raw[sbLabel:sbLabel+maxLabel], []byte{0})
+	return string(label)
 }
 
 // splitCount reads a count whose halves of 32 bits lie at two offsets.
@@ -229,6 +226,9 @@ func (s *superblock) baseMetaBlocks(g uint32) uint32 {
 		n = 1
 	}
 	per := s.descsPerBlock()
+	if g == 0 && s.firstBlock == 0 && s.blockSize == 1024 {
+		n++ // the boot block, with bigalloc
+	}
 	if g/per < s.firstMetaBG {
 		if n == 0 {
 			return 0
@@ -330,7 +330,7 @@ func featureNames(names map[uint32]string, set uint32) string {
 		}
 		n, ok := names[f]
 		if !ok {
-			n = "FEATURE_" + string("0123456789"[i/10]) + string("0123456789"[i%10])
+			n = fmt.Sprintf("FEATURE_%02d", i)
 		}
 		list = append(list, n)
 	}

@@ -12,19 +12,17 @@ func (fs *FS) repairPrimarySuper() error {
 	}
 	raw := fs.sb.raw
 	le.PutUint16(raw[sbGroupNumber:], 0)
-	le.PutUint32(raw[sbFreeBlocksLo:], uint32(fs.counters.freeBlocks))
-	le.PutUint32(raw[sbFreeInodes:], fs.counters.freeInodes)
-	if fs.sb.incompat&incompat64bit != 0 {
-		le.PutUint32(raw[sbFreeBlocksHi:], uint32(fs.counters.freeBlocks>>32))
-	}
-	if fs.sb.metadataCsum {
+	putFreeCounts(raw, fs.sb, fs.counters)
+	fs.sb.setChecksum(raw)
+	copy(fs.superOnDevice, raw)
+	return writeAndSync(fs.dev, raw, superOffset)
+}
+
+// setChecksum sets the checksum in raw, a version of the superblock.
+func (s *superblock) setChecksum(raw []byte) {
+	if s.metadataCsum {
 		le.PutUint32(raw[sbChecksum:], superblockChecksum(raw))
 	}
-	copy(fs.superOnDevice, raw)
-	if _, err := fs.dev.WriteAt(raw, superOffset); err != nil {
-		return err
-	}
-	return fs.dev.Sync()
 }
 
 // finalizeSuperblock puts the superblock into the open transaction: free counts, time of
@@ -36,12 +34,7 @@ func (fs *FS) finalizeSuperblock() error {
 		return err
 	}
 	raw, old := b[fs.sb.superblockOffset():][:superSize], fs.sb.raw
-	c := fs.counters
-	le.PutUint32(old[sbFreeBlocksLo:], uint32(c.freeBlocks))
-	if fs.sb.incompat&incompat64bit != 0 {
-		le.PutUint32(old[sbFreeBlocksHi:], uint32(c.freeBlocks>>32))
-	}
-	le.PutUint32(old[sbFreeInodes:], c.freeInodes)
+	putFreeCounts(old, fs.sb, fs.counters)
 	le.PutUint32(old[sbWtime:], uint32(fs.now().Add(-clockTick).Unix()))
 	var first uint32
 	if len(fs.orphans) > 0 {

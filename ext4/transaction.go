@@ -37,14 +37,14 @@ func newTransaction(seq uint64) *transaction {
 // last committed state still uses them, or recovery could overwrite them from the log.
 type busyBlocks map[uint32][]byte
 
-// markBusy marks n blocks of a group as busy.
-func (y busyBlocks) markBusy(sb *superblock, g, index, n uint32) {
+// markBusy marks blocks of a group as busy.
+func (y busyBlocks) markBusy(sb *superblock, g uint32, s groupSpan) {
 	m := y[g]
 	if m == nil {
 		m = make([]byte, (sb.blocksPerGroup+7)/8)
 		y[g] = m
 	}
-	setBits(m, uint64(index), uint64(n))
+	setBits(m, uint64(s.at), uint64(s.n))
 }
 
 // clearBusy marks n blocks of a group as not busy.
@@ -142,7 +142,7 @@ func (fs *FS) forgetBlock(n uint64) {
 	if b.pinned.Load() && b.openTx != fs.tx || b.inLog {
 		// After a crash recovery would write this block over its next content.
 		g, i := fs.sb.locateBlock(n)
-		fs.heldBlocks.markBusy(fs.sb, g, i, 1)
+		fs.heldBlocks.markBusy(fs.sb, g, groupSpan{i, 1})
 	}
 	u := undoRecord{n: n, was: b}
 	if b.openTx == fs.tx && b.lastOp != fs.op.id {
@@ -278,10 +278,7 @@ func (fs *FS) transactionTooLarge() bool {
 // runDurably runs f as one operation and, unless in batch mode, commits it.
 func (fs *FS) runDurably(f func() error) error {
 	seq, err := fs.runOperation(f)
-	if err != nil || fs.opts.Batch {
-		return err
-	}
-	return fs.commitUpTo(seq)
+	return fs.reclaimAndCommit(seq, err, 0)
 }
 
 // checkWritable returns why nothing can be changed, if so: closed, read-only, or a failed

@@ -1,6 +1,7 @@
 package ext4
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -36,14 +37,8 @@ func (fs *FS) applyFileMeta(i *inode, m *FileMeta) error {
 	if m == nil {
 		return nil
 	}
-	bits, uid, gid := permBitsOf(m.Mode), i.uid(), i.gid()
-	if m.UID >= 0 {
-		uid = uint32(m.UID)
-	}
-	if m.GID >= 0 {
-		gid = uint32(m.GID)
-	}
-	i.setModeAndOwner(typeRegular|bits, uid, gid)
+	bits := permBitsOf(m.Mode)
+	i.setModeAndKeptOwner(typeRegular|bits, m.UID, m.GID)
 	if !m.Mtime.IsZero() {
 		i.setTime(stampAtime, m.Mtime)
 		i.setTime(stampMtime, m.Mtime)
@@ -80,7 +75,7 @@ func (fs *FS) WriteFile(ctx context.Context, path string, r io.Reader, opts Writ
 		if err != nil {
 			return 0, err
 		}
-		return fs.writeLargeFile(ctx, path, io.MultiReader(newSliceReader((*buf)[:n]), r), opts)
+		return fs.writeLargeFile(ctx, path, io.MultiReader(bytes.NewReader((*buf)[:n]), r), opts)
 	}
 	return fs.writeLargeFile(ctx, path, r, opts)
 }
@@ -102,20 +97,6 @@ func (fs *FS) checkWriteTarget(path string, exclusive bool) error {
 	return err
 }
 
-// ctxReader is a reader that fails once its context is done.
-type ctxReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-// Read implements io.Reader.
-func (c ctxReader) Read(p []byte) (int, error) {
-	if err := c.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return c.r.Read(p)
-}
-
 // readChunk fills buf. An error, which may be io.EOF, means that r yielded only n bytes.
 // io.ReadFull could not tell a short chunk from an io.ErrUnexpectedEOF of r, with which
 // archives and requests report that they were cut off.
@@ -129,22 +110,6 @@ func readChunk(ctx context.Context, r io.Reader, buf []byte) (n int, err error) 
 		n += k
 	}
 	return n, err
-}
-
-// newSliceReader returns a reader of b. The owner of b may reuse it once it is read.
-func newSliceReader(b []byte) io.Reader { return &sliceReader{b} }
-
-// sliceReader reads a slice that it does not keep.
-type sliceReader struct{ b []byte }
-
-// Read implements io.Reader.
-func (s *sliceReader) Read(p []byte) (int, error) {
-	if len(s.b) == 0 {
-		return 0, io.EOF
-	}
-	n := copy(p, s.b)
-	s.b = s.b[n:]
-	return n, nil
 }
 
 // writeSmallFile writes a file whose content is in memory, in one operation.
@@ -365,7 +330,7 @@ func (f *File) writeSparseFrom(ctx context.Context, r io.Reader, opts WriteOptio
 		}
 		for last = off + n; off < last; {
 			k := min(last-off, maxOperationBytes)
-			if _, err := io.ReadFull(ctxReader{ctx, r}, (*buf)[:k]); err != nil {
+			if got, err := readChunk(ctx, r, (*buf)[:k]); int64(got) < k {
 				if err == io.EOF {
 					err = io.ErrUnexpectedEOF
 				}

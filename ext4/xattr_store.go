@@ -78,7 +78,12 @@ func (x xattr) entryHash() uint32 {
 	for _, c := range []byte(x.name) {
 		h = h<<5 ^ h>>27 ^ uint32(c)
 	}
-	for v := x.value; len(v) > 0; v = v[min(4, len(v)):] {
+	return addValueHash(h, x.value)
+}
+
+// addValueHash adds a value to the hash of a name.
+func addValueHash(h uint32, v []byte) uint32 {
+	for ; len(v) > 0; v = v[min(4, len(v)):] {
 		var w [4]byte
 		copy(w[:], v)
 		h = h<<16 ^ h>>16 ^ le.Uint32(w[:])

@@ -75,12 +75,13 @@ func openVolumeSubpath(mount planMount) (*os.File, error) {
 		return root, nil
 	}
 	defer root.Close()
-	f, err := openDirBeneath(root, mount.Subpath, unix.RESOLVE_BENEATH)
+	const directory = unix.O_PATH | unix.O_DIRECTORY
+	f, err := openResolved(root, mount.Subpath, directory, unix.RESOLVE_BENEATH)
 	if errors.Is(err, unix.ENOENT) && !mount.ReadOnly {
 		if err := makeDirsBeneath(mount.Source, mount.Subpath); err != nil {
 			return nil, fmt.Errorf("make subpath %q: %w", mount.Subpath, err)
 		}
-		f, err = openDirBeneath(root, mount.Subpath, unix.RESOLVE_BENEATH)
+		f, err = openResolved(root, mount.Subpath, directory, unix.RESOLVE_BENEATH)
 	}
 	switch {
 	case errors.Is(err, unix.EXDEV):
@@ -97,9 +98,9 @@ func openVolumeSubpath(mount planMount) (*os.File, error) {
 	return f, nil
 }
 
-// openDirBeneath opens the directory name of dir.
-func openDirBeneath(dir *os.File, name string, resolve uint64) (*os.File, error) {
-	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: resolve | unix.RESOLVE_NO_MAGICLINKS}
+// openResolved opens name in dir, which the kernel resolves as resolve says, without magic links.
+func openResolved(dir *os.File, name string, flags int, resolve uint64) (*os.File, error) {
+	how := unix.OpenHow{Flags: uint64(flags) | unix.O_CLOEXEC, Resolve: resolve | unix.RESOLVE_NO_MAGICLINKS}
 	for {
 		fd, err := unix.Openat2(int(dir.Fd()), name, &how)
 		if err == nil {

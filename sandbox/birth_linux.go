@@ -39,7 +39,12 @@ func (m *Manager) recordHelper(id string, pid int) error {
 	if err != nil {
 		return err
 	}
-	f, err := nolinks.OpenFile(m.sandboxesDir, id+"/"+helperFile, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	return m.createSandboxFile(id+"/"+helperFile, b)
+}
+
+// createSandboxFile makes a small file beneath the directory of sandboxes, which must not exist.
+func (m *Manager) createSandboxFile(name string, b []byte) error {
+	f, err := nolinks.OpenFile(m.sandboxesDir, name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
@@ -47,16 +52,22 @@ func (m *Manager) recordHelper(id string, pid int) error {
 	return errors.Join(err, f.Close())
 }
 
+// readSandboxFile reads a file beneath the directory of sandboxes, at most so many bytes of it.
+// The owner of the home may have put anything there.
+func (m *Manager) readSandboxFile(name string, most int64) ([]byte, error) {
+	f, err := nolinks.OpenFile(m.sandboxesDir, name, os.O_RDONLY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, most))
+}
+
 // recordedHelper opens the helper of a sandbox as a pidfd; nil if it has ended, or there
 // never was one. A record that cannot be read counts as none: a damaged record must not
 // keep the sandbox from being cleaned up.
 func (m *Manager) recordedHelper(id string) *os.File {
-	f, err := nolinks.OpenFile(m.sandboxesDir, id+"/"+helperFile, os.O_RDONLY, 0)
-	if err != nil {
-		return nil
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxHelperRecord))
+	b, err := m.readSandboxFile(id+"/"+helperFile, maxHelperRecord)
 	var r helperRecord
 	if err != nil || json.Unmarshal(b, &r) != nil || r.PID < 2 || r.Boot != readBootID() {
 		return nil

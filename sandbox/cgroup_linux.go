@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/volehq/vole/driver"
@@ -43,12 +42,10 @@ func findUsableCgroups() cgroups {
 	if unix.Access(cgroupRoot, unix.W_OK) != nil {
 		return cgroups{}
 	}
-	if b, err := os.ReadFile(filepath.Join(cgroupRoot, "cgroup.controllers")); err == nil {
-		has := map[string]bool{}
-		for _, f := range strings.Fields(string(b)) {
-			has[f] = true
-		}
-		return cgroups{memory: has["memory"], pids: has["pids"], cpu: has["cpu"], freezer: true}
+	if isCgroup2Mount() {
+		have := readControllers(cgroupRoot)
+		have.freezer = true
+		return have
 	}
 	v1 := func(name string) bool {
 		dir := filepath.Join(cgroupRoot, name)

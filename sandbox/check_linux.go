@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"path"
 	"strings"
 	"unicode/utf8"
@@ -48,7 +49,7 @@ func (c *Config) normalizeConfig() error {
 			return driver.Errorf(vole.ErrUnsupported, "argument %q is not UTF-8, which the runtime's configuration (JSON) cannot hold", a)
 		}
 	}
-	return firstError(c.checkEnvironment(), c.checkLimits())
+	return cmp.Or(c.checkEnvironment(), c.checkLimits())
 }
 
 func (c *Config) checkEnvironment() error {
@@ -100,14 +101,4 @@ func (c *Config) describeRoot() string {
 		return "dir:" + c.Rootfs
 	}
 	return "host"
-}
-
-// firstError returns the first error that is not nil.
-func firstError(errs ...error) error {
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }

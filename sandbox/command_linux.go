@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"bytes"
+	"cmp"
 	"debug/elf"
 	encoding "encoding/binary"
 	"errors"
@@ -44,7 +45,7 @@ func (p process) candidatePaths() []string {
 		if dirs, ok := strings.CutPrefix(e, "PATH="); ok {
 			for _, d := range filepath.SplitList(dirs) {
 				// Not cleaned: ".." behind a link means something else.
-				list = append(list, firstNonEmpty(d, ".")+"/"+name)
+				list = append(list, cmp.Or(d, ".")+"/"+name)
 			}
 		}
 	}

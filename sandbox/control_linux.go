@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -209,7 +210,7 @@ func (m *Manager) requestControl(ctx context.Context, ref string, request contro
 	defer c.Close()
 	defer context.AfterFunc(ctx, func() { c.SetDeadline(time.Now()) })()
 	var a controlAnswer
-	if err := firstError(json.NewEncoder(c).Encode(request), json.NewDecoder(c).Decode(&a)); err != nil {
+	if err := cmp.Or(json.NewEncoder(c).Encode(request), json.NewDecoder(c).Decode(&a)); err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}

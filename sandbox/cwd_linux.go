@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -71,7 +72,7 @@ func (h *helper) checkEnteredWorkdir() error {
 	defer dir.Close()
 	var st unix.Stat_t
 	var in unix.Statfs_t
-	if err := firstError(unix.Fstat(int(dir.Fd()), &st), unix.Fstatfs(int(dir.Fd()), &in)); err != nil {
+	if err := cmp.Or(unix.Fstat(int(dir.Fd()), &st), unix.Fstatfs(int(dir.Fd()), &in)); err != nil {
 		return err
 	}
 	own, err := h.isReachableMount(dir)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -15,7 +14,6 @@ import (
 
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
-	nolinks "github.com/volehq/vole/internal/beneath"
 	"golang.org/x/sys/unix"
 )
 
@@ -44,13 +42,16 @@ func findDelegatedCgroup() cgroups {
 			return cgroups{}
 		}
 	}
-	has := readFields(filepath.Join(dir, "cgroup.controllers"))
-	c := cgroups{
-		memory: slices.Contains(has, "memory"), pids: slices.Contains(has, "pids"), cpu: slices.Contains(has, "cpu"),
-		freezer: unix.Access(filepath.Join(dir, "cgroup.freeze"), unix.F_OK) == nil, delegated: dir,
-	}
-	c.intrusive = hasForeignProcesses(dir)
-	return c
+	have := readControllers(dir)
+	have.freezer = unix.Access(filepath.Join(dir, "cgroup.freeze"), unix.F_OK) == nil
+	have.delegated, have.intrusive = dir, hasForeignProcesses(dir)
+	return have
+}
+
+// readControllers reads which controllers a control group of version 2 has.
+func readControllers(dir string) cgroups {
+	list := readFields(filepath.Join(dir, "cgroup.controllers"))
+	return cgroups{memory: slices.Contains(list, "memory"), pids: slices.Contains(list, "pids"), cpu: slices.Contains(list, "cpu")}
 }
 
 // readOwnCgroup is the directory of this process's control group of version 2, or of the one
@@ -118,12 +119,7 @@ func (c cgroups) explainUnavailable(what, controller string) error {
 // It is recorded first, so that it is found when this process dies.
 func (m *Manager) makeSandboxCgroup(id string, have cgroups, l limits) (string, error) {
 	dir := filepath.Join(have.delegated, groupPrefix+id)
-	f, err := nolinks.OpenFile(m.sandboxesDir, id+"/"+groupFile, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return "", err
-	}
-	_, err = f.WriteString(dir)
-	if err = errors.Join(err, f.Close()); err != nil {
+	if err := m.createSandboxFile(id+"/"+groupFile, []byte(dir)); err != nil {
 		return "", err
 	}
 	if err := writeCgroupLimits(have.delegated, dir, l); err != nil {
@@ -272,12 +268,7 @@ const maxGroupPath = 4 << 10
 // home's owner can write the record, and may have no rights over other groups, so only a
 // group with the sandbox's own name is accepted.
 func (m *Manager) readRecordedCgroup(id string) string {
-	f, err := nolinks.OpenFile(m.sandboxesDir, id+"/"+groupFile, os.O_RDONLY, 0)
-	if err != nil {
-		return ""
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxGroupPath))
+	b, err := m.readSandboxFile(id+"/"+groupFile, maxGroupPath)
 	dir := string(b)
 	if err != nil || dir != filepath.Clean(dir) || !strings.HasPrefix(dir, cgroupRoot+"/") || filepath.Base(dir) != groupPrefix+id {
 		return ""

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -34,14 +35,14 @@ type report struct {
 // [Manager.Run]; ctx bounds the start only.
 func (m *Manager) Start(ctx context.Context, c Config) (Info, error) {
 	i, err := m.startDetached(ctx, c)
-	return i, wrapError("run", firstNonEmpty(i.Name, c.Name), err)
+	return i, wrapError("run", cmp.Or(i.Name, c.Name), err)
 }
 
 // startDetached starts a supervisor as a process of its own session, sends it the
 // configuration and waits for its one report. When ctx ends first, the supervisor is killed:
 // the kernel then ends its helper, and the next use of the home cleans up.
 func (m *Manager) startDetached(ctx context.Context, config Config) (Info, error) {
-	if err := firstError(m.checkWritable(), config.prepareConfig(), config.checkEnforceable()); err != nil {
+	if err := cmp.Or(m.checkWritable(), config.prepareConfig(), config.checkEnforceable()); err != nil {
 		return Info{}, err
 	}
 	// Here, where its progress is seen. The supervisor finds it in the cache.
@@ -138,28 +139,17 @@ func superviseDetached(o order, ready func(Info)) error {
 		return err
 	}
 	defer m.Close()
-	log := &lateLog{m: m}
+	log := &logWriter{top: m.sandboxesDir} // it has its name before the command can write
 	defer log.Close()
 	// A host that shuts down asks all processes to end.
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	_, err = m.runWithErrors(ctx, o.Config, IO{Stdout: log, Stderr: log, Signals: signals}, true, func(i Info) {
-		log.openLogFile(i.ID)
+		log.name = i.ID + "/" + logFile
 		ready(i)
 	})
 	return err
 }
-
-// lateLog is a log whose place is known once the sandbox has an id, which is before
-// the command can write.
-type lateLog struct {
-	m *Manager
-	w logWriter
-}
-
-func (l *lateLog) openLogFile(id string)       { l.w.top, l.w.name = l.m.sandboxesDir, id+"/"+logFile }
-func (l *lateLog) Write(p []byte) (int, error) { return l.w.Write(p) }
-func (l *lateLog) Close() error                { return l.w.Close() }
 
 // Logs copies to w the output of a detached sandbox: its newest 8 to 16 MiB, standard output
 // and standard error as they came. With follow it goes on until the sandbox has ended.

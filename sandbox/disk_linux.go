@@ -1,11 +1,13 @@
 package sandbox
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/volehq/vole"
@@ -39,11 +41,9 @@ func (r *supervisedSandbox) attachDisk(ctx context.Context, p *plan, v *vole.Vol
 		return driver.Errorf(vole.ErrUnsupported,
 			"mount %s: only root can mount a disk volume; use a dir volume, or 'vole attach' with a virtual machine", mount)
 	}
-	n := 0
-	for n < len(r.disks) && r.disks[n].vol != v.ID() {
-		n++
-	}
-	if n == len(r.disks) {
+	n := slices.IndexFunc(r.disks, func(d disk) bool { return d.vol == v.ID() })
+	if n < 0 {
+		n = len(r.disks)
 		a, err := r.holdDisk(ctx, v, r.mountsReadOnly(mount.Volume))
 		if err != nil {
 			return err
@@ -61,12 +61,7 @@ func (r *supervisedSandbox) attachDisk(ctx context.Context, p *plan, v *vole.Vol
 
 // mountsReadOnly reports whether no mount of the volume writes.
 func (r *supervisedSandbox) mountsReadOnly(name string) bool {
-	for _, m := range r.c.Mounts {
-		if m.Volume == name && !m.ReadOnly {
-			return false
-		}
-	}
-	return true
+	return !slices.ContainsFunc(r.c.Mounts, func(m Mount) bool { return m.Volume == name && !m.ReadOnly })
 }
 
 // holdDisk attaches a disk volume. A dirty log makes the kernel write even for a read-only
@@ -170,7 +165,7 @@ func mountDisk(d planDisk, hold int, target string) error {
 	}
 	defer image.Close()
 	var held, st unix.Stat_t
-	if err := firstError(unix.Fstat(hold, &held), unix.Fstat(int(image.Fd()), &st)); err != nil {
+	if err := cmp.Or(unix.Fstat(hold, &held), unix.Fstat(int(image.Fd()), &st)); err != nil {
 		return err
 	}
 	if held.Dev != st.Dev || held.Ino != st.Ino {

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
+	nolinks "github.com/volehq/vole/internal/beneath"
 	"golang.org/x/sys/unix"
 )
 
@@ -81,12 +83,10 @@ func runHelperProcess(args []string) int {
 }
 
 func waitUntilReadable(fd int32) error {
-	for {
+	return nolinks.RetryInterrupted(func() error {
 		_, err := unix.Poll([]unix.PollFd{{Fd: fd, Events: unix.POLLIN}}, -1)
-		if err != unix.EINTR {
-			return err
-		}
-	}
+		return err
+	})
 }
 
 // executePlan reads the plan from its pipe, prepares the sandbox, starts the container and waits
@@ -145,7 +145,7 @@ func (h *helper) prepareSandbox(ctx context.Context) error {
 		return err
 	}
 	// Before there are mounts that the reaper's namespace would have to give back.
-	if err := firstError(h.startReaper(), h.mountDisks(), h.mountVolumes()); err != nil {
+	if err := cmp.Or(h.startReaper(), h.mountDisks(), h.mountVolumes()); err != nil {
 		return err
 	}
 	root, err := h.makeRootFilesystem(ctx)

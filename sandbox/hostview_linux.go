@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -68,7 +70,7 @@ type hostView struct {
 func (h *helper) assembleHostRoot(root string) error {
 	view := &hostView{root: root, asRoot: !h.p.Rootless, hiddenDirs: h.hiddenDirs()}
 	// Of its own, so that nothing else of the helper is on the same file system.
-	if err := firstError(mountTmpfs(root, "mode=755,size=64m"), makeSkeleton(root)); err != nil {
+	if err := cmp.Or(mountTmpfs(root, "mode=755,size=64m"), makeSkeleton(root)); err != nil {
 		return err
 	}
 	if view.asRoot {
@@ -150,7 +152,7 @@ func (v *hostView) showHostPath(p string, typ fs.FileMode) error {
 		if err != nil {
 			return err
 		}
-		return firstError(f.Close(), v.bindReadOnly(p, shown, false))
+		return cmp.Or(f.Close(), v.bindReadOnly(p, shown, false))
 	case !typ.IsDir():
 		return nil // sockets, pipes and devices of the host are not for a sandbox
 	}
@@ -167,25 +169,14 @@ func (v *hostView) showHostPath(p string, typ fs.FileMode) error {
 }
 
 func (v *hostView) isHidden(p string) bool {
-	for _, h := range v.hiddenDirs {
-		if isBeneath(p, h) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(v.hiddenDirs, func(dir string) bool { return isBeneath(p, dir) })
 }
 
 // containsSpecial reports whether a directory beneath p must be hidden, or is a mount point
 // that the host lacks.
 func (v *hostView) containsSpecial(p string) bool {
-	for _, list := range [][]string{v.hiddenDirs, v.mountPoints} {
-		for _, q := range list {
-			if isBeneath(q, p) {
-				return true
-			}
-		}
-	}
-	return false
+	within := func(special string) bool { return isBeneath(special, p) }
+	return slices.ContainsFunc(v.hiddenDirs, within) || slices.ContainsFunc(v.mountPoints, within)
 }
 
 // showEntries shows the entries of p one by one, so that others can stand beside them.

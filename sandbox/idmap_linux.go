@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -187,7 +188,7 @@ func removeWithIDMap(ctx context.Context, c *exec.Cmd, ranges idRanges) error {
 		_ = c.Process.Kill()
 	}
 	in.Close()
-	return firstError(err, withProcessOutput(c.Wait(), []byte(out.String())))
+	return cmp.Or(err, withProcessOutput(c.Wait(), []byte(out.String())))
 }
 
 func withProcessOutput(err error, out []byte) error {

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
@@ -62,16 +62,14 @@ type pinnedImage struct {
 	path   string // file or layout; "": none
 	digest string // of the image in the cache
 	name   string // of an image of a registry
-	once   sync.Once
 	cached *registry.Image
 }
 
+// release lets the cache evict the image. It may be called more than once.
 func (h *pinnedImage) release() {
-	h.once.Do(func() {
-		if h.cached != nil {
-			_ = h.cached.Release()
-		}
-	})
+	if h.cached != nil {
+		_ = h.cached.Release()
+	}
 }
 
 // pinImage finds the image of a configuration, or fetches it. That of a registry is then
@@ -89,12 +87,8 @@ func (m *Manager) pinImage(ctx context.Context, config *Config) (*pinnedImage, e
 		return nil, err
 	}
 	defer cache.Close()
-	policy := registry.Policy(firstNonEmpty(string(config.Pull), string(PullMissing)))
-	var progress registry.Progress
-	if config.PullProgress != nil {
-		progress = config.PullProgress
-	}
-	img, err := cache.Ensure(ctx, ref, policy, progress)
+	policy := registry.Policy(cmp.Or(string(config.Pull), string(PullMissing)))
+	img, err := cache.Ensure(ctx, ref, policy, config.PullProgress)
 	if err != nil {
 		return nil, err
 	}

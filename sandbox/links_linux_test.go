@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"bytes"
+	"cmp"
 	"database/sql"
 	"os"
 	"path/filepath"
@@ -19,16 +20,16 @@ func TestLinksAmongSandboxes(t *testing.T) {
 	for what, put := range map[string]func(dir, outside string) error{
 		"directory": func(dir, outside string) error { return os.Symlink(outside, dir) },
 		"scratch": func(dir, outside string) error {
-			return firstError(os.Mkdir(dir, 0o700), os.Symlink(filepath.Join(outside, scratchDir), filepath.Join(dir, scratchDir)))
+			return cmp.Or(os.Mkdir(dir, 0o700), os.Symlink(filepath.Join(outside, scratchDir), filepath.Join(dir, scratchDir)))
 		},
 		"lock": func(dir, outside string) error {
-			return firstError(os.Mkdir(dir, 0o700), os.Symlink(filepath.Join(outside, lockFile), filepath.Join(dir, lockFile)))
+			return cmp.Or(os.Mkdir(dir, 0o700), os.Symlink(filepath.Join(outside, lockFile), filepath.Join(dir, lockFile)))
 		},
 		"log": func(dir, outside string) error {
-			return firstError(os.Mkdir(dir, 0o700), os.Symlink(filepath.Join(outside, logFile), filepath.Join(dir, logFile)))
+			return cmp.Or(os.Mkdir(dir, 0o700), os.Symlink(filepath.Join(outside, logFile), filepath.Join(dir, logFile)))
 		},
 		"fifo": func(dir, _ string) error {
-			return firstError(os.Mkdir(dir, 0o700), unix.Mkfifo(filepath.Join(dir, logFile), 0o600))
+			return cmp.Or(os.Mkdir(dir, 0o700), unix.Mkfifo(filepath.Join(dir, logFile), 0o600))
 		},
 	} {
 		for _, status := range []Status{StatusRunning, StatusStopped, ""} {
@@ -37,7 +38,7 @@ func TestLinksAmongSandboxes(t *testing.T) {
 			kept := []string{scratchDir + "/deep/file", logFile, lockFile, controlFile}
 			for _, f := range kept {
 				path := filepath.Join(outside, f)
-				if err := firstError(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte("OUTSIDE"), 0o600)); err != nil {
+				if err := cmp.Or(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte("OUTSIDE"), 0o600)); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -47,7 +48,7 @@ func TestLinksAmongSandboxes(t *testing.T) {
 			}
 			dir := filepath.Join(home, "sandboxes", id)
 			old := time.Unix(1000, 0)
-			if err := firstError(os.MkdirAll(filepath.Dir(dir), 0o700), put(dir, outside), os.Chtimes(dir, old, old)); err != nil {
+			if err := cmp.Or(os.MkdirAll(filepath.Dir(dir), 0o700), put(dir, outside), os.Chtimes(dir, old, old)); err != nil {
 				t.Fatal(err)
 			}
 			if status != "" {
@@ -85,7 +86,7 @@ func TestSweepTakesSandboxesOnly(t *testing.T) {
 	old := time.Unix(1000, 0)
 	for _, name := range []string{id, "*", "[0-9]*", ".probe-1"} {
 		dir := filepath.Join(home, "sandboxes", name)
-		if err := firstError(os.MkdirAll(filepath.Join(dir, scratchDir, "x"), 0o700), os.Chtimes(dir, old, old)); err != nil {
+		if err := cmp.Or(os.MkdirAll(filepath.Join(dir, scratchDir, "x"), 0o700), os.Chtimes(dir, old, old)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -106,7 +107,7 @@ func prepareRow(t *testing.T, home, id, name string, status Status) {
 	if err == nil {
 		_, err = db.Exec(`INSERT INTO sandboxes VALUES (?, ?, ?, '[]', 'host', 'crun', 1, '[]', 1, NULL, '', 1, 1, 0)`, id, name, string(status))
 	}
-	if err := firstError(err, db.Close()); err != nil {
+	if err := cmp.Or(err, db.Close()); err != nil {
 		t.Fatal(err)
 	}
 }

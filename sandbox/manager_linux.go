@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -99,7 +100,7 @@ func openHomeOf(store *vole.Store, home string) (*os.File, error) {
 		return nil, err
 	}
 	if opened, err := b.Directory().Stat(); err != nil || !os.SameFile(at, opened) {
-		return nil, firstError(err, driver.Errorf(vole.ErrCorrupt, "the home %s is not the one that was opened: it, or a link to it, has been moved", home))
+		return nil, cmp.Or(err, driver.Errorf(vole.ErrCorrupt, "the home %s is not the one that was opened: it, or a link to it, has been moved", home))
 	}
 	return b.Directory(), nil
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,7 +13,6 @@ import (
 	"github.com/google/uuid"
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
-	nolinks "github.com/volehq/vole/internal/beneath"
 )
 
 // verdict says whether a runtime runs containers on this host, for this user.
@@ -86,13 +84,8 @@ func readBootID() string {
 
 func (m *Manager) loadProbeVerdicts() map[string]verdict {
 	known := map[string]verdict{}
-	f, err := nolinks.OpenFile(m.sandboxesDir, probeFile, os.O_RDONLY, 0)
-	if err != nil {
-		return known
-	}
-	defer f.Close()
-	// Broken or cut off: probe again.
-	if b, err := io.ReadAll(io.LimitReader(f, maxVerdicts)); err != nil || json.Unmarshal(b, &known) != nil {
+	// Missing, broken or cut off: probe again.
+	if b, err := m.readSandboxFile(probeFile, maxVerdicts); err != nil || json.Unmarshal(b, &known) != nil {
 		return map[string]verdict{}
 	}
 	return known

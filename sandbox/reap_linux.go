@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
@@ -39,7 +40,7 @@ func (m *Manager) reapDeadSandboxes(ctx context.Context) error {
 			return err
 		}
 	}
-	return firstError(m.sweepOrphanDirs(ctx), m.finishRemovals(ctx))
+	return cmp.Or(m.sweepOrphanDirs(ctx), m.finishRemovals(ctx))
 }
 
 // reapSandbox cleans up after one live row whose lock is free or gone. Its row changes last, so that
@@ -81,7 +82,7 @@ func (m *Manager) removeLeftovers(ctx context.Context, id string) error {
 	if err := m.awaitHelper(wait, id); err != nil {
 		return err
 	}
-	if err := firstError(removeSandboxCgroups(wait, id), m.removeRecordedCgroup(wait, id)); err != nil {
+	if err := cmp.Or(removeSandboxCgroups(wait, id), m.removeRecordedCgroup(wait, id)); err != nil {
 		return err
 	}
 	for _, name := range []string{scratchDir, controlFile, helperFile, groupFile} {

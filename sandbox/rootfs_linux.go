@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -190,14 +191,11 @@ func (h *helper) planProcess(root string, cfg image.Config) (process, error) {
 	if len(args) == 0 {
 		args = cfg.Cmd
 	}
-	proc.args = append(append([]string{}, entry...), args...)
+	proc.args = slices.Concat(entry, args)
 	if len(proc.args) == 0 {
 		return proc, driver.Errorf(vole.ErrInvalid, "the image has no command; give one")
 	}
-	user := h.p.User
-	if user == "" {
-		user = cfg.User
-	}
+	user := cmp.Or(h.p.User, cfg.User)
 	acct, err := resolveUser(root, user)
 	if err != nil {
 		return proc, err
@@ -210,7 +208,7 @@ func (h *helper) planProcess(root string, cfg image.Config) (process, error) {
 	if !h.p.Rootless || h.p.Ranges {
 		proc.groups = acct.groups
 	}
-	proc.cwd = firstNonEmpty(h.p.Cwd, cfg.WorkingDir, "/")
+	proc.cwd = cmp.Or(h.p.Cwd, cfg.WorkingDir, "/")
 	if !path.IsAbs(proc.cwd) {
 		proc.cwd = "/" + proc.cwd
 	}
@@ -225,15 +223,6 @@ func (h *helper) planProcess(root string, cfg image.Config) (process, error) {
 	return proc, nil
 }
 
-func firstNonEmpty(list ...string) string {
-	for _, s := range list {
-		if s != "" {
-			return s
-		}
-	}
-	return ""
-}
-
 // resolveInRoot opens name as if root were "/". The caller closes it.
 func resolveInRoot(root, name string, flags int) (*os.File, error) {
 	dir, err := os.OpenFile(root, unix.O_PATH|unix.O_DIRECTORY, 0)
@@ -241,12 +230,11 @@ func resolveInRoot(root, name string, flags int) (*os.File, error) {
 		return nil, err
 	}
 	defer dir.Close()
-	how := unix.OpenHow{Flags: uint64(flags) | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
-	fd, err := unix.Openat2(int(dir.Fd()), name, &how)
+	f, err := openResolved(dir, name, flags, unix.RESOLVE_IN_ROOT)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: name, Err: err}
 	}
-	return os.NewFile(uintptr(fd), name), nil
+	return f, nil
 }
 
 // maxGuestFile bounds the files of a root that Vole itself reads.

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"encoding/json"
@@ -95,28 +96,15 @@ func (r catalogRows) execWrite(ctx context.Context, query string, args ...any) e
 
 // listSurplusIDs lists the ids of ended sandboxes beyond those to remember.
 func (r catalogRows) listSurplusIDs(ctx context.Context) ([]string, error) {
-	return r.queryIDs(ctx, `SELECT id FROM sandboxes WHERE NOT `+isLive+` ORDER BY id DESC LIMIT -1 OFFSET ?`, keepEnded)
+	return queryRows(ctx, r, scanID, `SELECT id FROM sandboxes WHERE NOT `+isLive+` ORDER BY id DESC LIMIT -1 OFFSET ?`, keepEnded)
 }
 
-// queryIDs returns the ids that a query selects, each checked to be one.
-func (r catalogRows) queryIDs(ctx context.Context, query string, args ...any) ([]string, error) {
-	q, err := r.db.Read().QueryContext(ctx, query, args...)
-	if err != nil {
-		return nil, catalog.Translate(err)
+// scanID decodes a row of one id.
+func scanID(q *sql.Rows) (id string, err error) {
+	if err := q.Scan(&id); err != nil {
+		return "", catalog.Translate(err)
 	}
-	defer q.Close()
-	var ids []string
-	for q.Next() {
-		var id string
-		if err := q.Scan(&id); err != nil {
-			return nil, catalog.Translate(err)
-		}
-		if err := checkCatalogID(id); err != nil {
-			return nil, err
-		}
-		ids = append(ids, id)
-	}
-	return ids, catalog.Translate(q.Err())
+	return id, checkCatalogID(id)
 }
 
 // listSandboxes returns the sandboxes, newest first: the live ones, or all.
@@ -125,12 +113,12 @@ func (r catalogRows) listSandboxes(ctx context.Context, all bool) ([]Info, error
 	if all {
 		where = "1"
 	}
-	return r.querySandboxes(ctx, `SELECT `+columns+` FROM sandboxes WHERE `+where+` ORDER BY id DESC`)
+	return queryRows(ctx, r, scanSandbox, `SELECT `+columns+` FROM sandboxes WHERE `+where+` ORDER BY id DESC`)
 }
 
 // findSandbox finds one sandbox by id, or by name: the live one, else the newest.
 func (r catalogRows) findSandbox(ctx context.Context, ref string) (Info, error) {
-	list, err := r.querySandboxes(ctx, `SELECT `+columns+` FROM sandboxes WHERE id = ? OR name = ?
+	list, err := queryRows(ctx, r, scanSandbox, `SELECT `+columns+` FROM sandboxes WHERE id = ? OR name = ?
 		ORDER BY id = ? DESC, `+isLive+` DESC, id DESC LIMIT 1`, ref, ref, ref)
 	if err != nil {
 		return Info{}, err
@@ -141,25 +129,25 @@ func (r catalogRows) findSandbox(ctx context.Context, ref string) (Info, error) 
 	return list[0], nil
 }
 
-// querySandboxes returns the sandboxes of a query that selects the columns above.
-func (r catalogRows) querySandboxes(ctx context.Context, query string, args ...any) ([]Info, error) {
+// queryRows returns the rows of a query, as scan decodes them.
+func queryRows[T any](ctx context.Context, r catalogRows, scan func(*sql.Rows) (T, error), query string, args ...any) ([]T, error) {
 	q, err := r.db.Read().QueryContext(ctx, query, args...)
 	if err != nil {
 		return nil, catalog.Translate(err)
 	}
 	defer q.Close()
-	list := []Info{}
+	list := []T{}
 	for q.Next() {
-		i, err := scanSandbox(q)
+		row, err := scan(q)
 		if err != nil {
 			return nil, err
 		}
-		list = append(list, i)
+		list = append(list, row)
 	}
 	return list, catalog.Translate(q.Err())
 }
 
-// scanSandbox decodes one row. Times are nanoseconds since 1970; 0 stands for none.
+// scanSandbox decodes a row of the columns above. Times are nanoseconds since 1970; 0 stands for none.
 func scanSandbox(q *sql.Rows) (Info, error) {
 	var info Info
 	var status, cmd, mounts string
@@ -187,7 +175,7 @@ func scanSandbox(q *sql.Rows) (Info, error) {
 		n := int(exit.Int64)
 		info.ExitCode = &n
 	}
-	return info, firstError(json.Unmarshal([]byte(cmd), &info.Command), json.Unmarshal([]byte(mounts), &info.Mounts))
+	return info, cmp.Or(json.Unmarshal([]byte(cmd), &info.Command), json.Unmarshal([]byte(mounts), &info.Mounts))
 }
 
 // checkCatalogID refuses a value of the catalog that does not have the form of an id: ids name

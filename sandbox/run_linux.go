@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,14 +32,14 @@ func (m *Manager) Run(ctx context.Context, c Config, io IO) (Result, error) {
 // runWithErrors is runSandbox with its errors wrapped.
 func (m *Manager) runWithErrors(ctx context.Context, c Config, io IO, detached bool, ready func(Info)) (Result, error) {
 	res, err := m.runSandbox(ctx, c, io, detached, ready)
-	return res, wrapError("run", firstNonEmpty(res.Name, c.Name), err)
+	return res, wrapError("run", cmp.Or(res.Name, c.Name), err)
 }
 
 // runSandbox implements Run and, in the supervisor, Start. Whatever ends the run, finishRun
 // releases everything that claimNameAndLock and runHelper acquired, with a time limit of its
 // own instead of ctx.
 func (m *Manager) runSandbox(ctx context.Context, c Config, io IO, detached bool, ready func(Info)) (Result, error) {
-	if err := firstError(m.checkWritable(), c.prepareConfig(), c.checkEnforceable()); err != nil {
+	if err := cmp.Or(m.checkWritable(), c.prepareConfig(), c.checkEnforceable()); err != nil {
 		return Result{}, err
 	}
 	find, found := cancelOnSignal(ctx, io.Signals)

@@ -76,13 +76,8 @@ func seccompProfile(s *specs.Spec) (*specs.LinuxSeccomp, error) {
 // the profile itself allows only what makes no namespace and no socket of a family that
 // reaches beyond a sandbox.
 func isRestrictedSyscall(name string) bool {
-	switch name {
-	case "ioctl":
-		return true
-	case "clone3": // its flags lie in memory, where seccomp cannot see them; C libraries then use clone
-		return true
-	}
-	return slices.Contains(denied, name)
+	// The flags of clone3 lie in memory, where seccomp cannot see them; C libraries then use clone.
+	return name == "ioctl" || name == "clone3" || slices.Contains(denied, name)
 }
 
 // listAllExcept returns conditions of which one holds, exactly for all other values of the lower

@@ -136,15 +136,7 @@ func buildRuntimeSpec(p *plan, proc process, root, pidNS string, mounts []treeMo
 }
 
 // guestHostname makes a host name of a sandbox's name: labels have no '_'.
-func guestHostname(name string) string {
-	b := []byte(name)
-	for i, c := range b {
-		if c == '_' {
-			b[i] = '-'
-		}
-	}
-	return string(b)
-}
+func guestHostname(name string) string { return strings.ReplaceAll(name, "_", "-") }
 
 func capabilitiesFor(uid uint32) *specs.LinuxCapabilities {
 	if uid != 0 {
@@ -236,13 +228,7 @@ func mergeEnvironment(lists ...[]string) []string {
 	var out []string
 	for _, list := range lists {
 		for _, e := range list {
-			k := e
-			for i := range len(e) {
-				if e[i] == '=' {
-					k = e[:i]
-					break
-				}
-			}
+			k, _, _ := strings.Cut(e, "=")
 			if i, ok := at[k]; ok {
 				out[i] = e
 				continue

@@ -81,9 +81,7 @@ func (s *streams) copyOutput(w io.Writer, f *os.File) {
 	if w == nil {
 		w = io.Discard
 	}
-	s.copies.Add(1)
-	go func() {
-		defer s.copies.Done()
+	s.copies.Go(func() {
 		_, err := io.Copy(w, f)
 		if errors.Is(err, os.ErrDeadlineExceeded) && f != s.terminal {
 			err = drainPipe(w, f)
@@ -93,7 +91,7 @@ func (s *streams) copyOutput(w io.Writer, f *os.File) {
 			// terminal whose other side is closed says EIO.
 			f.Close()
 		}
-	}()
+	})
 }
 
 // drainPipe copies the bytes that are in the pipe f now, and does not wait for more.

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -91,7 +92,7 @@ func (h *helper) makeMountTargets(root string) ([]treeMount, error) {
 	}
 	host := h.p.Rootfs == "" && h.p.Image == ""
 	list, err := h.mountAllInTree(slices.Concat(planMemoryMounts(host), files, h.planVolumeMounts()))
-	return list, firstError(err, h.checkRuntimePaths(root))
+	return list, cmp.Or(err, h.checkRuntimePaths(root))
 }
 
 // checkRuntimePaths looks at the paths of the root that a runtime uses whatever it is
@@ -189,7 +190,7 @@ func (g *guestTree) mountAtPath(mount treeMount) (string, error) {
 	defer made.Close()
 	before, err1 := readMountID(target.File)
 	after, err2 := readMountID(made.File)
-	if err := firstError(err1, err2); err != nil {
+	if err := cmp.Or(err1, err2); err != nil {
 		return "", err
 	}
 	if made.path != target.path || before == after {

@@ -1,8 +1,10 @@
 package sandbox
 
 import (
+	"cmp"
 	"errors"
 	"io/fs"
+	"slices"
 	"strings"
 
 	"github.com/volehq/vole"
@@ -29,10 +31,7 @@ func resolveUser(root, spec string) (account, error) {
 		return account{}, err
 	}
 	user, grp, hasGroup := strings.Cut(spec, ":")
-	if user == "" {
-		user = "0"
-	}
-	a, err := findPasswdEntry(passwd, group, user)
+	a, err := findPasswdEntry(passwd, group, cmp.Or(user, "0"))
 	if err != nil || !hasGroup {
 		return a, err
 	}
@@ -78,21 +77,11 @@ func findPasswdEntry(passwd, group [][]string, user string) (account, error) {
 	}
 	for _, g := range group {
 		gid, ok := parseID32(g[2])
-		if ok && name != "" && isInMemberList(g[3], name) {
+		if ok && name != "" && slices.Contains(strings.Split(g[3], ","), name) {
 			acct.groups = append(acct.groups, gid)
 		}
 	}
 	return acct, nil
-}
-
-// isInMemberList reports whether a name is in a comma-separated list of members.
-func isInMemberList(list, name string) bool {
-	for e := range strings.SplitSeq(list, ",") {
-		if e == name {
-			return true
-		}
-	}
-	return false
 }
 
 // parseColonTable reads a file of lines with at least four fields between colons. A root

@@ -1,6 +1,7 @@
 package transfer
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"os/user"
@@ -71,10 +72,7 @@ func parseACL(text string, lookup nameLookup) ([]byte, error) {
 		}
 	}
 	slices.SortStableFunc(list, func(a, b aclEntry) int { // as Linux wants them
-		if a.tag != b.tag {
-			return int(a.tag) - int(b.tag)
-		}
-		return int(int64(a.id) - int64(b.id))
+		return cmp.Or(cmp.Compare(a.tag, b.tag), cmp.Compare(a.id, b.id))
 	})
 	b := binary.LittleEndian.AppendUint32(nil, aclVersion)
 	for _, e := range list {

@@ -225,8 +225,10 @@ func (c *copier) writeEntry(ctx context.Context, src source, p, at string, it *i
 
 // writeFile writes a regular file.
 func (c *copier) writeFile(ctx context.Context, at string, it *item, r sparse.Content) error {
-	counted := &counted{r, c}
-	err := c.to.writeFile(ctx, at, it, counted)
+	if err := c.reserveRoom(ctx, needOfItem(path.Base(at), it)); err != nil {
+		return err
+	}
+	err := c.to.writeFile(ctx, at, it, &counted{r, c})
 	if errors.Is(err, vole.ErrIsDir) {
 		return c.refuseReplacing(at, "a directory is there, which a file does not replace")
 	}
@@ -306,6 +308,9 @@ const maxPendingDirs = 1 << 18
 func (c *copier) makeDirectory(ctx context.Context, at string, it *item) error {
 	err := fs.ErrExist
 	if at != "." {
+		if err := c.reserveRoom(ctx, smallNeed); err != nil {
+			return err
+		}
 		// The owner can write until the metadata is set.
 		err = c.to.makeDirectory(ctx, at, it.mode.Perm()|0o700)
 	}
@@ -355,7 +360,10 @@ func (c *copier) makeDirectory(ctx context.Context, at string, it *item) error {
 // placeEntry makes something that is no regular file by make, in the place of anything but
 // a directory, and sets its metadata.
 func (c *copier) placeEntry(ctx context.Context, at string, it *item, make func(p string) error) error {
-	err := make(at)
+	err := c.reserveRoom(ctx, smallNeed)
+	if err == nil {
+		err = make(at)
+	}
 	if err == nil {
 		return c.to.setMetadata(ctx, at, it)
 	}
@@ -402,7 +410,10 @@ func (c *copier) copyHardLink(ctx context.Context, first, at string) error {
 	if path.Clean(first) == path.Clean(at) {
 		return nil
 	}
-	err := c.to.makeHardLink(ctx, first, at)
+	err := c.reserveRoom(ctx, smallNeed)
+	if err == nil {
+		err = c.to.makeHardLink(ctx, first, at)
+	}
 	if errors.Is(err, fs.ErrExist) {
 		err = c.replaceEntry(ctx, at, func(tmp string) error { return c.to.makeHardLink(ctx, first, tmp) })
 	}

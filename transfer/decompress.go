@@ -9,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/pierrec/lz4/v4"
@@ -24,11 +26,14 @@ const maxWindow = 128 << 20
 // MagicBytes is how many bytes tell what a stream is compressed with.
 const MagicBytes = 4
 
-// compressions are what a compressed stream begins with, and how it is read.
-var compressions = []struct {
+// compression is what a compressed stream begins with, and how it is read.
+type compression struct {
 	name, magic string
 	open        func(b *bufio.Reader) (io.Reader, error)
-}{
+}
+
+// compressions are those that are read.
+var compressions = []compression{
 	{"gzip", "\x1f\x8b", func(b *bufio.Reader) (io.Reader, error) { return gzip.NewReader(b) }},
 	{"bzip2", "BZh", func(b *bufio.Reader) (io.Reader, error) { return bzip2.NewReader(b), nil }},
 	{"zstd", "\x28\xb5\x2f\xfd", func(b *bufio.Reader) (io.Reader, error) {
@@ -54,12 +59,7 @@ func isSkippableFrame(magic []byte) bool {
 // Compressed reports whether Decompress would do something about a stream that begins
 // with these four bytes.
 func Compressed(magic []byte) bool {
-	for _, c := range compressions {
-		if bytes.HasPrefix(magic, []byte(c.magic)) {
-			return true
-		}
-	}
-	return isSkippableFrame(magic)
+	return isSkippableFrame(magic) || slices.ContainsFunc(compressions, func(c compression) bool { return strings.HasPrefix(string(magic), c.magic) })
 }
 
 // Decompress recognises a stream of gzip, bzip2, zstd, xz or lz4 by its first bytes and

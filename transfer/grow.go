@@ -3,13 +3,11 @@ package transfer
 import (
 	"context"
 	"errors"
-	"io/fs"
 	"path"
 	"strings"
 
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/ext4"
-	"github.com/volehq/vole/internal/sparse"
 )
 
 // A disk volume that should be as large as its files begins with an estimate, and grows
@@ -188,56 +186,22 @@ type growingTarget struct {
 	g *Growing
 }
 
-func (t *growingTarget) reserveRoom(ctx context.Context, n Need) error {
+// smallNeed is how much anything takes at most that is no regular file.
+var smallNeed = Need{Bytes: 4 * fsBlock, Inodes: 1}
+
+// parentsNeed is how much the missing parents of p, and p itself, take at most as directories.
+func parentsNeed(p string) Need {
+	depth := int64(strings.Count(p, "/") + 1)
+	return Need{Bytes: depth * 2 * fsBlock, Inodes: depth}
+}
+
+// reserveRoom makes sure that n fits into the target, if that grows with the copy.
+func (c *copier) reserveRoom(ctx context.Context, n Need) error {
+	t, ok := c.to.(*growingTarget)
+	if !ok {
+		return nil
+	}
 	err := t.g.Reserve(ctx, n)
 	t.f = t.g.f // growing opened it again
 	return err
-}
-
-func (t *growingTarget) writeFile(ctx context.Context, p string, it *item, c sparse.Content) error {
-	if err := t.reserveRoom(ctx, needOfItem(path.Base(p), it)); err != nil {
-		return err
-	}
-	return t.volumeTarget.writeFile(ctx, p, it, c)
-}
-
-// reserveSmall makes sure that something fits that takes no more than a few blocks.
-func (t *growingTarget) reserveSmall(ctx context.Context) error {
-	return t.reserveRoom(ctx, Need{Bytes: 4 * fsBlock, Inodes: 1})
-}
-
-func (t *growingTarget) makeDirectory(ctx context.Context, p string, perm fs.FileMode) error {
-	if err := t.reserveSmall(ctx); err != nil {
-		return err
-	}
-	return t.volumeTarget.makeDirectory(ctx, p, perm)
-}
-
-func (t *growingTarget) makeParentDirs(ctx context.Context, p string) error {
-	depth := int64(strings.Count(p, "/") + 1)
-	if err := t.reserveRoom(ctx, Need{Bytes: depth * 2 * fsBlock, Inodes: depth}); err != nil {
-		return err
-	}
-	return t.volumeTarget.makeParentDirs(ctx, p)
-}
-
-func (t *growingTarget) makeSymlink(ctx context.Context, to, p string) error {
-	if err := t.reserveSmall(ctx); err != nil {
-		return err
-	}
-	return t.volumeTarget.makeSymlink(ctx, to, p)
-}
-
-func (t *growingTarget) makeHardLink(ctx context.Context, old, p string) error {
-	if err := t.reserveSmall(ctx); err != nil {
-		return err
-	}
-	return t.volumeTarget.makeHardLink(ctx, old, p)
-}
-
-func (t *growingTarget) makeNode(ctx context.Context, p string, mode fs.FileMode, rdev uint64) error {
-	if err := t.reserveSmall(ctx); err != nil {
-		return err
-	}
-	return t.volumeTarget.makeNode(ctx, p, mode, rdev)
 }

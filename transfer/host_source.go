@@ -130,19 +130,10 @@ func (s *hostSource) withOpenParent(op, p string, fn func(dirfd int, base string
 	return s.wrapError(op, p, fn(int(d.f.Fd()), path.Base(p)))
 }
 
-// retryEINTR makes a system call again that a signal interrupted.
-func retryEINTR(call func() error) error {
-	for {
-		if err := call(); !errors.Is(err, unix.EINTR) {
-			return err
-		}
-	}
-}
-
 // openBeside opens for reading an entry that was just seen as a file or directory, without following a
 // link, and without waiting in case it has become a fifo.
 func openBeside(dirfd int, base string, flag int) (fd int, err error) {
-	err = retryEINTR(func() error {
+	err = beneath.RetryInterrupted(func() error {
 		fd, err = unix.Openat(dirfd, base, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW|unix.O_CLOEXEC|flag, 0)
 		return err
 	})
@@ -154,7 +145,7 @@ func openBeside(dirfd int, base string, flag int) (fd int, err error) {
 func (s *hostSource) describeEntry(p string) (it item, err error) {
 	err = s.withOpenParent("lstat", p, func(dirfd int, base string) error {
 		var st unix.Stat_t
-		err := retryEINTR(func() error { return unix.Fstatat(dirfd, base, &st, unix.AT_SYMLINK_NOFOLLOW) })
+		err := beneath.RetryInterrupted(func() error { return unix.Fstatat(dirfd, base, &st, unix.AT_SYMLINK_NOFOLLOW) })
 		it = itemOfStat(&st)
 		return err
 	})
@@ -313,7 +304,7 @@ func (f *hostFile) Read(p []byte) (n int, err error) {
 	if f.size > 0 && f.off >= f.size { // 0: a file of /proc does not know
 		return 0, io.EOF
 	}
-	err = retryEINTR(func() error {
+	err = beneath.RetryInterrupted(func() error {
 		n, err = unix.Read(f.fd, p)
 		return err
 	})

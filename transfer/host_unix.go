@@ -49,15 +49,11 @@ func (t *hostTree) withParentDir(op, p string, fn func(dirfd int, base string) e
 // for a writer, whatever others put there since it was made or listed.
 func (t *hostTree) openDirectory(p string) (f *os.File, err error) {
 	err = t.withParentDir("open", p, func(dirfd int, base string) error {
-		for {
-			fd, err := unix.Openat(dirfd, base, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-			if err == nil {
-				f = os.NewFile(uintptr(fd), t.displayPath(p))
-			}
-			if !errors.Is(err, unix.EINTR) {
-				return err
-			}
+		fd, err := openBeside(dirfd, base, unix.O_DIRECTORY)
+		if err == nil {
+			f = os.NewFile(uintptr(fd), t.displayPath(p))
 		}
+		return err
 	})
 	return f, err
 }

@@ -43,8 +43,6 @@ type source interface {
 	listNames(ctx context.Context, p string, it *item) ([]string, error)
 	// openFile opens a regular file that lstat said has that size.
 	openFile(ctx context.Context, p string, size int64) (sparse.Content, error)
-	// displayPath is the path as messages show it.
-	displayPath(p string) string
 }
 
 // target is a tree of files that a copy writes. Nothing is ever written outside its
@@ -69,5 +67,6 @@ type target interface {
 	setXattrs(ctx context.Context, p string, it *item) error
 	// syncVolume makes a copy to a volume durable.
 	syncVolume(ctx context.Context) error
+	// displayPath is the path as messages show it.
 	displayPath(p string) string
 }

@@ -245,7 +245,12 @@ func (c *copier) unpackEntry(ctx context.Context, t *tarEntries, hdr *tar.Header
 	err = write()
 	// An archive need not have entries for directories. Files make theirs.
 	if errors.Is(err, fs.ErrNotExist) {
-		if perr := c.to.makeParentDirs(ctx, path.Dir(at)); perr == nil {
+		parent := path.Dir(at)
+		perr := c.reserveRoom(ctx, parentsNeed(parent))
+		if perr == nil {
+			perr = c.to.makeParentDirs(ctx, parent)
+		}
+		if perr == nil {
 			err = write()
 		}
 	}

@@ -17,8 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// retryInterrupted makes a system call again that a signal interrupted.
-func retryInterrupted(call func() error) error {
+// RetryInterrupted makes a system call again that a signal interrupted.
+func RetryInterrupted(call func() error) error {
 	for {
 		if err := call(); !errors.Is(err, unix.EINTR) {
 			return err
@@ -78,7 +78,7 @@ func openNoFollow(dir *os.File, name string, flag int, perm uint32) (*os.File, e
 		return nil, errBadName(name)
 	}
 	var fd int
-	err := retryInterrupted(func() (err error) {
+	err := RetryInterrupted(func() (err error) {
 		fd, err = unix.Openat(int(dir.Fd()), name, flag|unix.O_NOFOLLOW|unix.O_CLOEXEC, perm)
 		return err
 	})
@@ -128,7 +128,7 @@ func withParent(dir *os.File, name string, fn func(parent *os.File, base string)
 // Lstat describes the file of that name, without following a link.
 func Lstat(dir *os.File, name string) (st unix.Stat_t, err error) {
 	err = withParent(dir, name, func(parent *os.File, base string) error {
-		err := retryInterrupted(func() error { return unix.Fstatat(int(parent.Fd()), base, &st, unix.AT_SYMLINK_NOFOLLOW) })
+		err := RetryInterrupted(func() error { return unix.Fstatat(int(parent.Fd()), base, &st, unix.AT_SYMLINK_NOFOLLOW) })
 		return wrapPathError("lstat", name, err)
 	})
 	return st, err
@@ -137,7 +137,7 @@ func Lstat(dir *os.File, name string) (st unix.Stat_t, err error) {
 // Mkdir makes a directory. It is no error if the name exists.
 func Mkdir(dir *os.File, name string, perm uint32) error {
 	return withParent(dir, name, func(parent *os.File, base string) error {
-		err := retryInterrupted(func() error { return unix.Mkdirat(int(parent.Fd()), base, perm) })
+		err := RetryInterrupted(func() error { return unix.Mkdirat(int(parent.Fd()), base, perm) })
 		if errors.Is(err, fs.ErrExist) {
 			return nil // opening it shows whether it is a directory
 		}
@@ -148,7 +148,7 @@ func Mkdir(dir *os.File, name string, perm uint32) error {
 // Remove removes a name that is not a directory's.
 func Remove(dir *os.File, name string) error {
 	return withParent(dir, name, func(parent *os.File, base string) error {
-		return wrapPathError("unlink", name, retryInterrupted(func() error { return unix.Unlinkat(int(parent.Fd()), base, 0) }))
+		return wrapPathError("unlink", name, RetryInterrupted(func() error { return unix.Unlinkat(int(parent.Fd()), base, 0) }))
 	})
 }
 
@@ -165,11 +165,7 @@ func Names(dir *os.File, name string) ([]string, error) {
 		return nil, err
 	}
 	defer d.Close()
-	list, err := d.ReadDir(-1)
-	names := make([]string, len(list))
-	for i, e := range list {
-		names[i] = e.Name()
-	}
+	names, err := d.Readdirnames(-1)
 	slices.Sort(names)
 	return names, err
 }

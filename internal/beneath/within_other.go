@@ -7,10 +7,5 @@ import (
 	"os"
 )
 
-// openDirWithin opens a directory through os.Root.
-func openDirWithin(root *os.Root, _ *os.File, path string) (*os.File, error) {
-	return openDirByRoot(root, path)
-}
-
-// openFileWithin needs openat2, which this system does not have.
-func openFileWithin(*os.File, string) (int, error) { return 0, errors.ErrUnsupported }
+// openat2 is a system call of Linux alone.
+func openat2(*os.File, string, int) (int, error) { return 0, errors.ErrUnsupported }

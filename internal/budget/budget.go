@@ -4,6 +4,7 @@ package budget
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -161,23 +162,21 @@ func (s *Share) abandonWait(c Class, w *waiter, err error) error {
 	b := s.budget
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for i, x := range s.queue[c] {
-		if x != w {
-			continue
-		}
-		_, own := s.hasRoomFor(c, w.bytes)
-		s.queue[c] = append(s.queue[c][:i:i], s.queue[c][i+1:]...)
-		if len(s.queue[c]) == 0 {
-			b.removeFromTurns(c, s)
-		}
-		b.grantWaiters() // waiters behind it may need less
-		if err == nil {
-			err = &Error{Own: own}
+	i := slices.Index(s.queue[c], w)
+	if i < 0 {
+		if err != nil {
+			s.returnBytes(w.bytes)
 		}
 		return err
 	}
-	if err != nil {
-		s.returnBytes(w.bytes)
+	_, own := s.hasRoomFor(c, w.bytes)
+	s.queue[c] = slices.Delete(s.queue[c], i, i+1)
+	if len(s.queue[c]) == 0 {
+		b.removeFromTurns(c, s)
+	}
+	b.grantWaiters() // waiters behind it may need less
+	if err == nil {
+		err = &Error{Own: own}
 	}
 	return err
 }
@@ -284,11 +283,5 @@ func (b *Budget) grantNextWaiter(c Class) bool {
 
 // removeFromTurns takes a share out of turns.
 func (b *Budget) removeFromTurns(c Class, s *Share) {
-	list := b.turns[c][:0:0]
-	for _, x := range b.turns[c] {
-		if x != s {
-			list = append(list, x)
-		}
-	}
-	b.turns[c] = list
+	b.turns[c] = slices.DeleteFunc(b.turns[c], func(x *Share) bool { return x == s })
 }

@@ -9,7 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func syncDir(path string) error {
+// SyncDir makes the entries of a directory durable.
+func SyncDir(path string) error {
 	d, err := os.Open(path)
 	if err != nil {
 		return err

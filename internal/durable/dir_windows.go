@@ -2,9 +2,9 @@ package durable
 
 import "os"
 
-// syncDir does nothing: Windows flushes no directories, and its file systems log changes
+// SyncDir does nothing: Windows flushes no directories, and its file systems log changes
 // of them.
-func syncDir(string) error { return nil }
+func SyncDir(string) error { return nil }
 
 // inheritOwner does nothing: what is made inherits the access list of its directory.
 func inheritOwner(*os.File) error { return nil }

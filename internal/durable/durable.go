@@ -9,9 +9,6 @@ import (
 	"path/filepath"
 )
 
-// SyncDir makes the entries of a directory durable.
-func SyncDir(path string) error { return syncDir(path) }
-
 // MkdirAll is os.MkdirAll with mode 0700 that makes each directory durable.
 func MkdirAll(path string) error { return mkdirAll(path, func(string) error { return nil }) }
 

@@ -51,17 +51,11 @@ func TryFile(f *os.File, exclusive bool) (held bool, err error) {
 	if exclusive {
 		kind = unix.LOCK_EX
 	}
-	for {
-		err := unix.Flock(int(f.Fd()), kind|unix.LOCK_NB)
-		switch {
-		case err == nil:
-			return true, nil
-		case errors.Is(err, unix.EWOULDBLOCK):
-			return false, nil
-		case !errors.Is(err, unix.EINTR):
-			return false, err
-		}
+	err = beneath.RetryInterrupted(func() error { return unix.Flock(int(f.Fd()), kind|unix.LOCK_NB) })
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return false, nil
 	}
+	return err == nil, err
 }
 
 // isRemoved reports whether an open file has no name any more.

@@ -9,6 +9,7 @@
 package pathwalk
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/volehq/vole/driver"
@@ -169,12 +170,7 @@ func (r *run[N]) enterElement(el element) error {
 
 // isLastName reports whether no name is pending.
 func (r *run[N]) isLastName() bool {
-	for _, el := range r.pending {
-		if el.name != "" && el.name != "." {
-			return false
-		}
-	}
-	return true
+	return !slices.ContainsFunc(r.pending, func(el element) bool { return el.name != "" && el.name != "." })
 }
 
 // followLink puts the target of a link in its place.

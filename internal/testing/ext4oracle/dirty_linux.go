@@ -66,11 +66,13 @@ func BuildDirty(t testing.TB, r DirtyRecipe) (image string, want Tree) {
 	t.Helper()
 	RequireRoot(t)
 	image = filepath.Join(t.TempDir(), r.Name+".img")
-	copyImageInUse(t, r, image)
-	if err := r.Damage.applyTo(image); err != nil {
-		t.Fatal(err)
-	}
-	return image, Recovered(t, image)
+	return image, makeOrTakeImage(t, r, image, func() Tree {
+		copyImageInUse(t, r, image)
+		if err := r.Damage.applyTo(image); err != nil {
+			t.Fatal(err)
+		}
+		return Recovered(t, image)
+	})
 }
 
 // copyImageInUse fills the image of a recipe, and copies it while it is mounted.

@@ -65,6 +65,12 @@ func Build(t testing.TB, r Recipe) (image string, tree Tree) {
 	t.Helper()
 	RequireRoot(t)
 	image = filepath.Join(t.TempDir(), r.Name+".img")
+	return image, makeOrTakeImage(t, r, image, func() Tree { return buildImage(t, r, image) })
+}
+
+// buildImage implements Build.
+func buildImage(t testing.TB, r Recipe, image string) Tree {
+	t.Helper()
 	if err := TryMke2fs(image, r.Size, r.Mke2fs...); err != nil {
 		t.Skip("needs a newer e2fsprogs: ", err)
 	}
@@ -78,7 +84,7 @@ func Build(t testing.TB, r Recipe) (image string, tree Tree) {
 	}
 	t.Logf("this file system has no room for: %q", skipped)
 	Unmount(t, dir)
-	return image, Snapshot(t, image)
+	return Snapshot(t, image)
 }
 
 // Snapshot returns the tree that the kernel shows for an image, which it does not change.

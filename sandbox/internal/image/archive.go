@@ -77,8 +77,7 @@ func unpackImage(ctx context.Context, s memberStore, img imageRef, u *unpacker) 
 			return Config{}, fmt.Errorf("layer %d of %d: %w", i+1, len(img.layers), err)
 		}
 	}
-	c := img.config.Config
-	return Config{Env: c.Env, Entrypoint: c.Entrypoint, Cmd: c.Cmd, WorkingDir: c.WorkingDir, User: c.User}, nil
+	return img.config.Config, nil
 }
 
 // indexArchive reads the headers of f. A root file system may have millions of members, but
@@ -240,10 +239,7 @@ type layer struct {
 // imageConfig is the part of an image's configuration that matters here.
 // https://github.com/opencontainers/image-spec/blob/main/config.md
 type imageConfig struct {
-	Config struct {
-		Env, Entrypoint, Cmd []string
-		WorkingDir, User     string
-	} `json:"config"`
+	Config Config `json:"config"`
 	RootFS struct {
 		DiffIDs []string `json:"diff_ids"`
 	} `json:"rootfs"`
