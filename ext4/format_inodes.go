@@ -59,8 +59,9 @@ func (p *formatPlan) fillInode(raw []byte, mode, links uint16, size, blocks uint
 	sectors := blocks * (defaultBlock / 512)
 	le.PutUint32(raw[inBlocksLo:], uint32(sectors))
 	le.PutUint16(raw[inBlocksHi:], uint16(sectors>>32))
-	le.PutUint16(raw[inExtraSize:], wantExtra)
-
+	if len(raw) > oldInodeSize {
+		le.PutUint16(raw[inExtraSize:], wantExtra)
+	}
 	for _, stamp := range [][2]int{stampAtime, stampCtime, stampMtime, stampBirth} {
 		(&inode{raw: raw}).setTime(stamp, p.opts.Time)
 	}

@@ -163,3 +163,15 @@ func TestGrowMke2fs(t *testing.T) {
 		})
 	}
 }
+
+// Old images with inodes of 128 bytes, which nothing else here writes, grow and get a
+// journal.
+func TestGrowSmallInodes(t *testing.T) {
+	ext4oracle.RequireRoot(t)
+	image := filepath.Join(t.TempDir(), "disk.raw")
+	ext4oracle.Mke2fs(t, image, 200*mib, "-I", "128", "-O", "^has_journal")
+	growImage(t, image, 300*mib)
+	if out := ext4oracle.Debugfs(t, image, "features"); !strings.Contains(out, "has_journal") {
+		t.Errorf("no journal: %s", out)
+	}
+}

@@ -155,7 +155,7 @@ func Remove(dir *os.File, name string) error {
 // Rename gives a file of a directory another name there, and replaces the file that has it.
 func Rename(dir *os.File, from, to string) error {
 	fd := int(dir.Fd())
-	return wrapPathError("rename", to, retryInterrupted(func() error { return unix.Renameat(fd, from, fd, to) }))
+	return wrapPathError("rename", to, RetryInterrupted(func() error { return unix.Renameat(fd, from, fd, to) }))
 }
 
 // Names lists a directory, sorted.
