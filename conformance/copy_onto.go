@@ -137,11 +137,11 @@ func copyResult(from, to string) error {
 func testCopyMatrix(t *testing.T, e *env) {
 	f := e.files(t)
 	froms := f.things("a")
+	f.things("b")
+	before := f.tree()
 	for _, from := range froms {
 		for _, to := range append([]string{"missing"}, froms...) {
-			must(t, "clean up", f.RemoveAll(f.ctx, "b"))
-			f.things("b")
-			before, what := f.tree(), "copy "+from+" onto "+to
+			what := "copy " + from + " onto " + to
 			err := f.Copy(f.ctx, "a/"+from, "b/"+to, vole.CopyOptions{})
 			if want := copyResult(from, to); want != nil {
 				wantErr(t, what, err, want)
@@ -158,6 +158,9 @@ func testCopyMatrix(t *testing.T, e *env) {
 			if f.lstat("b/"+to).Mode.Type() == fs.ModeNamedPipe && f.lstat("b/"+to).Inode == f.lstat("a/"+from).Inode {
 				t.Errorf("%s made another name of the same fifo", what)
 			}
+			must(t, "clean up", f.RemoveAll(f.ctx, "b"))
+			f.things("b")
+			before = f.tree()
 		}
 	}
 }

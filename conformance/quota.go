@@ -322,6 +322,7 @@ func testQuotaRace(t *testing.T, e *env) {
 
 func testQuotaRaceByHandle(t *testing.T, e *env) {
 	const quota = 50_000
+	record := pattern(1, 95)
 	f := e.quotaFiles(t, quota)
 	f.write("shared", "")
 	shared := f.open("shared", vole.OpenOptions{Write: true})
@@ -330,9 +331,9 @@ func testQuotaRaceByHandle(t *testing.T, e *env) {
 		if err != nil {
 			return err
 		}
-		for j := range 400 { // 8 times 400 times 19 bytes are more than fit
+		for j := range 80 { // 8 times 80 times 95 bytes are more than fit
 			h := []*vole.File{own, shared}[j%2]
-			if _, err := h.Append(f.ctx, []byte("0123456789abcdefghi")); err != nil && !errors.Is(err, vole.ErrQuota) {
+			if _, err := h.Append(f.ctx, []byte(record)); err != nil && !errors.Is(err, vole.ErrQuota) {
 				return err
 			}
 			if s, err := f.Statfs(f.ctx); err != nil || s.Used > quota || s.Free < 0 {
@@ -342,9 +343,9 @@ func testQuotaRaceByHandle(t *testing.T, e *env) {
 		return own.Close()
 	})
 	must(t, "append", errors.Join(errs...))
-	const whole = quota / 19 * 19
+	whole := int64(quota / len(record) * len(record))
 	f.used("after the race", whole)
 	info, err := f.vol.Measure(f.ctx)
 	must(t, "measure", err)
-	equal(t, "measured", info.Used, whole)
+	equal(t, "measured", int64(info.Used), whole)
 }

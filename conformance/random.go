@@ -72,7 +72,7 @@ func randomRun(t *testing.T, e *env, seed uint64, batch, withQuota bool) {
 	r := &runner{t: t, f: f, calls: treemodel.Calls{Ctx: f.ctx, Model: m, FS: f.FS}, rnd: rand.New(rand.NewPCG(seed, 0)), seed: seed}
 	for i := range ops {
 		r.step()
-		if i%100 == 99 {
+		if i%200 == 199 { // it makes as many calls as those 200 steps
 			r.compare()
 		}
 		if batch && i%250 == 0 {

@@ -57,14 +57,13 @@ func renameResult(from, to string) error {
 
 func testRenameMatrix(t *testing.T, e *env) {
 	f := e.files(t)
-	froms := f.things("sample")
+	froms := f.things("a")
+	f.things("b")
+	before := f.tree()
 	for _, from := range froms {
 		for _, to := range append([]string{"missing"}, froms...) {
-			must(t, "clean up", errors.Join(f.RemoveAll(f.ctx, "a"), f.RemoveAll(f.ctx, "b")))
-			f.things("a")
-			f.things("b")
-			before, inode := f.tree(), f.lstat("a/"+from).Inode
 			what := fmt.Sprintf("rename %s onto %s", from, to)
+			inode := f.lstat("a/" + from).Inode
 			err := f.Rename(f.ctx, "a/"+from, "b/"+to, vole.RenameOptions{})
 			if want := renameResult(from, to); want != nil {
 				wantErr(t, what, err, want)
@@ -84,6 +83,10 @@ func testRenameMatrix(t *testing.T, e *env) {
 				}
 			}
 			f.unchanged(what+", beyond what it should,", moved)
+			must(t, "clean up", errors.Join(f.RemoveAll(f.ctx, "a"), f.RemoveAll(f.ctx, "b")))
+			f.things("a")
+			f.things("b")
+			before = f.tree()
 		}
 	}
 }

@@ -161,13 +161,14 @@ func (c *storeServers) server(s *vole.Store) testServer {
 	return c.of[s]
 }
 
-// serverPerTest returns the server of each test of the suite. With PostgreSQL, where a new namespace
-// costs more than most tests, it is one server for all, and an organisation each.
-func serverPerTest(t *testing.T, name string, fresh func(t *testing.T) server.Options) func(t *testing.T) testServer {
-	if name != "PostgreSQL" {
+// serverPerTest returns the server of each test of the suite. Of a namespace, which costs more to
+// open than most tests take, it is one for all, and an organisation each: a home has only one.
+func serverPerTest(t *testing.T, fresh func(t *testing.T) server.Options) func(t *testing.T) testServer {
+	opts := fresh(t)
+	if opts.Bucket == nil {
 		return func(t *testing.T) testServer { return startServer(t, fresh(t)) }
 	}
-	shared := startServer(t, fresh(t))
+	shared := startServer(t, opts)
 	var orgs atomic.Int64
 	return func(t *testing.T) testServer {
 		t.Helper()
@@ -189,7 +190,7 @@ func TestConformance(t *testing.T) {
 		t.Run(e.name, func(t *testing.T) {
 			t.Parallel()
 			c := &storeServers{of: map[*vole.Store]testServer{}}
-			server := serverPerTest(t, e.name, e.fresh)
+			server := serverPerTest(t, e.fresh)
 			conformance.Run(t, conformance.Harness{
 				Groups:   e.groups,
 				Open:     func(t *testing.T) *vole.Store { return c.open(t, server(t), false) },
