@@ -289,8 +289,7 @@ func (c *cpCmd) unpackArchive(ctx context.Context, s *vole.Store, to *location) 
 		err := &fs.PathError{Op: "cp", Path: to.displayPath(), Err: vole.ErrNotDir}
 		return stats, &hinted{err, "a tar stream is unpacked into a directory that is there"}
 	}
-	in := openInput(ctx, c.bar.measureSource(c.stdin))
-	defer in.Close()
+	in := c.openInput(ctx, c.bar.measureSource(c.stdin))
 	return transfer.FromTar(ctx, pl.tree, pl.path, in, c.transferOptions())
 }
 

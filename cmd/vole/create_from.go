@@ -104,9 +104,7 @@ func (f *filling) tryFill(ctx context.Context, name string, spec vole.Spec) (*vo
 		return nil, err
 	}
 	least, n := streamDisk, transfer.Need{}
-	if in != nil {
-		defer in.Close()
-	} else {
+	if o != nil {
 		least = leastDisk
 		if n, err = f.neededSize(ctx, o); err != nil {
 			return nil, err
@@ -150,10 +148,10 @@ func (f *filling) wrapSourceError(volume string, err error) error {
 }
 
 // openContent opens the source: a directory of the host, or a tar stream.
-func (f *filling) openContent(ctx context.Context) (*copySource, io.ReadCloser, error) {
+func (f *filling) openContent(ctx context.Context) (*copySource, io.Reader, error) {
 	if f.from == "-" {
 		f.readOnce = true
-		return nil, openInput(ctx, f.bar.measureSource(f.stdin)), nil
+		return nil, f.openInput(ctx, f.bar.measureSource(f.stdin)), nil
 	}
 	st, err := os.Stat(f.from)
 	if err != nil {
@@ -171,16 +169,12 @@ func (f *filling) openContent(ctx context.Context) (*copySource, io.ReadCloser, 
 	if err != nil {
 		return nil, nil, transfer.HostError(fillOp, f.from, err)
 	}
+	f.closeAtEnd(file)
+	in := f.bar.measureSource(file)
 	if f.readOnce = !st.Mode().IsRegular(); f.readOnce {
-		return nil, sourceFile{openInput(ctx, f.bar.measureSource(file)), file}, nil
+		in = f.openInput(ctx, in)
 	}
-	return nil, sourceFile{f.bar.measureSource(file), file}, nil
-}
-
-// sourceFile is a file that is read through something else.
-type sourceFile struct {
-	io.Reader
-	io.Closer
+	return nil, in, nil
 }
 
 // copyContent copies into the new volume.

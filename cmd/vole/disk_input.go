@@ -61,18 +61,11 @@ func (a *app) openImageInput(ctx context.Context, name string, where whereInImag
 	}
 	var in *imageInput
 	if f == nil {
-		in, err = inputFromStream(name, a.openInputAtEnd(ctx, a.stdin), where)
+		in, err = inputFromStream(name, a.openInput(ctx, a.stdin), where)
 	} else {
 		in, err = a.inputFromFile(ctx, name, f, where)
 	}
 	return in, wrapImageError("import", name, err)
-}
-
-// openInputAtEnd is openInput, closed when the command has ended.
-func (a *app) openInputAtEnd(ctx context.Context, r io.Reader) io.Reader {
-	in := openInput(ctx, r)
-	a.closeAtEnd(in)
-	return in
 }
 
 // openInputFile opens a file, a block device or a fifo to be read; nil: standard input.
@@ -106,7 +99,7 @@ func (a *app) inputFromFile(ctx context.Context, name string, f *os.File, where 
 	}
 	block := isBlockDevice(st.Mode())
 	if !st.Mode().IsRegular() && !block {
-		return inputFromStream(name, a.openInputAtEnd(ctx, f), where)
+		return inputFromStream(name, a.openInput(ctx, f), where)
 	}
 	magic := make([]byte, 4)
 	if n, _ := f.ReadAt(magic, 0); transfer.Compressed(magic[:n]) { // of what cannot be read more is told below

@@ -64,10 +64,8 @@ is a directory, or ends in a slash, the file keeps its name in it.`,
 func (a *app) putFile(ctx context.Context, f *vole.FS, file, p string, opts vole.WriteOptions) error {
 	r, size := io.Reader(nil), int64(0)
 	if file == "-" {
-		in := openInput(ctx, a.stdin)
-		size = bytesLeft(a.stdin)
-		defer in.Close()
-		r = in
+		size = bytesLeft(a.stdin) // before the input reads ahead
+		r = a.openInput(ctx, a.stdin)
 	} else {
 		h, err := openForReading(ctx, file)
 		if err != nil {
@@ -88,7 +86,7 @@ func (a *app) putFile(ctx context.Context, f *vole.FS, file, p string, opts vole
 			opts.Mode = info.Mode().Perm()
 		}
 		if r = h; !info.Mode().IsRegular() {
-			r = openInput(ctx, h)
+			r = a.openInput(ctx, h)
 		}
 	}
 	p, err := choosePutTarget(ctx, f, file, p)

@@ -1,12 +1,10 @@
 package main
 
 import (
-	"context"
 	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/volehq/vole/drivers/cloud"
 	"github.com/volehq/vole/internal/api"
 )
 
@@ -44,7 +42,12 @@ operator. The audit log of that organisation tells of it.`,
 			if err != nil {
 				return err
 			}
-			k, err := f.createKey(cmd.Context(), server, in)
+			var k api.NewKey
+			if f.org == "" {
+				k, err = server.CreateKey(cmd.Context(), in)
+			} else {
+				k, err = server.CreateOrgKey(cmd.Context(), f.org, in)
+			}
 			if err != nil {
 				return err
 			}
@@ -71,14 +74,6 @@ func (f *keyFlags) register(cmd *cobra.Command, defaultScope string) {
 	completeFlagWith(cmd, "scope", "read", "write", "admin", "operator")
 	completeFlagWith(cmd, "format", "vole", "e2b")
 	noFlagFiles(cmd, "expires")
-}
-
-// createKey makes the key, of the organisation that the flags name.
-func (f *keyFlags) createKey(ctx context.Context, b *cloud.Backend, in api.CreateKey) (api.NewKey, error) {
-	if f.org == "" {
-		return b.CreateKey(ctx, in)
-	}
-	return b.CreateOrgKey(ctx, f.org, in)
 }
 
 // keyRequest checks the flags and makes a request of them.

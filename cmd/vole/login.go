@@ -190,7 +190,7 @@ func mayReplaceProfile(f profile.File, name string, p profile.Profile) error {
 func (l *loginCmd) readKey(ctx context.Context, server string) (string, error) {
 	f, ok := l.stdin.(*os.File)
 	if !ok || !isTerminal(f) {
-		return profile.ReadKey(openInput(ctx, l.stdin))
+		return profile.ReadKey(l.openInput(ctx, l.stdin))
 	}
 	fd := int(f.Fd())
 	state, err := term.GetState(fd)

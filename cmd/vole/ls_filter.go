@@ -32,7 +32,7 @@ func (f *listFilter) register(cmd *cobra.Command) {
 	s.StringVar(&f.span, "unused-for", "", "only volumes that nobody attached or changed for this `time`, e.g. 30d")
 	s.StringVar(&f.sort, "sort", "created", "order: created (newest first), name, used (by bytes, most first), or last-used (by time, latest first)")
 	completeFlagWith(cmd, "sort", sortOrders...)
-	completeSpan(cmd)
+	completeFlagWith(cmd, "unused-for", unusedSpans...)
 	completeFlagWith(cmd, "attached", "true", "false")
 	noFlagFiles(cmd, "name")
 	addFormatFlag(cmd, &f.format)
@@ -40,10 +40,8 @@ func (f *listFilter) register(cmd *cobra.Command) {
 
 var sortOrders = []string{"created", "name", "used", "last-used"}
 
-// completeSpan offers lengths of time for --unused-for.
-func completeSpan(cmd *cobra.Command) {
-	completeFlagWith(cmd, "unused-for", "1d", "1w", "30d", "90d")
-}
+// unusedSpans are offered for --unused-for.
+var unusedSpans = []string{"1d", "1w", "30d", "90d"}
 
 // checkFlags refuses what makes no sense.
 func (f *listFilter) checkFlags(cmd *cobra.Command) error {

@@ -71,7 +71,7 @@ use meanwhile.`,
 	f.BoolVar(&p.dryRun, "dry-run", false, "list what would be removed, remove nothing")
 	f.BoolVarP(&p.force, "force", "f", false, "do not ask")
 	noFlagFiles(cmd, "selector")
-	completeSpan(cmd)
+	completeFlagWith(cmd, "unused-for", unusedSpans...)
 	return cmd
 }
 
@@ -158,7 +158,7 @@ func (p *prune) askUser(ctx context.Context, list []*vole.Volume) (yes bool, err
 		used += v.Info().Used
 	}
 	fmt.Fprintf(p.stderr, "Remove %s, with the %s in them? [y/N] ", countOf(int64(len(list)), "volume"), used.Human())
-	line, err := bufio.NewReader(io.LimitReader(openInput(ctx, p.stdin), 1024)).ReadString('\n')
+	line, err := bufio.NewReader(io.LimitReader(p.openInput(ctx, p.stdin), 1024)).ReadString('\n')
 	if err != nil && !errors.Is(err, io.EOF) {
 		return false, err
 	}

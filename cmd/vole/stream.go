@@ -12,10 +12,10 @@ import (
 const copyBuf = 256 << 10
 
 // openInput returns r as a stream that ends when ctx does, even while a read of r waits
-// for a terminal or a pipe. What was read ahead of the caller is lost, so use r through one
-// input only. The goroutine that reads r lives until r ends, which for a terminal is the end of
+// for a terminal or a pipe, or when the command does. What was read ahead of the caller is lost,
+// so use r through one input only. The goroutine that reads r lives until r ends, which for a terminal is the end of
 // the process.
-func openInput(ctx context.Context, r io.Reader) io.ReadCloser {
+func (a *app) openInput(ctx context.Context, r io.Reader) io.Reader {
 	pr, pw := io.Pipe()
 	stop := context.AfterFunc(ctx, func() { pw.CloseWithError(ctx.Err()) })
 	go func() {
@@ -25,6 +25,7 @@ func openInput(ctx context.Context, r io.Reader) io.ReadCloser {
 		_, err := io.CopyBuffer(struct{ io.Writer }{pw}, struct{ io.Reader }{r}, make([]byte, copyBuf))
 		pw.CloseWithError(err)
 	}()
+	a.closeAtEnd(pr)
 	return pr
 }
 
