@@ -129,11 +129,9 @@ func (ns *Namespace) reapRemovedOrg(ctx context.Context, org []byte) error {
 			return err
 		}
 	}
-	return ns.db.RunTx(ctx, sqldb.TxOptions{}, func(tx sqldb.Tx) error {
-		const nothing = ` AND NOT EXISTS (SELECT 1 FROM volumes WHERE org = $1) AND NOT EXISTS (SELECT 1 FROM sessions WHERE org = $1)
-			AND NOT EXISTS (SELECT 1 FROM blobs WHERE org = $1) AND NOT EXISTS (SELECT 1 FROM doomed WHERE org = $1)`
-		tx.QueueExec(`DELETE FROM unreferenced WHERE org = $1`+nothing, org)
-		tx.QueueExec(`DELETE FROM orgs WHERE id = $1`+nothing, org)
-		return nil
-	})
+	const nothing = ` AND NOT EXISTS (SELECT 1 FROM volumes WHERE org = $1) AND NOT EXISTS (SELECT 1 FROM sessions WHERE org = $1)
+		AND NOT EXISTS (SELECT 1 FROM blobs WHERE org = $1) AND NOT EXISTS (SELECT 1 FROM doomed WHERE org = $1)`
+	return sqldb.Exec(ctx, ns.db, sqldb.TxOptions{},
+		sqldb.Statement(`DELETE FROM unreferenced WHERE org = $1`+nothing, org),
+		sqldb.Statement(`DELETE FROM orgs WHERE id = $1`+nothing, org))
 }

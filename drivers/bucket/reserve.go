@@ -256,9 +256,7 @@ func (pool *reservePool) giveBackUnused(ctx context.Context, org []byte, reserve
 	if len(reserve.neverPut)+len(reserve.abandoned) == 0 {
 		return nil
 	}
-	err := pool.ns.db.RunTx(ctx, sqldb.TxOptions{Lazy: true}, func(tx sqldb.Tx) error {
-		return tx.RunQueries(pool.ns.giveBackQueries(org, reserve)...)
-	})
+	err := sqldb.Exec(ctx, pool.ns.db, sqldb.TxOptions{Lazy: true}, pool.ns.giveBackQueries(org, reserve)...)
 	if err == nil {
 		reserve.neverPut, reserve.abandoned = nil, nil
 	}

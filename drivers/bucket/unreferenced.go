@@ -119,10 +119,8 @@ func (ns *Namespace) foldUnreferencedRows(ctx context.Context) error {
 			return err
 		}
 		for _, org := range orgs {
-			err := ns.db.RunTx(ctx, sqldb.TxOptions{Lazy: true}, func(tx sqldb.Tx) error {
-				return tx.RunQueries(rows.LockOrgQuery(org), sqldb.Statement(`{fold}`, org, foldAtOnce))
-			})
-			if err != nil {
+			fold := sqldb.Statement(`{fold}`, org, foldAtOnce)
+			if err := sqldb.Exec(ctx, ns.db, sqldb.TxOptions{Lazy: true}, rows.LockOrgQuery(org), fold); err != nil {
 				return err
 			}
 		}
