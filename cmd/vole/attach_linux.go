@@ -82,7 +82,10 @@ func runHelperIfAsked() {
 	os.Exit(a.reportAndExitCode(err))
 }
 
-// execReadOnly makes path read-only for this process and executes the program.
+// execReadOnly makes path read-only for this process and executes the program. The order matters:
+// the mount needs the capabilities that are dropped after it, and the signal of the parent's death
+// is set last, since execve and a change of credentials clear it. The parent may have died before
+// that, which is why its process id is compared at the end.
 func execReadOnly(parent, path, program string, argv []string) error {
 	// A working directory inside path would still be the writable one beneath.
 	wd, wdErr := os.Getwd()
@@ -132,7 +135,7 @@ func reopenHoldReadOnly(path string) error {
 		return err
 	}
 	if st.Dev != held.Dev || st.Ino != held.Ino {
-		return nil // a file of whoever started vole
+		return nil // descriptor 3 is another file, from the process that started vole
 	}
 	for {
 		// The hold is shared, so that this takes a second one beside it.
@@ -160,7 +163,7 @@ func mountReadOnly(path string) error {
 	if !errors.Is(err, unix.ENOSYS) {
 		return err
 	}
-	// Before Linux 5.12. The flags that are there may be locked, so they are kept.
+	// Before Linux 5.12. Flags of the mount may be locked, so those that are set are kept.
 	var st unix.Statfs_t
 	if err := unix.Statfs(path, &st); err != nil {
 		return err

@@ -11,7 +11,7 @@ import (
 	"github.com/volehq/vole/internal/api"
 )
 
-// auditPage is how many records are asked for at a time.
+// auditPage is how many records are asked for at a time, which bounds the memory of a long log.
 const auditPage = 1000
 
 // auditJSON is one page of the audit log.

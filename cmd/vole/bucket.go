@@ -176,7 +176,8 @@ func (a *app) withNamespace(ctx context.Context, op string, flags *bucketFlags, 
 	return errors.Join(wrapBucketError(op, fn(ns)), wrapBucketError(op, ns.Close()))
 }
 
-// wrapBucketError gives an error its operation, once.
+// wrapBucketError gives an error its operation, once: each of those that errors.Join put together,
+// since they are reported one by one.
 func wrapBucketError(op string, err error) error {
 	if err == nil || errors.As(err, new(*vole.Error)) || errors.As(err, new(*exitError)) {
 		return err

@@ -86,7 +86,9 @@ func (a *app) completeMountOptions(ctx context.Context, volume, before, opts str
 }
 
 // completeSelector completes k, k=v and k!=v, separated by commas, by the labels of all
-// volumes.
+// volumes. Only the part behind the last comma is completed, and what stands before it is given back
+// with each completion, because a shell replaces the whole word. Where one key is left, its values
+// are offered too, so that one key press less leads to them.
 func completeSelector(a *app) completer {
 	return func(cmd *cobra.Command, _ []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		i := strings.LastIndex(prefix, ",") + 1

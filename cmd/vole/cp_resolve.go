@@ -281,7 +281,14 @@ func checkLinkOwner(p string) error {
 	return nil
 }
 
-// chooseTargetPath decides where in the target the copy goes, by the rules of docker cp.
+// chooseTargetPath decides where in the target the copy goes, by the rules of docker cp:
+//
+//	target           source a file       source a directory    SRC/.
+//	a directory      into it, by name    into it, by name      merged into it
+//	a file           replaces it         refused               refused
+//	does not exist   becomes it          becomes it            becomes it
+//
+// A target with a slash at its end must be a directory, or become one.
 func chooseTargetPath(o *copySource, pl *copyTarget, l location) (at string, err error) {
 	switch {
 	case pl.isDir:

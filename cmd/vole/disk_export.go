@@ -129,7 +129,8 @@ func (a *app) exportImage(ctx context.Context, image, to string, compress bool) 
 }
 
 // exportToFile writes an image to a new file that takes the name to, or into the device or fifo
-// that has it.
+// that has it. The new file is temporary until it is whole and synced: others see the old file or
+// the new one, and a command that was killed leaves the old one.
 func (a *app) exportToFile(ctx context.Context, to string, c sparse.Content, size int64, compress bool) error {
 	pl, err := a.openHostTarget(location{arg: to, path: to})
 	if err != nil {

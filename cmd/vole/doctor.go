@@ -36,7 +36,9 @@ The exit code is 9 when something is left to repair.`,
 	return cmd
 }
 
-// printFindings prints what a check reports. what is the command that checks.
+// printFindings prints what a check reports, as it comes. what is the command that checks. The error
+// of findings that are left has the exit code of corruption, and advises --fix where that was not
+// given.
 func (a *app) printFindings(what string, fix bool, check func(report func(vole.Finding) error, bar *progress) error) error {
 	var found, open int
 	arr, bar := a.newJSONArray(), a.newProgress()

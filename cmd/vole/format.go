@@ -34,8 +34,9 @@ func addFormatFlag(cmd *cobra.Command, text *string) {
 	noFlagFiles(cmd, "format")
 }
 
-// newFormatted parses a template for what is like sample; \t and \n in it are a tab and the
-// end of a line.
+// newFormatted parses a template for records like sample; \t and \n in it are a tab and the
+// end of a line. It executes the template once on the empty sample: a mistyped field is an error of
+// usage before any server is asked. A field that is only reached with data fails when it is.
 func (a *app) newFormatted(text string, sample any) (*formatted, error) {
 	if a.json || a.quiet {
 		return nil, usageErrorf("--format excludes --json and --quiet: each says what is printed")

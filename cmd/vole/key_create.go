@@ -103,7 +103,8 @@ func (f *keyFlags) keyRequest(name string, now time.Time) (in api.CreateKey, err
 	return in, err
 }
 
-// parseExpiry reads a time from now (30d), a day or a time.
+// parseExpiry reads a time from now (30d), a day, of which the first moment in UTC is meant, or a
+// time. One in the past is refused: the key would be of no use, and a mistyped year is likely.
 func parseExpiry(s string, now time.Time) (time.Time, error) {
 	for _, layout := range []string{time.RFC3339, time.DateOnly} {
 		if t, err := time.Parse(layout, s); err == nil {

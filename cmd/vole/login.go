@@ -24,7 +24,7 @@ import (
 // mistyped its URL.
 const loginPatience = 2 * time.Second
 
-// loginCmd is one run of login.
+// loginCmd is one run of login. It keeps nothing before the server has accepted the key.
 type loginCmd struct {
 	*app
 	caFile   string

@@ -148,7 +148,7 @@ func (f *listFilter) listPage(ctx context.Context, s *vole.Store, filter vole.Fi
 }
 
 // listSorted prints all volumes in another order than that of the backend, or the first of
-// them when there is a limit.
+// them when there is a limit. It holds all that match in memory, and has no cursor to go on from.
 func (a *app) listSorted(ctx context.Context, s *vole.Store, filter vole.Filter, f *listFilter, p volumePrinter) error {
 	matches, err := f.matchVolume(ctx, s)
 	if err != nil {

@@ -15,7 +15,8 @@ import (
 	"golang.org/x/term"
 )
 
-// runFlags are the flags of run that need more than a place in the configuration.
+// runFlags are the flags of run. Most go into the configuration as they are; the others are parsed
+// by sandboxConfig.
 type runFlags struct {
 	volumes, env        []string
 	memory, pids        string
@@ -294,7 +295,8 @@ func (a *app) runForeground(ctx context.Context, m *sandbox.Manager, c sandbox.C
 }
 
 // prepareTerminal prepares vole's own terminal for the command's: keys go through as they
-// are, and changes of its size are passed on. The result undoes that.
+// are, and changes of its size are passed on. The result undoes that, and ends the goroutine that
+// passes sizes on; the first size is sent at once, since no signal announces it.
 func (a *app) prepareTerminal(wanted bool, io *sandbox.IO) (restore func(), err error) {
 	out, ok := a.payload.(*os.File)
 	if !wanted || !ok || !isTerminal(out) {

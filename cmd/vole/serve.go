@@ -9,13 +9,14 @@ import (
 // serveFlags are the settings of a server. Each is a flag, a variable of the
 // environment and a key of the configuration file; see serveSettings.
 type serveFlags struct {
-	allowDevices bool
-
+	// Of the command, not of the server.
 	config  string
 	from    map[string]string // where a setting comes from that is not a default
 	offline bool              // no server is to run
 	names   []string          // the settings, where the command has flags of its own; nil: all are
 
+	// What is served, and where it is kept.
+	allowDevices          bool
 	backend, dir          string
 	db, dbFile            string
 	accounts, accountsURL string // accountsURL: a file that has the URL
@@ -23,11 +24,13 @@ type serveFlags struct {
 	export, grace         time.Duration
 	unreferenced          string
 
+	// Who can reach the server, and how.
 	listen, tlsCert, tlsKey string
 	insecureHTTP            bool
 	advertise               string
 	trustProxy, openMetrics bool
 
+	// Limits, logs and the identity provider.
 	rate                   float64
 	burst                  int
 	maxFile, memory        string

@@ -20,7 +20,7 @@ type firstKeyJSON struct {
 	URL string `json:"url"`
 }
 
-// createFirstKey makes a key when there is none, and shows it once: on standard output, or in
+// createFirstKey makes a key when none exists, and shows it once: on standard output, or in
 // a file. It is never logged. Where no operator key can be used any more, it goes into a file
 // only: a reader of a server's output must not become its operator by that.
 func (a *app) createFirstKey(ctx context.Context, f *serveFlags, s *server.Server, url string, log *slog.Logger) error {
@@ -77,7 +77,9 @@ func (a *app) printLoginAdvice(url string) error {
 	return a.printf("Where the volumes are to be used, give it to:\n\n    vole login %s\n\n", url)
 }
 
-// writeFirstKeyFile makes the file before the key, which cannot be had again.
+// writeFirstKeyFile makes the file before the key, which cannot be had again: a file that cannot be
+// made must not cost the key. The file is removed when no key was made, and synced with its directory
+// when one was.
 func (a *app) writeFirstKeyFile(ctx context.Context, file string, s *server.Server, url string) (err error) {
 	if err := removeEndedKey(ctx, file, s); err != nil {
 		return err

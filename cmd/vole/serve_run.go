@@ -23,7 +23,9 @@ import (
 // watchEvery is how often the files of a certificate are looked at.
 const watchEvery = 5 * time.Second
 
-// runServer runs until the context of the command ends, which the first signal does.
+// runServer runs until the context of the command ends, which the first signal does. Everything that
+// a mistake in the settings can make fail comes before the volumes are opened; serving begins only
+// when the first key has been shown, since a server without a key is of no use.
 func (a *app) runServer(cmd *cobra.Command, f *serveFlags) error {
 	ctx := cmd.Context()
 	opts, err := a.serverOptions(cmd, f)
