@@ -92,9 +92,10 @@ func pauseAndResume(t *testing.T, e *env, i Info) {
 	if err := e.m.Resume(ctx, i.ID); err != nil {
 		t.Fatal(err)
 	}
-	if e.statusOf(i.Name) != StatusRunning || !moves() {
-		t.Errorf("resumed: %s, does not move", e.statusOf(i.Name))
+	if s := e.statusOf(i.Name); s != StatusRunning {
+		t.Errorf("resumed: %s", s)
 	}
+	waitUntil(t, "movement after resume", moves)
 }
 
 func TestStopDrains(t *testing.T) {
