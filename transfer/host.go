@@ -106,9 +106,6 @@ func HostError(op, p string, err error) error {
 func (t *hostTree) displayPath(p string) string { return filepath.Join(t.dir, filepath.FromSlash(p)) }
 
 func (t *hostTree) wrapError(op, p string, err error) error {
-	if err == nil {
-		return nil
-	}
 	return HostError(op, t.displayPath(p), err)
 }
 
