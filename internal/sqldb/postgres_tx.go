@@ -11,8 +11,7 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
-// commitTime bounds a commit. It is not cancelled with its caller, because a cancelled commit
-// may have happened or not.
+// commitTime bounds a commit. Unless it is cancelable it does not end with its caller's context.
 const commitTime = 30 * time.Second
 
 func (p *postgresDB) RunTx(ctx context.Context, opts TxOptions, fn func(tx Tx) error) error {
@@ -40,7 +39,7 @@ func (r *retriedTx) attempt(ctx context.Context) error {
 		return err
 	}
 	defer conn.Release()
-	tx := &postgresTx{db: r.db, ctx: ctx, conn: conn.Conn(), lazy: r.opts.Lazy}
+	tx := &postgresTx{db: r.db, ctx: ctx, conn: conn.Conn(), opts: r.opts}
 	defer tx.rollback() // does nothing after the commit
 	if r.outcomeUnknown && r.opts.Key != nil {
 		if committed, err := r.findReceipt(tx); err != nil || committed {
@@ -89,7 +88,7 @@ type postgresTx struct {
 	db      *postgresDB
 	ctx     context.Context // of the one call that the transaction is for
 	conn    *pgx.Conn
-	lazy    bool
+	opts    TxOptions
 	began   bool
 	aborted bool // a statement has failed
 	ended   bool // it has committed
@@ -104,7 +103,7 @@ func (tx *postgresTx) prependBegin(list []Query) []Query {
 	}
 	tx.began = true
 	first := []Query{Statement(`BEGIN ISOLATION LEVEL READ COMMITTED`)}
-	if tx.lazy {
+	if tx.opts.Lazy {
 		first = append(first, Statement(`SET LOCAL synchronous_commit = off`))
 	}
 	return append(first, list...)
@@ -125,7 +124,11 @@ func (tx *postgresTx) commit() error {
 	if tx.aborted {
 		return errAborted
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(tx.ctx), commitTime)
+	ctx := tx.ctx
+	if !tx.opts.Cancelable {
+		ctx = context.WithoutCancel(ctx)
+	}
+	ctx, cancel := context.WithTimeout(ctx, commitTime)
 	defer cancel()
 	list := tx.prependBegin(append(tx.queue, Statement(`COMMIT`)))
 	err := tx.db.sendBatch(ctx, tx.conn, list, nil)

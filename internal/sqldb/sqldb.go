@@ -86,6 +86,9 @@ type TxOptions struct {
 	// AtMostOnce is for a change without a receipt that must not be repeated: if it may have
 	// been made, the transaction fails with ErrUnavailable.
 	AtMostOnce bool
+	// Cancelable: the end of the context ends a commit to a server too, which may then have
+	// happened or not. Otherwise the call waits for its outcome.
+	Cancelable bool
 }
 
 // Tx is a transaction, valid while the function runs that it was passed to.

@@ -174,6 +174,22 @@ func TestAtMostOnce(t *testing.T) {
 	}
 }
 
+// TestCancelable: only a commit that may be cancelled ends with its context.
+func TestCancelable(t *testing.T) {
+	db := openDB(t, Options{Name: "the test", Database: servers.PG(t), Migrations: testMigrations, SchemaLock: 4711, Conns: 4})
+	for _, cancelable := range []bool{false, true} {
+		ctx, cancel := context.WithCancel(t.Context())
+		err := db.RunTx(ctx, TxOptions{Cancelable: cancelable}, func(tx Tx) error {
+			tx.QueueExec(`INSERT INTO t (id, n) VALUES ($1, 1)`, []byte{byte(countRows(t, db))})
+			cancel()
+			return nil
+		})
+		if n := countRows(t, db); n != 1 || cancelable != errors.Is(err, context.Canceled) || !cancelable && err != nil {
+			t.Errorf("cancelable %v: %d rows, %v", cancelable, n, err)
+		}
+	}
+}
+
 // TestURLs: what is no URL of PostgreSQL is refused, and no error has the password in it.
 func TestURLs(t *testing.T) {
 	for _, url := range []string{

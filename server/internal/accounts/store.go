@@ -82,7 +82,9 @@ func (s *Store) Close() error {
 // exec runs one statement, with parameters $1, $2 and so on, and returns the number of rows it
 // changed. It may run twice if a connection is lost, so the statement must be idempotent.
 func (s *Store) exec(ctx context.Context, query string, args ...any) (n int64, err error) {
-	err = s.db.Freeing(func() error { return sqldb.Exec(ctx, s.db, sqldb.TxOptions{}, sqldb.Counted(&n, query, args...)) })
+	// Not even a database that hangs delays Close, or a request, for longer than ctx.
+	opts, counted := sqldb.TxOptions{Cancelable: true}, sqldb.Counted(&n, query, args...)
+	err = s.db.Freeing(func() error { return sqldb.Exec(ctx, s.db, opts, counted) })
 	return n, err
 }
 
