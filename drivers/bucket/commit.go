@@ -28,12 +28,8 @@ func (o *openInode) recordCommit(size int64) {
 func (o *openInode) runInodeTx(ctx context.Context, fsys *volumeFS, fn func(tx *volumeTx, row *inode) error) error {
 	return o.fs.b.runVolumeTx(ctx, fsys, nil, func(tx *volumeTx) error {
 		var row inode
-		var found bool
-		if err := tx.RunQueries(tx.inodeQuery(&found, &row, o.key.ino)); err != nil {
+		if err := tx.RunQueries(tx.inodeQuery(&row, o.key.ino)); err != nil {
 			return err
-		}
-		if !found {
-			return driver.Errorf(driver.ErrNotExist, "the file was removed on another host")
 		}
 		return fn(tx, &row)
 	})

@@ -82,16 +82,12 @@ func (d *dirHandle) loadPage(ctx context.Context, limit int) error {
 	if after == nil {
 		after = []byte{}
 	}
-	var exists bool
 	before := d.fs.b.commitCount.Load()
 	err := d.fs.b.ns.db.RunQueries(ctx,
-		volumeExistsQuery(&exists, d.fs.b.org, d.fs.vol),
+		d.fs.b.requireVolumeQuery(d.fs.vol),
 		sqldb.SelectAll(&list, (*namedInode).scanDest, `SELECT `+inodeCols+`, e.name
 		FROM dirents e JOIN inodes i ON i.vol = e.vol AND i.ino = e.ino
 		WHERE e.vol = $1 AND e.parent = $2 AND e.name > $3 ORDER BY e.name LIMIT CAST($4 AS INTEGER)`, d.fs.vol, d.ino, after, limit))
-	if err == nil && !exists {
-		err = driver.ErrNotFound
-	}
 	if err != nil {
 		return err
 	}

@@ -112,7 +112,12 @@ func (m *metrics) unregisterFrom(reg prometheus.Registerer) {
 
 // observeSince records how long an operation took that began at begin.
 func (m *metrics) observeSince(op string, begin time.Time) {
-	m.operations.WithLabelValues(op).Observe(time.Since(begin).Seconds())
+	observeElapsed(m.operations.WithLabelValues(op), begin)
+}
+
+// observeElapsed records the seconds since begin.
+func observeElapsed(to prometheus.Observer, begin time.Time) {
+	to.Observe(time.Since(begin).Seconds())
 }
 
 // measuredDB is a database whose reads and transactions are timed.
@@ -122,24 +127,18 @@ type measuredDB struct {
 }
 
 func (db *measuredDB) RunQueries(ctx context.Context, list ...sqldb.Query) error {
-	begin := time.Now()
-	err := db.DB.RunQueries(ctx, list...)
-	db.metrics.queries.Observe(time.Since(begin).Seconds())
-	return err
+	defer observeElapsed(db.metrics.queries, time.Now())
+	return db.DB.RunQueries(ctx, list...)
 }
 
 func (db *measuredDB) RunTx(ctx context.Context, opts sqldb.TxOptions, fn func(tx sqldb.Tx) error) error {
-	begin := time.Now()
-	err := db.DB.RunTx(ctx, opts, fn)
-	db.metrics.commits.Observe(time.Since(begin).Seconds())
-	return err
+	defer observeElapsed(db.metrics.commits, time.Now())
+	return db.DB.RunTx(ctx, opts, fn)
 }
 
 func (db *measuredDB) RunOnSnapshot(ctx context.Context, fn func(run sqldb.Runner) error) error {
-	begin := time.Now()
-	err := db.DB.RunOnSnapshot(ctx, fn)
-	db.metrics.snapshots.Observe(time.Since(begin).Seconds())
-	return err
+	defer observeElapsed(db.metrics.snapshots, time.Now())
+	return db.DB.RunOnSnapshot(ctx, fn)
 }
 
 // measuredStore is a blob store whose operations are timed and counted, and whose errors are
@@ -190,9 +189,8 @@ func (s *measuredStore) Ping(ctx context.Context) error {
 }
 
 func (s *measuredStore) Put(ctx context.Context, key string, data []byte, sum uint32) error {
-	begin := time.Now()
+	defer observeElapsed(s.metrics.puts, time.Now())
 	err := s.Store.Put(ctx, key, data, sum)
-	s.metrics.puts.Observe(time.Since(begin).Seconds())
 	if err == nil {
 		s.metrics.putBytes.Add(float64(len(data)))
 	}
@@ -200,9 +198,8 @@ func (s *measuredStore) Put(ctx context.Context, key string, data []byte, sum ui
 }
 
 func (s *measuredStore) ReadAt(ctx context.Context, key string, p []byte, off int64) error {
-	begin := time.Now()
+	defer observeElapsed(s.metrics.gets, time.Now())
 	err := s.Store.ReadAt(ctx, key, p, off)
-	s.metrics.gets.Observe(time.Since(begin).Seconds())
 	if err == nil {
 		s.metrics.getBytes.Add(float64(len(p)))
 	}

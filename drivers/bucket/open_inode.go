@@ -183,8 +183,7 @@ func (b *Backend) reapOrphanUnlessOpen(ctx context.Context, fsys *volumeFS, ino 
 		open := false
 		err := b.runVolumeTx(ctx, maintenance, nil, func(tx *volumeTx) error {
 			var row inode
-			var found bool
-			if err := tx.RunQueries(tx.inodeQuery(&found, &row, ino)); err != nil || !found || row.nlink > 0 {
+			if err := tx.RunQueries(tx.inodeQuery(&row, ino)); err != nil || row.nlink > 0 {
 				return err
 			}
 			if open = !tx.pending.claimUnlessOpen(ino); open {
@@ -195,8 +194,8 @@ func (b *Backend) reapOrphanUnlessOpen(ctx context.Context, fsys *volumeFS, ino 
 			tx.QueueExec(`DELETE FROM orphans WHERE vol = $1 AND ino = $2`, tx.vol, ino)
 			return nil
 		})
-		if errors.Is(err, driver.ErrNotFound) {
-			return nil
+		if errors.Is(err, driver.ErrNotFound) || errors.Is(err, driver.ErrNotExist) {
+			return nil // the volume was removed, or the file on another host
 		}
 		if err != nil || !open || b.reapAtLastRelease(fsys.vol, ino) {
 			return err

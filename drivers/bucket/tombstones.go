@@ -1,9 +1,10 @@
 package bucket
 
 import (
+	"cmp"
 	"context"
 	"fmt"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/volehq/vole/drivers/bucket/internal/blob"
@@ -30,10 +31,9 @@ func (ts *tombstone) scanDest() []any { return []any{&ts.org, &ts.blob} }
 
 // tombstoneSweep is one run of deleteTombstonedObjects.
 type tombstoneSweep struct {
-	ns *Namespace
-
-	mu       sync.Mutex      // guards what follows
+	ns       *Namespace
 	failed   map[string]bool // ids of blobs whose objects could not be deleted
+	failures atomic.Int64    // how many there are, while a batch is under way
 	firstErr error
 }
 
@@ -73,16 +73,24 @@ func (ns *Namespace) deleteTombstonedObjects(ctx context.Context, org []byte) er
 func (s *tombstoneSweep) deleteBatch(ctx context.Context, list []tombstone) error {
 	var g errgroup.Group
 	g.SetLimit(deletesAtOnce)
-	tried := make([]bool, len(list))
+	tried, errs := make([]bool, len(list)), make([]error, len(list))
 	for i, ts := range list {
 		g.Go(func() error {
-			if tried[i] = s.belowFailureLimit(); tried[i] {
-				s.recordResult(ts, s.ns.blobs.Delete(ctx, blob.Key(ts.org, ts.blob)))
+			if tried[i] = s.failures.Load() < deleteFailures; tried[i] {
+				if errs[i] = s.ns.blobs.Delete(ctx, blob.Key(ts.org, ts.blob)); errs[i] != nil {
+					s.failures.Add(1)
+				}
 			}
-			return nil
+			return nil // one that fails must not end the others
 		})
 	}
-	_ = g.Wait() // one that fails must not end the others
+	_ = g.Wait()
+	for i, err := range errs {
+		if err != nil {
+			s.failed[string(list[i].blob)] = true
+			s.firstErr = cmp.Or(s.firstErr, err)
+		}
+	}
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
@@ -100,24 +108,4 @@ func (s *tombstoneSweep) deleteBatch(ctx context.Context, list []tombstone) erro
 		}
 		return nil
 	})
-}
-
-// belowFailureLimit reports whether the sweep should go on deleting.
-func (s *tombstoneSweep) belowFailureLimit() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.failed) < deleteFailures
-}
-
-// recordResult notes how the deletion of an object ended.
-func (s *tombstoneSweep) recordResult(ts tombstone, err error) {
-	if err == nil {
-		return
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.failed[string(ts.blob)] = true
-	if s.firstErr == nil {
-		s.firstErr = err
-	}
 }

@@ -150,12 +150,7 @@ func (b *Backend) resolvePath(ctx context.Context, vol []byte, path string, mode
 
 // checkVolumeExists returns ErrNotFound if a volume does not exist or is being removed.
 func (b *Backend) checkVolumeExists(ctx context.Context, vol []byte) error {
-	var exists bool
-	err := b.ns.db.RunQueries(ctx, volumeExistsQuery(&exists, b.org, vol))
-	if err == nil && !exists {
-		err = driver.ErrNotFound
-	}
-	return err
+	return b.ns.db.RunQueries(ctx, b.requireVolumeQuery(vol))
 }
 
 // mustResolve is resolvePath with ErrNotExist if nothing is there.

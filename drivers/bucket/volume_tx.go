@@ -332,7 +332,8 @@ func (tx *volumeTx) deleteChunksFrom(ino, pos int64) {
 	tx.QueueExec(`DELETE FROM chunks WHERE vol = $1 AND ino = $2 AND pos >= $3`, tx.vol, ino, pos)
 }
 
-// inodeQuery selects the row of an inode.
-func (tx *volumeTx) inodeQuery(found *bool, n *inode, ino int64) sqldb.Query {
-	return sqldb.SelectOne(found, n.scanDest(), `SELECT `+inodeCols+` FROM inodes i WHERE i.vol = $1 AND i.ino = $2`, tx.vol, ino)
+// inodeQuery selects the row of an inode, or fails with ErrNotExist.
+func (tx *volumeTx) inodeQuery(n *inode, ino int64) sqldb.Query {
+	missing := driver.Errorf(driver.ErrNotExist, "the file was removed on another host")
+	return sqldb.SelectRow(missing, n.scanDest(), `SELECT `+inodeCols+` FROM inodes i WHERE i.vol = $1 AND i.ino = $2`, tx.vol, ino)
 }

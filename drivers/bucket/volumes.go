@@ -69,6 +69,11 @@ func volumeExistsQuery(found *bool, org, id []byte) sqldb.Query {
 	return sqldb.SelectOne(found, []any{new(int)}, `SELECT 1 FROM volumes WHERE org = $1 AND id = $2 AND state <> 'removing'`, org, id)
 }
 
+// requireVolumeQuery fails with ErrNotFound unless a volume exists.
+func (b *Backend) requireVolumeQuery(id []byte) sqldb.Query {
+	return sqldb.SelectRow(driver.ErrNotFound, []any{new(int)}, `SELECT 1 FROM volumes WHERE org = $1 AND id = $2 AND state <> 'removing'`, b.org, id)
+}
+
 // lockVolumeQuery selects a volume's row and locks it. ErrNotFound: there is none.
 func (b *Backend) lockVolumeQuery(row *volumeRow, id []byte) sqldb.Query {
 	return sqldb.SelectRow(driver.ErrNotFound, row.scanDest(), `SELECT `+volumeCols+` FROM volumes v WHERE v.org = $1 AND v.id = $2 AND v.state <> 'removing' {lock}`, b.org, id)
