@@ -104,7 +104,8 @@ func (c *Audit) forEachID(org []byte, sql string, fn func(id []byte) error) erro
 	}
 }
 
-// checkOrganisation checks all rows of an organisation.
+// checkOrganisation checks all rows of an organisation: volume by volume, so that what is found is
+// reported in the order of volumes, and then what belongs to none.
 func (c *Audit) checkOrganisation(org []byte) error {
 	err := c.forEachID(org, `SELECT id FROM volumes WHERE org = $1 AND id > $2 AND state <> 'removing' ORDER BY id LIMIT $3`,
 		func(id []byte) error { return c.checkVolume(volumeID{org, id}) })
@@ -120,7 +121,8 @@ func (c *Audit) checkOrganisation(org []byte) error {
 	return err
 }
 
-// checkVolume applies every rule to a volume.
+// checkVolume applies every rule to a volume, in their order, up to one that is violated, is not
+// repaired, and leaves the rules after it without meaning.
 func (c *Audit) checkVolume(volume volumeID) error {
 	if err := c.checkVolumeRow(volume); err != nil {
 		return err
@@ -169,7 +171,8 @@ func (c *Audit) applyRule(volume volumeID, r *rule) (open bool, err error) {
 }
 
 // confirmAndReport runs a query again under the lock of the volume's row, repairs what it
-// finds there, and reports it. ask must be one query for each call, with the same result.
+// finds there, and reports it. What others changed since the first look is no finding. If the
+// repair fails, the findings are reported with its error. ask must be one query for each call, with the same result.
 func (c *Audit) confirmAndReport(volume volumeID, r *rule, ask func(*[]suspect) sqldb.Query) (found []suspect, fixed bool, err error) {
 	var notes []string
 	fixed = c.fix && r.fix != nil

@@ -76,7 +76,8 @@ func (f *fixer) recreateInode(s *suspect) error {
 	return f.recountLinks(s.ino)
 }
 
-// recountLinks sets the link count of an inode from the entries.
+// recountLinks sets the link count of an inode from the entries: a directory has two, and one for
+// each subdirectory; of a file only names in inodes that are directories count.
 func (f *fixer) recountLinks(ino int64) error {
 	return f.execOnVolume(`UPDATE inodes SET nlink = CASE WHEN mode BETWEEN 16384 AND 20479
 			THEN 2 + (SELECT count(*) FROM dirents e JOIN inodes d ON d.vol = e.vol AND d.ino = e.ino AND d.mode BETWEEN 16384 AND 20479

@@ -57,7 +57,8 @@ func (m *objectCheck) finishOrgsBefore(org string) error {
 	return nil
 }
 
-// compareObject takes the next object of the listing.
+// compareObject takes the next object of the listing, and reports the rows that should have had
+// an object before it. Manifests are not compared: exports replace and prune them.
 func (m *objectCheck) compareObject(info blob.Info) error {
 	org, rest, _ := strings.Cut(strings.TrimPrefix(info.Key, "o/"), "/")
 	if err := m.finishOrgsBefore(org); err != nil {

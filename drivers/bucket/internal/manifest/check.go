@@ -29,12 +29,12 @@ func (c *checker) checkRecord(r *Record, kind int) (err error) {
 	switch kind {
 	case kindHead:
 		c.head = *r.Head
-		return r.Head.validate()
+		return r.Head.validateHead()
 	case kindBlob:
 		if last != nil && bytes.Compare(r.Blob.ID, last.Blob.ID) <= 0 {
 			return errOrder
 		}
-		return r.Blob.validate()
+		return r.Blob.validateBlob()
 	case kindInode:
 		if last == nil && r.Inode.Ino != RootIno {
 			return errors.New("the root inode is missing")
@@ -44,12 +44,12 @@ func (c *checker) checkRecord(r *Record, kind int) (err error) {
 		}
 		return c.checkInode(r.Inode)
 	case kindEntry:
-		if last != nil && !isAfter(r.Entry.Parent, r.Entry.Name, last.Entry.Parent, last.Entry.Name) {
+		if last != nil && !isOrderedAfter(r.Entry.Parent, r.Entry.Name, last.Entry.Parent, last.Entry.Name) {
 			return errOrder
 		}
 		return c.checkEntry(r.Entry)
 	case kindXattr:
-		if last != nil && !isAfter(r.Xattr.Ino, r.Xattr.Name, last.Xattr.Ino, last.Xattr.Name) {
+		if last != nil && !isOrderedAfter(r.Xattr.Ino, r.Xattr.Name, last.Xattr.Ino, last.Xattr.Name) {
 			return errOrder
 		}
 		return c.checkXattr(r.Xattr)
@@ -67,13 +67,13 @@ func (c *checker) checkRecord(r *Record, kind int) (err error) {
 	return nil
 }
 
-// isAfter reports whether a key of an inode number and a name comes after the last one.
-func isAfter(ino int64, name []byte, lastIno int64, lastName []byte) bool {
+// isOrderedAfter reports whether a key of an inode number and a name comes after the last one.
+func isOrderedAfter(ino int64, name []byte, lastIno int64, lastName []byte) bool {
 	return ino > lastIno || ino == lastIno && bytes.Compare(name, lastName) > 0
 }
 
-// validate checks the head.
-func (h *Head) validate() error {
+// validateHead checks the numbers, names and labels of the head.
+func (h *Head) validateHead() error {
 	if h.Format != format || h.Version != version {
 		return fmt.Errorf("format %q version %d is not supported by this version of vole", h.Format, h.Version)
 	}
@@ -99,8 +99,8 @@ func (h *Head) validate() error {
 	return labels.Validate()
 }
 
-// validate checks a blob.
-func (b *Blob) validate() error {
+// validateBlob checks a blob by itself.
+func (b *Blob) validateBlob() error {
 	if len(b.ID) != 16 {
 		return errors.New("a blob without an id")
 	}

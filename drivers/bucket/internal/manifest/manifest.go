@@ -190,8 +190,8 @@ func (r *Record) recordKind() int {
 	return kind
 }
 
-// newEnd returns the trailer of a manifest with so many records of each kind.
-func newEnd(count [kindCount]int64, sum []byte) End {
+// makeTrailer returns the trailer of a manifest with so many records of each kind.
+func makeTrailer(count [kindCount]int64, sum []byte) End {
 	return End{Blobs: count[kindBlob], Inodes: count[kindInode], Entries: count[kindEntry], Xattrs: count[kindXattr],
 		Chunks: count[kindChunk], Orphans: count[kindOrphan], SHA256: hex.EncodeToString(sum)}
 }
@@ -217,8 +217,8 @@ type Org struct {
 // MaxOrg bounds the object of an organisation, in bytes. It is far more than a name takes.
 const MaxOrg = 64 << 10
 
-// orgKey returns the key of an organisation's object with that content.
-func orgKey(org, data []byte) string {
+// orgObjectKey returns the key of an organisation's object with that content.
+func orgObjectKey(org, data []byte) string {
 	sum := sha256.Sum256(data)
 	return fmt.Sprintf("%sorg-%x.json", Prefix(org), sum[:8])
 }
@@ -227,7 +227,7 @@ func orgKey(org, data []byte) string {
 func (o Org) Encode() (key string, data []byte, err error) {
 	o.Format, o.Version = orgFormat, version
 	data, err = json.Marshal(o)
-	return orgKey(o.Org, data), data, err
+	return orgObjectKey(o.Org, data), data, err
 }
 
 // ParseOrg decodes and checks the object of an organisation with that key. ErrCorrupt: it is
@@ -242,7 +242,7 @@ func ParseOrg(org []byte, key string, data []byte) (o Org, err error) {
 		err = fmt.Errorf("it is of another organisation, %x", []byte(o.Org))
 	case driver.ValidateName(o.Name) != nil:
 		err = driver.ValidateName(o.Name)
-	case orgKey(org, data) != key:
+	case orgObjectKey(org, data) != key:
 		err = fmt.Errorf("its bytes do not have the hash in its key")
 	}
 	if err != nil {

@@ -44,7 +44,7 @@ func packManifest(t testing.TB, list []*Record) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	z, err := zstd.NewWriter(&b)
-	w := newWriter(z)
+	w := newRecordWriter(z)
 	for _, r := range list {
 		err = errors.Join(err, w.writeRecord(r))
 		if kind := r.recordKind(); kind >= 0 {

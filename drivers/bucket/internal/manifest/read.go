@@ -62,17 +62,17 @@ func (m *reader) checkHead(head *Head, org, vol []byte, generation int64) error 
 	if bytes.Equal(head.Org, org) && bytes.Equal(head.Volume, vol) && head.Generation == generation {
 		return nil
 	}
-	return m.lineError("the head is of generation %d of volume %s of organisation %s, unlike the key",
+	return m.corruptLineError("the head is of generation %d of volume %s of organisation %s, unlike the key",
 		head.Generation, uuid.UUID(head.Volume), uuid.UUID(head.Org))
 }
 
-// lineError is the error for a line that is damaged.
-func (m *reader) lineError(format string, args ...any) error {
+// corruptLineError is the error for a line that is damaged.
+func (m *reader) corruptLineError(format string, args ...any) error {
 	return driver.Errorf(driver.ErrCorrupt, "line %d: %s", m.lineCount, fmt.Sprintf(format, args...))
 }
 
-// readLine reads up to the next newline. Memory grows with the bytes that arrive.
-func (m *reader) readLine() error {
+// readWholeLine reads up to the next newline. Memory grows with the bytes that arrive.
+func (m *reader) readWholeLine() error {
 	m.line = m.line[:0]
 	for {
 		part, err := m.r.ReadSlice('\n')
@@ -83,7 +83,7 @@ func (m *reader) readLine() error {
 			return nil
 		case len(m.line) > maxLine:
 			m.lineCount++
-			return m.lineError("longer than %d bytes", maxLine)
+			return m.corruptLineError("longer than %d bytes", maxLine)
 		case errors.Is(err, bufio.ErrBufferFull):
 		case errors.Is(err, io.EOF) && len(m.line) == 0:
 			return io.EOF
@@ -114,7 +114,7 @@ func (s *failureTrackingReader) Read(p []byte) (int, error) {
 
 // nextRecord returns the next record, and io.EOF after the trailer.
 func (m *reader) nextRecord() (*Record, error) {
-	if err := m.readLine(); err != nil {
+	if err := m.readWholeLine(); err != nil {
 		if err == io.EOF && m.kind != kindEnd {
 			err = driver.Errorf(driver.ErrCorrupt, "it ends after line %d, without its trailer", m.lineCount)
 		}
@@ -122,19 +122,19 @@ func (m *reader) nextRecord() (*Record, error) {
 	}
 	var r Record
 	if err := decodeStrictJSON(m.line, &r); err != nil {
-		return nil, m.lineError("%v", err)
+		return nil, m.corruptLineError("%v", err)
 	}
 	kind := r.recordKind()
 	switch {
 	case kind < 0:
-		return nil, m.lineError("not exactly one record")
+		return nil, m.corruptLineError("not exactly one record")
 	case m.kind < 0 != (kind == kindHead), m.kind == kindEnd, kind < m.kind:
-		return nil, m.lineError("a record of this kind must not follow the one before")
-	case kind == kindEnd && *r.End != newEnd(m.count, m.sum.Sum(nil)):
-		return nil, m.lineError("the trailer's counts or sum differ from the records")
+		return nil, m.corruptLineError("a record of this kind must not follow the one before")
+	case kind == kindEnd && *r.End != makeTrailer(m.count, m.sum.Sum(nil)):
+		return nil, m.corruptLineError("the trailer's counts or sum differ from the records")
 	}
 	if err := m.check.checkRecord(&r, kind); err != nil {
-		return nil, m.lineError("%v", err)
+		return nil, m.corruptLineError("%v", err)
 	}
 	m.kind = kind
 	m.count[kind]++

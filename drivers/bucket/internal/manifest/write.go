@@ -28,7 +28,7 @@ func Write(w io.Writer, head *Head, records func(add func(*Record) error) error)
 	if err != nil {
 		return "", err
 	}
-	m := newWriter(z)
+	m := newRecordWriter(z)
 	var check checker
 	add := func(r *Record) error {
 		kind := r.recordKind()
@@ -51,8 +51,8 @@ func Write(w io.Writer, head *Head, records func(add func(*Record) error) error)
 	return sum, z.Close()
 }
 
-// newWriter returns a writer of lines to w.
-func newWriter(w io.Writer) *writer {
+// newRecordWriter returns a writer of lines to w.
+func newRecordWriter(w io.Writer) *writer {
 	m := &writer{sum: sha256.New()}
 	m.w = io.MultiWriter(w, m.sum)
 	m.enc = json.NewEncoder(&m.buf)
@@ -62,7 +62,7 @@ func newWriter(w io.Writer) *writer {
 
 // writeTrailer writes the last record, and returns its sum.
 func (m *writer) writeTrailer() (sum string, err error) {
-	end := newEnd(m.count, m.sum.Sum(nil))
+	end := makeTrailer(m.count, m.sum.Sum(nil))
 	return end.SHA256, m.writeRecord(&Record{End: &end})
 }
 
