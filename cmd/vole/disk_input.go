@@ -113,14 +113,12 @@ func (a *app) inputFromFile(ctx context.Context, name string, f *os.File, where 
 	if err != nil {
 		return nil, err
 	}
-	part := partDevice{io.NewSectionReader(f, off, end-off)}
-	d, err := ext4.Describe(part, end-off)
-	if err != nil {
-		return nil, notExt4Error(name, part, end-off, err)
+	if in, err = newImageInput(name, io.NewSectionReader(f, off, end-off), end-off, end-off); err != nil {
+		return nil, err
 	}
-	in = &imageInput{name: name, note: note, size: max(vole.Size(d.Size), ext4.MinSize), least: d.Size}
+	in.note = note
 	if block {
-		in.content, in.came = sparse.Stream(io.NewSectionReader(f, off, d.Size)), func() (int64, error) { return d.Size, nil }
+		in.content, in.came = sparse.Stream(io.NewSectionReader(f, off, in.least)), func() (int64, error) { return in.least, nil }
 		return in, nil
 	}
 	if !where.isGiven() {
@@ -162,15 +160,22 @@ func inputFromStream(name string, r io.Reader, where whereInImage) (in *imageInp
 			return nil, err
 		}
 	}
-	part := partDevice{bytes.NewReader(head)}
-	d, err := ext4.Describe(part, max(end-off, 0))
-	if err != nil {
-		return nil, notExt4Error(name, part, 0, err)
+	if in, err = newImageInput(name, bytes.NewReader(head), max(end-off, 0), 0); err != nil {
+		return nil, err
 	}
-	in = &imageInput{name: name, size: max(vole.Size(d.Size), ext4.MinSize), least: d.Size}
 	in.content = sparse.Stream(b)
 	in.came = func() (int64, error) { return count.n - off, nil }
 	return in, nil
+}
+
+// newImageInput describes the file system that r begins with, in room bytes at most. size is how many
+// bytes r has, for the error when it is no ext4. 0: they are not known.
+func newImageInput(name string, r io.ReaderAt, room, size int64) (*imageInput, error) {
+	d, err := ext4.Describe(partDevice{r}, room)
+	if err != nil {
+		return nil, notExt4Error(name, r, size, err)
+	}
+	return &imageInput{name: name, size: max(vole.Size(d.Size), ext4.MinSize), least: d.Size}, nil
 }
 
 // peekStream returns what a stream begins with, as much as tells what it is.

@@ -53,15 +53,16 @@ func (a *app) listDirectory(ctx context.Context, f *vole.FS, p string, opts list
 	if err != nil {
 		return err
 	}
-	out := a.newEntryPrinter(ctx, f, opts.long)
+	out := a.newEntryListing(opts.long)
 	if !e.IsDir() {
 		if e, err = f.Lstat(ctx, p); err != nil {
 			return err
 		}
-		if err := out.printEntry(p, baseName(p), e); err != nil {
+		s, err := a.describeEntry(ctx, f, p, baseName(p), e, opts.long)
+		if err != nil {
 			return err
 		}
-		return out.close()
+		return out.printAll([]shownEntry{s})
 	}
 	d, err := f.OpenDir(ctx, p, vole.DirOptions{Sorted: !opts.unsorted, NamesOnly: !opts.long && !a.json})
 	if err != nil {
@@ -72,7 +73,11 @@ func (a *app) listDirectory(ctx context.Context, f *vole.FS, p string, opts list
 		if !opts.all && strings.HasPrefix(e.Name, ".") {
 			return nil
 		}
-		return out.printEntry(joinPath(strings.TrimSuffix(p, "/"), e.Name), e.Name, e)
+		s, err := a.describeEntry(ctx, f, joinPath(strings.TrimSuffix(p, "/"), e.Name), e.Name, e, opts.long)
+		if err != nil {
+			return err
+		}
+		return out.printRecord(s)
 	})
 	if err != nil {
 		return err
@@ -80,46 +85,40 @@ func (a *app) listDirectory(ctx context.Context, f *vole.FS, p string, opts list
 	return out.close()
 }
 
-// entryPrinter prints a stream of files: names, long lines or a JSON array.
-type entryPrinter struct {
-	a   *app
-	ctx context.Context // of the one listing this prints
-	f   *vole.FS
-	arr *jsonArray
-	tab *table
+// shownEntry is a file as fs ls prints it. A listing takes of it what its form needs, and
+// describeEntry fills in no more, since a link's target is a request of its own.
+type shownEntry struct {
+	entryJSON // for --json
+	entry     vole.Entry
+	shown     string // its name, and in long lines the target of a link
 }
 
-// newEntryPrinter prints files of f in the form that the flags ask for.
-func (a *app) newEntryPrinter(ctx context.Context, f *vole.FS, long bool) *entryPrinter {
-	p := &entryPrinter{a: a, ctx: ctx, f: f}
+// newEntryListing prints files: names, long lines or a JSON array.
+func (a *app) newEntryListing(long bool) *listing[shownEntry] {
+	var t *table
+	if long {
+		t = a.newTable()
+	}
+	return newListing(a, t, func(s shownEntry) string { return s.shown }, func(s shownEntry) []string {
+		id := func(n uint32) string { return strconv.FormatUint(uint64(n), 10) }
+		e := s.entry
+		return []string{modeString(e.Mode), strconv.FormatUint(e.Nlink, 10), id(e.UID), id(e.GID),
+			a.formatSize(vole.Size(e.Size)), a.formatTime(e.Mtime), s.shown}
+	})
+}
+
+// describeEntry describes the file at path, which is shown under the given name.
+func (a *app) describeEntry(ctx context.Context, f *vole.FS, path, name string, e vole.Entry, long bool) (s shownEntry, err error) {
+	s.entry = e
 	switch {
 	case a.json:
-		p.arr = a.newJSONArray()
+		s.entryJSON, err = newEntryJSON(ctx, f, path, e)
 	case long && !a.quiet:
-		p.tab = a.newTable()
+		s.shown, err = a.nameAndTarget(ctx, f, path, name, e)
+	default:
+		s.shown = a.displayFileName(name)
 	}
-	return p
-}
-
-// printEntry prints the file at path under the given name.
-func (p *entryPrinter) printEntry(path, name string, e vole.Entry) error {
-	switch {
-	case p.arr != nil:
-		j, err := newEntryJSON(p.ctx, p.f, path, e)
-		if err != nil {
-			return err
-		}
-		return p.arr.add(j)
-	case p.tab == nil:
-		return p.a.printf("%s\n", p.a.displayFileName(name))
-	}
-	name, err := p.a.nameAndTarget(p.ctx, p.f, path, name, e)
-	if err != nil {
-		return err
-	}
-	id := func(n uint32) string { return strconv.FormatUint(uint64(n), 10) }
-	return p.tab.addRow(modeString(e.Mode), strconv.FormatUint(e.Nlink, 10), id(e.UID), id(e.GID),
-		p.a.formatSize(vole.Size(e.Size)), p.a.formatTime(e.Mtime), name)
+	return s, err
 }
 
 // nameAndTarget is the name of a file as it is shown, and where the file is a link what it leads to.
@@ -130,15 +129,4 @@ func (a *app) nameAndTarget(ctx context.Context, f *vole.FS, path, name string, 
 	}
 	target, err := f.Readlink(ctx, path)
 	return name + " -> " + a.displayFileName(target), err
-}
-
-// close ends the output.
-func (p *entryPrinter) close() error {
-	switch {
-	case p.arr != nil:
-		return p.arr.close()
-	case p.tab != nil:
-		return p.tab.close()
-	}
-	return nil
 }
