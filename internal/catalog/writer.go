@@ -328,18 +328,8 @@ func (tx *Tx) Exec(query string, args ...any) (int64, error) {
 	return n, err
 }
 
-// QueryRow runs a query of one row.
-func (tx *Tx) QueryRow(query string, args ...any) Row {
-	var r Row
-	r.err = tx.w.faults.Do("sql.query", query, func() error {
-		s, err := tx.w.prepareCached(query)
-		if err == nil {
-			r.row = s.QueryRow(args...)
-		}
-		return err
-	})
-	return r
-}
+// QueryRow returns the row of a query, which runs when the row is scanned.
+func (tx *Tx) QueryRow(query string, args ...any) Row { return Row{tx.w, query, args} }
 
 // Query runs a query; the caller closes the rows before its function returns.
 func (tx *Tx) Query(query string, args ...any) (*sql.Rows, error) {
@@ -356,14 +346,18 @@ func (tx *Tx) Query(query string, args ...any) (*sql.Rows, error) {
 
 // Row is the row of a QueryRow.
 type Row struct {
-	row *sql.Row
-	err error
+	w     *writer
+	query string
+	args  []any
 }
 
-// Scan copies the row's columns; sql.ErrNoRows: there is none.
+// Scan runs the query and copies the row's columns; sql.ErrNoRows: there is none.
 func (r Row) Scan(dest ...any) error {
-	if r.err != nil {
-		return r.err
-	}
-	return r.row.Scan(dest...)
+	return r.w.faults.Do("sql.query", r.query, func() error {
+		s, err := r.w.prepareCached(r.query)
+		if err != nil {
+			return err
+		}
+		return s.QueryRow(r.args...).Scan(dest...)
+	})
 }
