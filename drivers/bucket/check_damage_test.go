@@ -240,6 +240,7 @@ func (v *volumeFixture) mustHoldInLostFound(want []byte) {
 // TestCheckDamage: each kind of damage is found, called what it is, and repaired where
 // that loses nothing.
 func TestCheckDamage(t *testing.T) {
+	t.Parallel()
 	for _, e := range engines {
 		t.Run(e.name, func(t *testing.T) {
 			t.Parallel()

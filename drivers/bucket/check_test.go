@@ -261,6 +261,7 @@ func TestCheckOrg(t *testing.T) {
 
 // TestCheckBusy: what others are in the middle of is never a finding.
 func TestCheckBusy(t *testing.T) {
+	t.Parallel()
 	for _, e := range engines {
 		t.Run(e.name, func(t *testing.T) {
 			t.Parallel()

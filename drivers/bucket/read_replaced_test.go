@@ -12,6 +12,7 @@ import (
 // A host that reads what another replaces all the time reads one version or the other,
 // whole: a file's size and its extents are looked up in one step.
 func TestReplacedElsewhere(t *testing.T) {
+	t.Parallel()
 	for _, e := range engines {
 		t.Run(e.name, func(t *testing.T) {
 			t.Parallel()

@@ -12,6 +12,7 @@ import (
 
 // A client's session outlives the server that began it, and is renewed through another.
 func TestClientSession(t *testing.T) {
+	t.Parallel()
 	for _, e := range engines {
 		t.Run(e.name, func(t *testing.T) {
 			t.Parallel()

@@ -172,6 +172,7 @@ const busyGrace = 1500 * time.Millisecond
 // TestSweepBusy: with a grace time that is longer than any write, sweeping beside
 // writers loses nothing.
 func TestSweepBusy(t *testing.T) {
+	t.Parallel()
 	onEngines(t, busyGrace, func(t *testing.T, opts bucket.Options) {
 		p := newNSFixture(t, opts)
 		v := p.newVolumeFixture("v", 0)
