@@ -79,12 +79,17 @@ func surelyNotCommitted(err error) bool {
 	return errors.Is(err, errAborted) || code != "" && class != "57" && class != "08" && class != "XX"
 }
 
-// resultOfCall returns the error of a call to the program: of its context if that has ended.
+// resultOfCall returns the error of a call to the program: of its context if that has ended. If
+// time ran out while the server could not be reached, the error says that, too.
 func resultOfCall(ctx context.Context, err error) error {
-	if err != nil && ctx.Err() != nil {
-		return ctx.Err()
+	ended := ctx.Err()
+	switch {
+	case err == nil || ended == nil:
+		return translateError(err)
+	case ended == context.DeadlineExceeded && !errors.Is(err, ended) && isTransient(err):
+		return &driver.Fault{Part: driver.Database, Kind: ended, Err: fmt.Errorf("the database: %v", err)}
 	}
-	return translateError(err)
+	return ended
 }
 
 // translateError maps an error of pgx to one that matches a sentinel of driver, if there is one

@@ -3,6 +3,7 @@ package sqldb
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	"testing/fstest"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/testing/servers"
 )
@@ -210,5 +212,20 @@ func TestURLs(t *testing.T) {
 		if !errors.Is(err, driver.ErrInvalid) || strings.Contains(err.Error(), "s3cr") || strings.Contains(err.Error(), "w@rd") {
 			t.Errorf("%s: %v", url, err)
 		}
+	}
+}
+
+// A call whose time runs out before the server can be reached says both.
+func TestTimeEndsWhileServerIsAway(t *testing.T) {
+	ctx, cancel := context.WithDeadline(t.Context(), time.Now())
+	defer cancel()
+	<-ctx.Done()
+	err := resultOfCall(ctx, &pgconn.ConnectError{Config: &pgconn.Config{}})
+	var fault *driver.Fault
+	if !errors.Is(err, context.DeadlineExceeded) || !errors.As(err, &fault) || fault.Part != driver.Database {
+		t.Errorf("away: %v", err)
+	}
+	if err := resultOfCall(ctx, fmt.Errorf("a query: %w", ctx.Err())); err != ctx.Err() {
+		t.Errorf("only the context: %v", err)
 	}
 }
