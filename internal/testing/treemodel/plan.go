@@ -247,8 +247,11 @@ func (m *Model) copyFaults(a, b resolved, from string, noReplace bool) (faults [
 		return []error{vole.ErrExists, vole.ErrIsDir}, false
 	case noReplace || a.n.IsDir():
 		return []error{vole.ErrExists}, false
-	case m.opts.Exact && a.n.isSymlink() && m.leadsTo(from, b.n):
-		return nil, true
+	case a.n.isSymlink() && m.leadsTo(from, b.n):
+		if m.opts.Exact {
+			return nil, true
+		}
+		return []error{ErrUnsure}, false // the same file, or a link onto another one
 	case b.n.IsDir():
 		return []error{vole.ErrIsDir}, false
 	case !m.opts.Exact && (a.n.isSymlink() || b.n.isSymlink()):
