@@ -23,10 +23,10 @@ const (
 	maxWrite       = 1 << 20 // bytes of one write
 )
 
-// prepareLog prepares the journal for transactions: empty, and in the format in
+// repairSuperAndPrepareLog prepares the journal for transactions: empty, and in the format in
 // which this package writes. Without a journal it only limits the size of transactions, to
 // what the side log can hold.
-func (fs *FS) prepareLog() error {
+func (fs *FS) repairSuperAndPrepareLog() error {
 	fs.maxTxBlocks = maxTransaction
 	fs.needsRecovery = fs.sb.incompat&incompatRecover != 0
 	if err := fs.repairPrimarySuper(); err != nil {

@@ -211,7 +211,7 @@ func (fs *FS) recountFree() error {
 // prepareForWriting opens the log and finishes what a crash interrupted: orphans, and
 // trees in lost+found that Copy or RemoveAll left.
 func (fs *FS) prepareForWriting() error {
-	if err := fs.prepareLog(); err != nil {
+	if err := fs.repairSuperAndPrepareLog(); err != nil {
 		return err
 	}
 	if fs.needsRecovery {

@@ -57,7 +57,7 @@ func (fsys *volumeFS) Chtimes(ctx context.Context, path string, atime, mtime tim
 
 // updateAttributes lets fn change the mode, owner and times of the inode at a path.
 func (fsys *volumeFS) updateAttributes(ctx context.Context, path string, mode resolveMode, fn func(n *inode) error) error {
-	return fsys.runVolumeTx(ctx, []string{path}, func(tx *volumeTx) error {
+	return fsys.runTxIfWritable(ctx, []string{path}, func(tx *volumeTx) error {
 		target, err := tx.mustResolve(path, mode)
 		if err != nil {
 			return err

@@ -35,9 +35,9 @@ func (o *openInode) runInodeTx(ctx context.Context, fsys *volumeFS, fn func(tx *
 	})
 }
 
-// appendBytes adds p at the end that the file has when it is committed, and returns where
+// commitAppend adds p at the end that the file has when it is committed, and returns where
 // that was. Many bytes are put as blobs before the transaction; few go into a row with it.
-func (o *openInode) appendBytes(ctx context.Context, fsys *volumeFS, p []byte) (int64, error) {
+func (o *openInode) commitAppend(ctx context.Context, fsys *volumeFS, p []byte) (int64, error) {
 	if len(p) > maxAppend {
 		return 0, driver.Errorf(driver.ErrInvalid, "%d bytes are too many to append in one step; at most %d", len(p), maxAppend)
 	}

@@ -20,7 +20,7 @@ func (fsys *volumeFS) Copy(ctx context.Context, from, to string, opts driver.Cop
 	if err := fsys.b.flushVolume(ctx, fsys.vol); err != nil {
 		return err
 	}
-	return fsys.runVolumeTx(ctx, []string{from, to}, func(tx *volumeTx) error {
+	return fsys.runTxIfWritable(ctx, []string{from, to}, func(tx *volumeTx) error {
 		src, err := tx.mustResolve(from, resolveMode{})
 		if err != nil {
 			return err

@@ -244,7 +244,7 @@ func (b *Backend) CommitFile(ctx context.Context, id, path string, size int64, p
 		return err
 	}
 	defer closeInTime(&fsys.life)
-	return fsys.runVolumeTx(ctx, []string{path}, func(tx *volumeTx) error {
+	return fsys.runTxIfWritable(ctx, []string{path}, func(tx *volumeTx) error {
 		for _, p := range list {
 			if err := tx.checkBlobReserved(p.blob); err != nil {
 				return err

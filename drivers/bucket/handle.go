@@ -82,7 +82,7 @@ func (fsys *volumeFS) resolveOrCreate(ctx context.Context, path string, opts dri
 	}
 	if target.node == nil && opts.Create {
 		var made int64
-		err := fsys.runVolumeTx(ctx, []string{path}, func(tx *volumeTx) error {
+		err := fsys.runTxIfWritable(ctx, []string{path}, func(tx *volumeTx) error {
 			made = 0
 			target, err = tx.walker.resolve(path, mode)
 			if err != nil || target.node != nil {
@@ -226,7 +226,7 @@ func (h *handle) Append(ctx context.Context, p []byte) (int64, error) {
 	if err := h.inode.flushBeforeWrite(ctx, h.fs); err != nil {
 		return 0, err
 	}
-	return h.inode.appendBytes(ctx, h.fs, p)
+	return h.inode.commitAppend(ctx, h.fs, p)
 }
 
 // Truncate implements driver.File.

@@ -15,9 +15,9 @@ func (ns *Namespace) runFreeingTx(ctx context.Context, vol []byte, fn func(tx sq
 	return ns.db.Freeing(func() error { return ns.db.RunTx(ctx, sqldb.TxOptions{Key: vol}, fn) })
 }
 
-// runFreeingTx is runVolumeTx for what frees space.
+// runFreeingTx is runTxIfWritable for what frees space.
 func (fsys *volumeFS) runFreeingTx(ctx context.Context, path string, fn func(tx *volumeTx) error) error {
-	return fsys.b.ns.db.Freeing(func() error { return fsys.runVolumeTx(ctx, []string{path}, fn) })
+	return fsys.b.ns.db.Freeing(func() error { return fsys.runTxIfWritable(ctx, []string{path}, fn) })
 }
 
 // Remove implements driver.FS.
@@ -62,7 +62,7 @@ func (fsys *volumeFS) RemoveAll(ctx context.Context, path string) error {
 		}
 		tree = true
 		tx.removeDirent(target.parent.ino, target.name)
-		tx.touchDirectory(target.parent.ino, -1)
+		tx.noteTouchedDir(target.parent.ino, -1)
 		// The orphan belongs to this session: while this process lives, only it may remove the
 		// tree, because it alone knows which of its files it has open.
 		tx.QueueExec(`INSERT INTO orphans (vol, ino, session) VALUES ($1, $2, $3)`, tx.vol, target.node.ino, tx.sessionID)

@@ -229,7 +229,7 @@ func (fsys *volumeFS) Mknod(ctx context.Context, path string, mode fs.FileMode, 
 
 // createUnlessExists creates n at a path, and returns ErrExists if something is there.
 func (fsys *volumeFS) createUnlessExists(ctx context.Context, path string, n inode) error {
-	return fsys.runVolumeTx(ctx, []string{path}, func(tx *volumeTx) error {
+	return fsys.runTxIfWritable(ctx, []string{path}, func(tx *volumeTx) error {
 		target, err := tx.walker.resolve(path, resolveMode{})
 		if err != nil {
 			return err
@@ -245,7 +245,7 @@ func (fsys *volumeFS) createUnlessExists(ctx context.Context, path string, n ino
 // MkdirAll implements driver.FS.
 func (fsys *volumeFS) MkdirAll(ctx context.Context, path string, mode fs.FileMode) error {
 	defer fsys.b.ns.metrics.observeSince("fs_mkdir_all", time.Now())
-	return fsys.runVolumeTx(ctx, []string{path}, func(tx *volumeTx) error {
+	return fsys.runTxIfWritable(ctx, []string{path}, func(tx *volumeTx) error {
 		target, err := tx.walker.resolve(path, resolveMode{allowMissingParents: true})
 		if err == nil && target.node != nil && target.node.isSymlink() {
 			if target, err = tx.walker.resolve(path, resolveMode{followLast: true}); err == nil && target.node == nil {
@@ -270,7 +270,7 @@ func (fsys *volumeFS) MkdirAll(ctx context.Context, path string, mode fs.FileMod
 // Link implements driver.FS.
 func (fsys *volumeFS) Link(ctx context.Context, target, path string) error {
 	defer fsys.b.ns.metrics.observeSince("fs_link", time.Now())
-	return fsys.runVolumeTx(ctx, []string{target, path}, func(tx *volumeTx) error {
+	return fsys.runTxIfWritable(ctx, []string{target, path}, func(tx *volumeTx) error {
 		from, err := tx.mustResolve(target, resolveMode{})
 		if err != nil {
 			return err
@@ -294,7 +294,7 @@ func (fsys *volumeFS) Link(ctx context.Context, target, path string) error {
 // Rename implements driver.FS.
 func (fsys *volumeFS) Rename(ctx context.Context, from, to string, opts driver.RenameOptions) error {
 	defer fsys.b.ns.metrics.observeSince("fs_rename", time.Now())
-	return fsys.runVolumeTx(ctx, []string{from, to}, func(tx *volumeTx) error {
+	return fsys.runTxIfWritable(ctx, []string{from, to}, func(tx *volumeTx) error {
 		src, err := tx.mustResolve(from, resolveMode{})
 		if err != nil {
 			return err
@@ -323,7 +323,7 @@ func (fsys *volumeFS) Rename(ctx context.Context, from, to string, opts driver.R
 			moved = 1
 		}
 		tx.removeDirent(src.parent.ino, src.name)
-		tx.touchDirectory(src.parent.ino, -moved)
+		tx.noteTouchedDir(src.parent.ino, -moved)
 		tx.addDirent(&dst.parent, dst.name, src.node.ino, moved)
 		tx.QueueExec(`UPDATE inodes SET ctime = $3 WHERE vol = $1 AND ino = $2`, tx.vol, src.node.ino, tx.now)
 		return nil

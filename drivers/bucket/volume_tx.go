@@ -36,17 +36,17 @@ type volumeTx struct {
 // a session cannot be made within a transaction.
 var errNeedSession = errors.New("a session is needed")
 
-// runVolumeTx runs fn in a transaction on the volume, if the FS is open and may write. fn may
+// runTxIfWritable runs fn in a transaction on the volume, if the FS is open and may write. fn may
 // run several times. paths are those that it resolves: they are looked up in the round trip
 // that takes the lock.
-func (fsys *volumeFS) runVolumeTx(ctx context.Context, paths []string, fn func(tx *volumeTx) error) error {
+func (fsys *volumeFS) runTxIfWritable(ctx context.Context, paths []string, fn func(tx *volumeTx) error) error {
 	if err := fsys.checkWritable(ctx); err != nil {
 		return err
 	}
 	return fsys.b.runVolumeTx(ctx, fsys, paths, fn)
 }
 
-// runVolumeTx is runVolumeTx of an FS that may be closed: handles outlive their FS. It runs fn
+// runTxIfWritable is runTxIfWritable of an FS that may be closed: handles outlive their FS. It runs fn
 // again with a session if fn needs one. After the commit, files that have lost their last name
 // while they were open here are left to their last handle.
 func (b *Backend) runVolumeTx(ctx context.Context, fsys *volumeFS, paths []string, fn func(tx *volumeTx) error) error {
@@ -66,7 +66,7 @@ func (b *Backend) runVolumeTx(ctx context.Context, fsys *volumeFS, paths []strin
 			}
 			fsys.quotaHint.Store(tx.row.quota)
 			orphans = tx.newOrphans
-			return tx.queueVolumeUpdate()
+			return tx.prepareCommit()
 		})
 		switch {
 		case errors.Is(err, errNeedSession):
@@ -115,14 +115,14 @@ func (tx *volumeTx) lockAndAuthorize(fsys *volumeFS, paths []string) error {
 	case fsys.attachment != nil && !alive:
 		return errAttachmentEnded
 	case tx.row.writer != nil && !fsys.maintenance && string(tx.row.writer) != string(fsys.attachment):
-		return tx.checkFence()
+		return tx.refuseOrClearFence()
 	}
 	return nil
 }
 
-// checkFence is called if the volume has an exclusive writer other than this FS. It returns
+// refuseOrClearFence is called if the volume has an exclusive writer other than this FS. It returns
 // ErrInUse naming the writer, or clears the fence if that writer's session has ended.
-func (tx *volumeTx) checkFence() error {
+func (tx *volumeTx) refuseOrClearFence() error {
 	var list []attachment
 	if err := tx.RunQueries(tx.b.liveAttachmentsQuery(&list, tx.vol)); err != nil {
 		return err
@@ -148,10 +148,10 @@ func (tx *volumeTx) checkQuota() error {
 	return driver.MetadataBounds(driver.Size(tx.row.quota)).Admit(tx.row.storedMetadata(), tx.metaDelta)
 }
 
-// queueVolumeUpdate is the last step before the commit: it checks the quota, and queues the
+// prepareCommit is the last step before the commit: it checks the quota, and queues the
 // updates of the directories that changed and of the volume's row. Everything else was queued
 // before.
-func (tx *volumeTx) queueVolumeUpdate() error {
+func (tx *volumeTx) prepareCommit() error {
 	if tx.abortErr != nil {
 		return tx.abortErr
 	}
@@ -217,12 +217,12 @@ func (tx *volumeTx) addDirent(dir *inode, name string, ino, subdirs int64) {
 	}
 	tx.QueueExec(`INSERT INTO dirents (vol, parent, name, ino) VALUES ($1, $2, $3, $4)`, tx.vol, dir.ino, []byte(name), ino)
 	tx.addNameMetadata(name)
-	tx.touchDirectory(dir.ino, subdirs)
+	tx.noteTouchedDir(dir.ino, subdirs)
 }
 
-// touchDirectory notes that entries of a directory change, and by how much the number of
+// noteTouchedDir notes that entries of a directory change, and by how much the number of
 // subdirectories does, which its link count includes.
-func (tx *volumeTx) touchDirectory(ino, subdirs int64) {
+func (tx *volumeTx) noteTouchedDir(ino, subdirs int64) {
 	for i := range tx.touchedDirs {
 		if tx.touchedDirs[i].ino == ino {
 			tx.touchedDirs[i].subdirs += subdirs
@@ -275,11 +275,11 @@ func (tx *volumeTx) checkEmptyDir(dir int64) error {
 func (tx *volumeTx) unlinkResolved(target *resolved) {
 	tx.removeDirent(target.parent.ino, target.name)
 	if target.node.isDir() {
-		tx.touchDirectory(target.parent.ino, -1)
+		tx.noteTouchedDir(target.parent.ino, -1)
 		tx.deleteInode(target.node)
 		return
 	}
-	tx.touchDirectory(target.parent.ino, 0)
+	tx.noteTouchedDir(target.parent.ino, 0)
 	tx.unlinkInode(target.node)
 }
 

@@ -46,7 +46,7 @@ func (fsys *volumeFS) WriteFile(ctx context.Context, path string, r io.Reader, o
 		err = errTooLarge
 	}
 	if err == nil {
-		err = fsys.runVolumeTx(ctx, []string{path}, func(tx *volumeTx) error { return tx.replaceFile(path, size, parts, opts) })
+		err = fsys.runTxIfWritable(ctx, []string{path}, func(tx *volumeTx) error { return tx.replaceFile(path, size, parts, opts) })
 	}
 	if err != nil {
 		fsys.b.abandonBlobs(ctx, parts)
@@ -122,7 +122,7 @@ func (tx *volumeTx) replaceInode(target *resolved, n *inode) {
 	n.atime, n.mtime, n.ctime = tx.now, tx.now, tx.now
 	tx.insertInode(n)
 	tx.QueueExec(`UPDATE dirents SET ino = $4 WHERE vol = $1 AND parent = $2 AND name = $3`, tx.vol, dir.ino, []byte(target.name), n.ino)
-	tx.touchDirectory(dir.ino, 0)
+	tx.noteTouchedDir(dir.ino, 0)
 	tx.unlinkInode(target.node)
 }
 

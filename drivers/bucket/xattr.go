@@ -82,7 +82,7 @@ func (fsys *volumeFS) Removexattr(ctx context.Context, path, name string) error 
 // updateXattr runs fn in a transaction with the inode at a path. It tells fn whether the
 // attribute exists, and how many bytes all others of the inode have.
 func (fsys *volumeFS) updateXattr(ctx context.Context, path, name string, fn func(tx *volumeTx, ino int64, exists bool, others int64) error) error {
-	return fsys.runVolumeTx(ctx, []string{path}, func(tx *volumeTx) error {
+	return fsys.runTxIfWritable(ctx, []string{path}, func(tx *volumeTx) error {
 		target, err := tx.mustResolve(path, resolveMode{})
 		if err != nil {
 			return err

@@ -67,9 +67,9 @@ func callThrough(ref *remoteRef, c call) call {
 	return c
 }
 
-// currentRemoteRef returns the open file system. It opens another one if there is none yet, if its
+// ensureRemoteRef returns the open file system. It opens another one if there is none yet, if its
 // session has ended, or if it is stale, which the server does not know any more.
-func (f *volumeFS) currentRemoteRef(ctx context.Context, stale *remoteRef) (*remoteRef, error) {
+func (f *volumeFS) ensureRemoteRef(ctx context.Context, stale *remoteRef) (*remoteRef, error) {
 	if err := f.life.Enter(ctx); err != nil { // closed since the operation began
 		return nil, err
 	}
@@ -109,11 +109,11 @@ func (f *volumeFS) withRemoteRef(ctx context.Context, change bool, fn func(ref *
 		return err
 	}
 	defer f.life.Leave()
-	open := func(stale *remoteRef) (*remoteRef, error) { return f.currentRemoteRef(ctx, stale) }
+	open := func(stale *remoteRef) (*remoteRef, error) { return f.ensureRemoteRef(ctx, stale) }
 	return f.b.preferErrClosed(ctx, withRemote(nil, open, func(ref *remoteRef) error {
 		err := fn(ref)
 		if err == nil && change {
-			f.recordChange(ref)
+			f.recordBatchChange(ref)
 		}
 		return err
 	}))
@@ -132,9 +132,9 @@ func (f *volumeFS) withRefIfNeeded(ctx context.Context, change bool, fn func(ref
 	return f.b.preferErrClosed(ctx, fn(nil))
 }
 
-// recordChange notes a change that the server acknowledged through ref. Without batch mode,
+// recordBatchChange notes a change that the server acknowledged through ref. Without batch mode,
 // changes by path are durable once acknowledged, and handles keep their own account.
-func (f *volumeFS) recordChange(ref *remoteRef) {
+func (f *volumeFS) recordBatchChange(ref *remoteRef) {
 	if !f.opts.Batch {
 		return
 	}
@@ -159,10 +159,10 @@ func (r *remoteHandle) newHandleCall(method, route string, query url.Values) cal
 	return call{method: method, path: "/handles/" + r.id + route, query: query, server: r.ref.session.server, repeatable: true}
 }
 
-// currentRemoteHandle returns the remote handle. It reopens the file by its path if the session has
+// ensureRemoteHandle returns the remote handle. It reopens the file by its path if the session has
 // ended, or if the remote is stale, which the server does not know any more. What was written
 // and not synced counts as lost then.
-func (h *handle) currentRemoteHandle(ctx context.Context, stale *remoteHandle) (*remoteHandle, error) {
+func (h *handle) ensureRemoteHandle(ctx context.Context, stale *remoteHandle) (*remoteHandle, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err := h.life.Enter(ctx); err != nil { // closed since the operation began
@@ -176,7 +176,7 @@ func (h *handle) currentRemoteHandle(ctx context.Context, stale *remoteHandle) (
 	opts := h.opts
 	opts.Create, opts.Exclusive, opts.Truncate = false, false, false
 	opts.Write = opts.Write || h.opts.Create
-	open := func(stale *remoteRef) (*remoteRef, error) { return h.fs.currentRemoteRef(ctx, stale) }
+	open := func(stale *remoteRef) (*remoteRef, error) { return h.fs.ensureRemoteRef(ctx, stale) }
 	var reopened *remoteHandle
 	err := withRemote(before.ref, open, func(ref *remoteRef) (err error) {
 		reopened, err = h.openRemoteHandle(ctx, ref, opts, before.inode)
@@ -200,7 +200,7 @@ func (h *handle) withHandle(ctx context.Context, change bool, fn func(r *remoteH
 		return err
 	}
 	defer h.life.Leave()
-	open := func(stale *remoteHandle) (*remoteHandle, error) { return h.currentRemoteHandle(ctx, stale) }
+	open := func(stale *remoteHandle) (*remoteHandle, error) { return h.ensureRemoteHandle(ctx, stale) }
 	return h.fs.b.preferErrClosed(ctx, withRemote(nil, open, func(r *remoteHandle) error {
 		err := fn(r)
 		if err == nil && change {
@@ -210,12 +210,12 @@ func (h *handle) withHandle(ctx context.Context, change bool, fn func(r *remoteH
 	}))
 }
 
-// recordChange notes a change that the server acknowledged for r. If the handle was reopened
+// recordBatchChange notes a change that the server acknowledged for r. If the handle was reopened
 // since, the server that has the change is lost.
 func (h *handle) recordChange(r *remoteHandle) {
 	h.mu.Lock()
 	lost := h.remote != r
 	h.mu.Unlock()
 	h.dirty.recordChange(lost)
-	h.fs.recordChange(r.ref)
+	h.fs.recordBatchChange(r.ref)
 }

@@ -48,7 +48,7 @@ func (b *Backend) OpenFS(ctx context.Context, id string, opts driver.FSOptions) 
 	}
 	f.stateless = info.Kind == driver.KindDir && !opts.Batch && opts.Attachment == ""
 	if !f.stateless {
-		if _, err := f.currentRemoteRef(ctx, nil); err != nil {
+		if _, err := f.ensureRemoteRef(ctx, nil); err != nil {
 			return nil, err
 		}
 	}
@@ -227,7 +227,7 @@ func (f *volumeFS) Sync(ctx context.Context) error {
 		return nil
 	}
 	if f.stateless {
-		return f.syncDirtyHandles(ctx)
+		return f.syncHandlesAndCheckVolume(ctx)
 	}
 	upTo := f.dirty.beginSync()
 	err := f.withRefIfNeeded(ctx, false, func(ref *remoteRef) error {
@@ -239,8 +239,8 @@ func (f *volumeFS) Sync(ctx context.Context) error {
 	return f.dirty.endSync(upTo)
 }
 
-// syncDirtyHandles syncs the dirty handles of the volume. Changes by path are durable already.
-func (f *volumeFS) syncDirtyHandles(ctx context.Context) error {
+// syncHandlesAndCheckVolume syncs the dirty handles of the volume. Changes by path are durable already.
+func (f *volumeFS) syncHandlesAndCheckVolume(ctx context.Context) error {
 	f.mu.Lock()
 	list := slices.Collect(maps.Keys(f.handles))
 	f.mu.Unlock()

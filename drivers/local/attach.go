@@ -99,7 +99,7 @@ func (a *attachment) prepareTarget(ctx context.Context) error {
 	}
 	if r.Kind == driver.KindDisk {
 		a.path = b.homePath("volumes", id, disk.ImageName)
-		a.hold, err = b.disks.Volume(id).Attach(ctx, a.info.ReadOnly, func(image *os.File) error { return a.verifyPath(ctx, image) })
+		a.hold, err = b.disks.Volume(id).HoldForAttachment(ctx, a.info.ReadOnly, func(image *os.File) error { return a.verifyPath(ctx, image) })
 		return err
 	}
 	if err := b.ensureDataDir(ctx, id); err != nil {

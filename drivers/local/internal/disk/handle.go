@@ -30,7 +30,7 @@ func (f *volumeFS) Open(ctx context.Context, name string, opts driver.OpenOption
 	h := &handle{d: f.d, batch: f.batch, name: path.Base(name), canWrite: write, appendOnly: opts.Append}
 	run := f.runRead
 	if write {
-		run = f.runChange
+		run = f.runChangeAndSync
 	}
 	err := run(ctx, func() (err error) {
 		h.f, err = f.fs.OpenFile(name, ext4.OpenFlags{
@@ -101,7 +101,7 @@ func (h *handle) runRead(ctx context.Context, fn func() error) error {
 	return h.life.Run(ctx, func() error { return translateError(fn()) })
 }
 
-// runChange runs a change of the content and charges its growth.
+// runChangeAndSync runs a change of the content and charges its growth.
 func (h *handle) runChange(ctx context.Context, fn func() error) error {
 	return h.runRead(ctx, func() error {
 		if !h.canWrite {

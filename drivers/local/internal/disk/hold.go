@@ -117,9 +117,9 @@ func (v Volume) tryFlockFile(kind holdKind, shared bool) (*Hold, error) {
 	return &Hold{f}, nil
 }
 
-// Attach takes a hold on the volume's image for a consumer that uses it as a block device. verify
+// HoldForAttachment takes a hold on the volume's image for a consumer that uses it as a block device. verify
 // checks that the path which that gets leads to the open image.
-func (v Volume) Attach(ctx context.Context, readOnly bool, verify func(image *os.File) error) (*Hold, error) {
+func (v Volume) HoldForAttachment(ctx context.Context, readOnly bool, verify func(image *os.File) error) (*Hold, error) {
 	if err := v.replaySideLog(ctx); err != nil {
 		return nil, err
 	}

@@ -25,7 +25,7 @@ type sharedFS struct {
 	ready chan struct{} // closed once the fields below are set, or err
 	err   error
 	image *heldImage
-	fs    *ext4.FS // in batch mode: volumeFS.runChange and Sync sync it
+	fs    *ext4.FS // in batch mode: volumeFS.runChangeAndSync and Sync sync it
 
 	refs   int           // guarded by Set.mu; 0: it is being closed
 	closed chan struct{} // closed once it is

@@ -83,9 +83,9 @@ func readValue[T any](ctx context.Context, f *volumeFS, read func() (T, error)) 
 	return value, err
 }
 
-// runChange runs an operation that changes files, charges their growth, and syncs it unless in
+// runChangeAndSync runs an operation that changes files, charges their growth, and syncs it unless in
 // batch mode.
-func (f *volumeFS) runChange(ctx context.Context, fn func() error) error {
+func (f *volumeFS) runChangeAndSync(ctx context.Context, fn func() error) error {
 	return f.runRead(ctx, func() error {
 		if f.readOnly {
 			return f.set.Home.ReadOnlyError()
@@ -134,7 +134,7 @@ func (f *volumeFS) Readlink(ctx context.Context, path string) (string, error) {
 
 // WriteFile implements driver.FS.
 func (f *volumeFS) WriteFile(ctx context.Context, path string, r io.Reader, opts driver.WriteOptions) (n int64, err error) {
-	err = f.runChange(ctx, func() error {
+	err = f.runChangeAndSync(ctx, func() error {
 		n, err = f.fs.WriteFile(ctx, path, r, ext4.WriteOptions{
 			Mode: opts.Mode, Exclusive: opts.Exclusive, Size: opts.Size, NextData: opts.NextData,
 			Meta: (*ext4.FileMeta)(opts.Meta),
@@ -146,46 +146,46 @@ func (f *volumeFS) WriteFile(ctx context.Context, path string, r io.Reader, opts
 
 // Mkdir implements driver.FS.
 func (f *volumeFS) Mkdir(ctx context.Context, path string, mode fs.FileMode) error {
-	return f.runChange(ctx, func() error { return f.fs.Mkdir(path, mode) })
+	return f.runChangeAndSync(ctx, func() error { return f.fs.Mkdir(path, mode) })
 }
 
 // MkdirAll implements driver.FS.
 func (f *volumeFS) MkdirAll(ctx context.Context, path string, mode fs.FileMode) error {
-	return f.runChange(ctx, func() error { return f.fs.MkdirAll(path, mode) })
+	return f.runChangeAndSync(ctx, func() error { return f.fs.MkdirAll(path, mode) })
 }
 
 // Remove implements driver.FS.
 func (f *volumeFS) Remove(ctx context.Context, path string) error {
 	return f.set.Ballast.Freeing(func() error {
-		return f.runChange(ctx, func() error { return f.fs.Remove(path) })
+		return f.runChangeAndSync(ctx, func() error { return f.fs.Remove(path) })
 	})
 }
 
 // RemoveAll implements driver.FS.
 func (f *volumeFS) RemoveAll(ctx context.Context, path string) error {
 	return f.set.Ballast.Freeing(func() error {
-		return f.runChange(ctx, func() error { return f.fs.RemoveAll(ctx, path) })
+		return f.runChangeAndSync(ctx, func() error { return f.fs.RemoveAll(ctx, path) })
 	})
 }
 
 // Rename implements driver.FS.
 func (f *volumeFS) Rename(ctx context.Context, from, to string, opts driver.RenameOptions) error {
-	return f.runChange(ctx, func() error { return f.fs.Rename(from, to, opts.NoReplace) })
+	return f.runChangeAndSync(ctx, func() error { return f.fs.Rename(from, to, opts.NoReplace) })
 }
 
 // Copy implements driver.FS.
 func (f *volumeFS) Copy(ctx context.Context, from, to string, opts driver.CopyOptions) error {
-	return f.runChange(ctx, func() error { return f.fs.Copy(ctx, from, to, opts.NoReplace) })
+	return f.runChangeAndSync(ctx, func() error { return f.fs.Copy(ctx, from, to, opts.NoReplace) })
 }
 
 // Link implements driver.FS.
 func (f *volumeFS) Link(ctx context.Context, target, path string) error {
-	return f.runChange(ctx, func() error { return f.fs.Link(target, path) })
+	return f.runChangeAndSync(ctx, func() error { return f.fs.Link(target, path) })
 }
 
 // Symlink implements driver.FS.
 func (f *volumeFS) Symlink(ctx context.Context, target, path string) error {
-	return f.runChange(ctx, func() error { return f.fs.Symlink(target, path) })
+	return f.runChangeAndSync(ctx, func() error { return f.fs.Symlink(target, path) })
 }
 
 // Mknod implements driver.FS.
@@ -193,27 +193,27 @@ func (f *volumeFS) Mknod(ctx context.Context, path string, mode fs.FileMode, rde
 	if mode&fs.ModeDevice != 0 && f.set.RefuseDevices != nil {
 		return f.set.RefuseDevices
 	}
-	return f.runChange(ctx, func() error { return f.fs.Mknod(path, mode, rdev) })
+	return f.runChangeAndSync(ctx, func() error { return f.fs.Mknod(path, mode, rdev) })
 }
 
 // Chmod implements driver.FS.
 func (f *volumeFS) Chmod(ctx context.Context, path string, mode fs.FileMode) error {
-	return f.runChange(ctx, func() error { return f.fs.Chmod(path, mode) })
+	return f.runChangeAndSync(ctx, func() error { return f.fs.Chmod(path, mode) })
 }
 
 // Chown implements driver.FS.
 func (f *volumeFS) Chown(ctx context.Context, path string, uid, gid int) error {
-	return f.runChange(ctx, func() error { return f.fs.Chown(path, uid, gid) })
+	return f.runChangeAndSync(ctx, func() error { return f.fs.Chown(path, uid, gid) })
 }
 
 // Chtimes implements driver.FS.
 func (f *volumeFS) Chtimes(ctx context.Context, path string, atime, mtime time.Time) error {
-	return f.runChange(ctx, func() error { return f.fs.Chtimes(path, atime, mtime) })
+	return f.runChangeAndSync(ctx, func() error { return f.fs.Chtimes(path, atime, mtime) })
 }
 
 // Truncate implements driver.FS.
 func (f *volumeFS) Truncate(ctx context.Context, path string, size int64) error {
-	return f.runChange(ctx, func() error {
+	return f.runChangeAndSync(ctx, func() error {
 		h, err := f.fs.OpenFile(path, ext4.OpenFlags{Write: true})
 		if err != nil {
 			return err
@@ -229,12 +229,12 @@ func (f *volumeFS) Getxattr(ctx context.Context, path, name string) ([]byte, err
 
 // Setxattr implements driver.FS.
 func (f *volumeFS) Setxattr(ctx context.Context, path, name string, value []byte) error {
-	return f.runChange(ctx, func() error { return f.fs.Setxattr(path, name, value) })
+	return f.runChangeAndSync(ctx, func() error { return f.fs.Setxattr(path, name, value) })
 }
 
 // Removexattr implements driver.FS.
 func (f *volumeFS) Removexattr(ctx context.Context, path, name string) error {
-	return f.runChange(ctx, func() error { return f.fs.Removexattr(path, name) })
+	return f.runChangeAndSync(ctx, func() error { return f.fs.Removexattr(path, name) })
 }
 
 // Listxattr implements driver.FS.
