@@ -38,7 +38,7 @@ const newSeedsVar = "CONFORMANCE_NEW_SEEDS"
 
 // seedVar is the environment variable that sets the seed of all random tests, to run
 // a failed one again.
-const seedVar = "DRIVERTEST_SEED"
+const seedVar = "CONFORMANCE_SEED"
 
 // runner applies random operations to a volume and to a model of it.
 type runner struct {

@@ -20,7 +20,7 @@
 //
 // Sizes are bytes ([Size]) and times are UTC. Paths that reach a driver are in the
 // form of [io/fs.ValidPath]: slash-separated, without a leading slash, "." for the
-// root. Whoever opened a Backend, FS, File, Dir or Attachment closes it; closing
+// root. The caller closes each Backend, FS, File, Dir or Attachment that it opened; closing
 // twice is allowed, and every other call after it returns [ErrClosed].
 //
 // # Errors

@@ -18,7 +18,7 @@ const (
 	minLog      = 1024      // blocks of a journal
 )
 
-// checkSuperblock checks the superblock.
+// checkSuperblock refuses features that the checks do not know, and reports fields out of range.
 func (c *checker) checkSuperblock() {
 	sb, raw := c.sb, c.sb.raw
 	if x := sb.compat &^ checkedCompat; x != 0 {

@@ -111,7 +111,7 @@ func (s *targets) addBitmap(what string, d groupDesc, at uint64, owner target, s
 	}
 }
 
-// classifyBlock names the kinds of inodes, so that all are damaged as often.
+// describeKind names the kinds of inodes, so that all are damaged as often.
 func describeKind(i *inode, sb *superblock) string {
 	if i.num < sb.firstUserInode {
 		return fmt.Sprint("inode ", i.num)

@@ -45,7 +45,7 @@ func (d fastDir) failOnError(err error) {
 
 func (d fastDir) writeFile(name string, n int) { d.writeAt(name, 0, n) }
 
-// writeContent writes n bytes to a file, and syncs it.
+// writeAt writes n bytes to a file, and syncs it.
 func (d fastDir) writeAt(name string, off int64, n int) {
 	d.t.Helper()
 	f, err := os.OpenFile(d.fullPath(name), os.O_RDWR|os.O_CREATE, 0o640)

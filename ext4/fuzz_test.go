@@ -110,7 +110,7 @@ func writeFuzzFile(fs *FS, name string, off int64) error {
 	return fs.Setxattr(name, "user.name", []byte("value"))
 }
 
-// patches are what fuzzing changes: seven bytes each.
+// eachPatch calls f with each change that the fuzzer's data describes in seven bytes.
 func eachPatch(data []byte, f func(what, at uint16, value uint16, seal bool)) {
 	for k := 0; len(data) >= 7 && k < 64; k, data = k+1, data[7:] {
 		f(le.Uint16(data), le.Uint16(data[2:]), le.Uint16(data[4:]), data[6]&1 != 0)

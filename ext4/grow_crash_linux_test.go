@@ -183,7 +183,7 @@ func testGrowCrash(t *testing.T, c crashCase, states int) {
 	}
 }
 
-// newImageFile makes an image that is about to be resized.
+// newImage makes an image that is about to be resized.
 func (c *crashCase) newImage(t *testing.T) string {
 	t.Helper()
 	if c.mke2fs == nil {

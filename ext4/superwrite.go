@@ -1,7 +1,7 @@
 package ext4
 
 // repairPrimarySuper reads the superblock on the device into superOnDevice. If it is
-// damaged, so that a backup was used, it first writes the primary anew from that.
+// damaged, so that a backup was used, it first rewrites the primary from that.
 func (fs *FS) repairPrimarySuper() error {
 	fs.superOnDevice = make([]byte, superSize)
 	if err := readFull(fs.dev, fs.superOnDevice, superOffset); err != nil {

@@ -50,7 +50,7 @@ func TestNoFilesLeak(t *testing.T) {
 	})
 }
 
-// hostIsHidden is what an untrusted command tries; each line must fail.
+// hostAttacks are what an untrusted command tries; each line must fail.
 var hostAttacks = []string{
 	"touch /x", "touch /usr/x", "touch /etc/x", "mkdir /opt/x", "rm -f /usr/bin/env",
 	"mount -t tmpfs none /mnt", "mount -o remount,rw /usr", "mount -o bind,remount,rw /etc", "umount /etc/shadow", "umount -l /proc/keys",

@@ -48,7 +48,7 @@ func (export *orgExport) pruneOldGenerations(ctx context.Context, v exportRow, g
 	return nil
 }
 
-// deleteManifest deletes one manifest.
+// deleteManifest deletes one manifest and counts it in the result.
 func (export *orgExport) deleteManifest(ctx context.Context, vol []byte, generation int64) error {
 	err := export.ns.blobs.Delete(ctx, manifest.Key(export.org.id, vol, generation))
 	if err == nil {

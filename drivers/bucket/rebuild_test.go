@@ -161,7 +161,7 @@ func describeTree(t *testing.T, f *vole.FS) map[string]string {
 	return tree
 }
 
-// content describes the data of a file, and where its holes are.
+// contentOf describes the data of a file, and where its holes are.
 func contentOf(t *testing.T, f *vole.FS, path string) string {
 	ctx := t.Context()
 	h := mustGet(f.Open(ctx, path, vole.OpenOptions{}))(t)

@@ -28,7 +28,7 @@ func newHandClock() *handClock {
 func (c *handClock) now() time.Time      { return time.Unix(0, c.ns.Load()).UTC() }
 func (c *handClock) add(d time.Duration) { c.ns.Add(int64(d)) }
 
-// openResolved opens a home by that clock.
+// openAt opens a home by that clock.
 func openAt(t *testing.T, home string, c *handClock) *vole.Store {
 	t.Helper()
 	return openFaultyAt(t, home, c, nil)

@@ -55,7 +55,7 @@ const (
 )
 
 // ErrStale is the kind of an error that says that a session, file system, handle or listing
-// is not open at the server any more. Whoever has it opens it again.
+// is not open at the server any more. Its holder opens it again.
 var ErrStale = driver.Errorf(driver.ErrClosed, "the server does not have this open any more")
 
 // codeInfo is what a code means.

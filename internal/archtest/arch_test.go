@@ -58,10 +58,10 @@ var rules = []rule{
 	{".", sdk},
 	{"sandbox", slices.Concat(sdk, []string{"sandbox", "transfer"})},
 	{"transfer", slices.Concat(sdk, []string{"transfer"})},
-	{"fusefs", slices.Concat(sdk, []string{"fusefs"})},
-	{"plugins", slices.Concat(sdk, []string{"plugins", "fusefs"})},
+	{"mount", slices.Concat(sdk, []string{"mount"})},
+	{"plugins", slices.Concat(sdk, []string{"plugins", "mount"})},
 	{"server", slices.Concat(sdk, []string{"server", "transfer", "drivers/bucket"})},
-	{"cmd", slices.Concat(sdk, []string{"cmd", "docs", "sandbox", "fusefs", "plugins", "server", "transfer", "drivers/bucket"})},
+	{"cmd", slices.Concat(sdk, []string{"cmd", "docs", "sandbox", "mount", "plugins", "server", "transfer", "drivers/bucket"})},
 }
 
 // pkg is what go list says of a package.

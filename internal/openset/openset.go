@@ -113,7 +113,7 @@ type Member interface {
 	// flushes what was written. Its error is that of Close.
 	Finish(ctx context.Context) error
 	// Free gives back all that the thing holds. Its error is joined to that of Close if it
-	// runs there; otherwise an operation was still under way, and nobody is left to tell.
+	// runs there; otherwise an operation was still under way, and no caller remains to get it.
 	Free() error
 }
 

@@ -134,7 +134,7 @@ func (r *Request) BorrowMemory(n int64) (release func(), err error) {
 func (r *Request) MemoryShare() *budget.Share { return r.memory.share }
 
 // reserveBaseMemory takes what a request needs to begin with. A request with a body is refused
-// at once instead of waiting: HTTP/2 would buffer the body meanwhile.
+// at once instead of waiting: HTTP/2 would buffer the body during the wait.
 func (c *Core) reserveBaseMemory(r *Request, rt *Route) (*requestMemory, error) {
 	h := &requestMemory{share: c.opts.Budget.Share(r.Caller.Org), allowance: smallBodyAllowance}
 	class, n := budget.Small, requestMemorySize(r.Request)

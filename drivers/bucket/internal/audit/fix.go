@@ -40,7 +40,7 @@ func (f *fixer) repairSuspects(r *rule, list []suspect) error {
 	return f.execOnVolume(`UPDATE volumes SET entries = entries + $3, metadata = metadata + $4 WHERE id = $1 AND org = $2`, f.org, grown.Entries, grown.Bytes)
 }
 
-// rows.CountMetadata counts the volume's metadata in its rows.
+// countMetadata counts the volume's metadata in its rows.
 func (f *fixer) countMetadata() (m driver.Metadata, err error) {
 	var found bool
 	err = f.RunQueries(sqldb.SelectOne(&found, []any{&m.Entries, &m.Bytes}, rows.CountMetadata, f.vol))
