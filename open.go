@@ -30,13 +30,15 @@ type Options struct {
 	// $VOLE_HOME or the default one.
 	Profile string
 	// URL is that of a server: https://HOST, or http://HOST:PORT on this host; another
-	// one without TLS needs a profile that says so.
+	// one without TLS needs InsecureHTTP, or a profile that says so.
 	URL string
 	// Key is an API key for the server at URL, or a token of its identity provider.
 	Key string
 	// CAFile has certificates (PEM) that the server at URL may have its own from, besides
 	// those that the system trusts.
 	CAFile string
+	// InsecureHTTP allows a URL without TLS on another host: everybody between can read the key.
+	InsecureHTTP bool
 	// ReadOnly opens without the right to change anything. A home on a full or
 	// read-only disk, or that this user may not write to, is opened so in any case.
 	ReadOnly bool
@@ -55,7 +57,7 @@ type Options struct {
 // server refuses the key, others can read the file of profiles, or the home belongs to
 // another user (see Options.ForeignHome).
 func Open(ctx context.Context, opts Options) (*Store, error) {
-	c, err := profile.Resolve(profile.Named{Home: opts.Home, Name: opts.Profile, URL: opts.URL, Key: opts.Key, CAFile: opts.CAFile})
+	c, err := profile.Resolve(profile.Named{Home: opts.Home, Name: opts.Profile, URL: opts.URL, Key: opts.Key, CAFile: opts.CAFile, InsecureHTTP: opts.InsecureHTTP})
 	if err != nil {
 		return nil, wrapError("open", "", "", err)
 	}

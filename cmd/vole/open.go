@@ -126,7 +126,12 @@ func (a *app) openStoreWith(ctx context.Context, opts vole.Options) (*vole.Store
 	if err != nil {
 		return nil, err
 	}
-	opts.Home, opts.Profile, opts.ForeignHome, opts.UserAgent = a.home, a.profile, a.foreignHome, userAgent()
+	// What was resolved is opened, and not resolved again: a key may come from a pipe.
+	opts.ForeignHome, opts.UserAgent = a.foreignHome, userAgent()
+	opts.URL, opts.Key, opts.CAFile, opts.InsecureHTTP = c.URL, c.Key, c.CAFile, c.InsecureHTTP
+	if opts.Home, err = a.homeUnlessCloud(); err != nil {
+		return nil, &vole.Error{Op: "open", Err: err}
+	}
 	s, err := vole.Open(ctx, opts)
 	switch {
 	case err == nil:

@@ -321,9 +321,10 @@ func (h *handle) Finish(ctx context.Context) error {
 }
 
 // Free implements openset.Member. What the last writer could not flush is dropped: the error
-// was returned, and no handle is left that could retry.
-func (h *handle) Free() error {
-	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+// was returned, and no handle is left that could retry. When ctx ends, a file without a name is
+// left to maintenance.
+func (h *handle) Free(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, closeTimeout)
 	defer cancel()
 	if h.opts.Write {
 		h.inode.mu.Lock()

@@ -399,4 +399,4 @@ func (fsys *volumeFS) Finish(ctx context.Context) error {
 }
 
 // Free implements openset.Member. An FS holds nothing.
-func (fsys *volumeFS) Free() error { return nil }
+func (fsys *volumeFS) Free(context.Context) error { return nil }

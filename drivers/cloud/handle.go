@@ -263,4 +263,4 @@ func (h *handle) Finish(context.Context) error {
 }
 
 // Free implements openset.Member: this process holds nothing of the file.
-func (h *handle) Free() error { return nil }
+func (h *handle) Free(context.Context) error { return nil }

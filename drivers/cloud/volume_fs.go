@@ -261,7 +261,7 @@ func (f *volumeFS) syncHandlesAndCheckVolume(ctx context.Context) error {
 func (f *volumeFS) Close() error { return f.life.Close(context.Background()) }
 
 // Free implements openset.Member: this process holds nothing of the volume.
-func (f *volumeFS) Free() error { return nil }
+func (f *volumeFS) Free(context.Context) error { return nil }
 
 // Finish implements openset.Member. It closes the remote file system, and reports changes in batch
 // mode that were lost.

@@ -43,7 +43,7 @@ func (h *handle) Finish(context.Context) error {
 }
 
 // Free implements openset.Member.
-func (h *handle) Free() error {
+func (h *handle) Free(context.Context) error {
 	if h.counter != nil {
 		h.counter.release()
 	}

@@ -212,7 +212,7 @@ func (h *handle) startHandle(ctx context.Context, opts driver.OpenOptions) (st u
 		h.counter.acquire()
 	}
 	if err := h.life.Begin(&h.b.open, h); err != nil {
-		_ = h.Free()
+		_ = h.Free(ctx)
 		return st, err
 	}
 	if opts.Truncate {

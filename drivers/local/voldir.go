@@ -5,8 +5,10 @@ package local
 import (
 	"context"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -155,16 +157,21 @@ func forEachTemp(dir *os.File, path string, fn func(tmp *os.File, name string) e
 		return err
 	}
 	defer tmp.Close()
-	names, err := tmp.Readdirnames(-1)
-	if err != nil {
-		return err
-	}
-	for _, name := range names {
-		if err := fn(tmp, name); err != nil {
+	for {
+		names, err := tmp.Readdirnames(1024)
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
 			return err
 		}
+		slices.Sort(names)
+		for _, name := range names {
+			if err := fn(tmp, name); err != nil {
+				return err
+			}
+		}
 	}
-	return nil
 }
 
 // removeTempsOf deletes the temporary files of a dead process in a volume.

@@ -145,7 +145,7 @@ func (f *volumeFS) Finish(context.Context) error {
 }
 
 // Free implements openset.Member.
-func (f *volumeFS) Free() error {
+func (f *volumeFS) Free(context.Context) error {
 	f.usage.Release(false)
 	f.closeDescriptors()
 	return nil

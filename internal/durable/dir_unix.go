@@ -3,10 +3,13 @@
 package durable
 
 import (
+	"errors"
+	"fmt"
+	"io"
 	"os"
 	"path/filepath"
-
-	"golang.org/x/sys/unix"
+	"strings"
+	"syscall"
 )
 
 // SyncDir makes the entries of a directory durable.
@@ -19,25 +22,63 @@ func SyncDir(path string) error {
 	return d.Sync()
 }
 
-// inheritOwner gives a file that root has made the owner of the directory above, who may run the
-// program without root and would be locked out of root's files.
-func inheritOwner(f *os.File) error {
-	if os.Geteuid() != 0 {
-		return nil
-	}
-	var st unix.Stat_t
-	if err := unix.Stat(filepath.Dir(f.Name()), &st); err != nil || st.Uid == 0 {
-		return err
-	}
-	return f.Chown(int(st.Uid), int(st.Gid))
+// mkdirInheriting makes a directory. What root makes gets the owner of the directory above, who
+// may run the program without root and would be locked out of root's files. That owner may also
+// exchange names at any moment: so all is done within the directory above as it was opened.
+func mkdirInheriting(path string) error {
+	return withinParent(path, func(parent *os.Root, name string) error {
+		if err := parent.Mkdir(name, 0o700); err != nil {
+			return err
+		}
+		d, err := parent.Open(name)
+		if err != nil {
+			return err
+		}
+		defer d.Close()
+		if _, err := d.Readdirnames(1); err != io.EOF {
+			return errors.Join(fmt.Errorf("%s is not the directory that was made there", path), err)
+		}
+		return inheritOwner(parent, d)
+	})
 }
 
-// inheritDirOwner is inheritOwner of a directory, and follows no link that took its name.
-func inheritDirOwner(dir string) error {
-	d, err := os.OpenFile(dir, unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+// createInheriting makes an empty file, whose owner is that of mkdirInheriting.
+func createInheriting(path string) error {
+	return withinParent(path, func(parent *os.Root, name string) error {
+		f, err := parent.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+		if err != nil {
+			return err
+		}
+		return errors.Join(inheritOwner(parent, f), f.Close())
+	})
+}
+
+// withinParent opens the directory above path and calls fn with it. Errors name the whole path.
+func withinParent(path string, fn func(parent *os.Root, name string) error) error {
+	parent, err := os.OpenRoot(filepath.Dir(path))
 	if err != nil {
 		return err
 	}
-	defer d.Close()
-	return inheritOwner(d)
+	defer parent.Close()
+	err = fn(parent, filepath.Base(path))
+	if pe := (*os.PathError)(nil); errors.As(err, &pe) {
+		return &os.PathError{Op: strings.TrimSuffix(pe.Op, "at"), Path: path, Err: pe.Err}
+	}
+	return err
+}
+
+// inheritOwner gives a file that root has made in parent the owner of parent.
+func inheritOwner(parent *os.Root, f *os.File) error {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	info, err := parent.Stat(".")
+	if err != nil {
+		return err
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || st.Uid == 0 {
+		return nil
+	}
+	return f.Chown(int(st.Uid), int(st.Gid))
 }

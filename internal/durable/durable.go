@@ -10,24 +10,22 @@ import (
 )
 
 // MkdirAll is os.MkdirAll with mode 0700 that makes each directory durable.
-func MkdirAll(path string) error { return mkdirAll(path, func(string) error { return nil }) }
+func MkdirAll(path string) error {
+	return mkdirAll(path, func(dir string) error { return os.Mkdir(dir, 0o700) })
+}
 
-// mkdirAll is MkdirAll that calls made with each directory that it has made, before it syncs.
-func mkdirAll(path string, made func(dir string) error) error {
+// mkdirAll is MkdirAll that makes each directory by mkdir.
+func mkdirAll(path string, mkdir func(dir string) error) error {
 	if _, err := os.Stat(path); err == nil {
 		return nil
 	}
 	parent := filepath.Dir(path)
 	if parent != path {
-		if err := mkdirAll(parent, made); err != nil {
+		if err := mkdirAll(parent, mkdir); err != nil {
 			return err
 		}
 	}
-	err := os.Mkdir(path, 0o700)
-	if err == nil {
-		err = made(path)
-	}
-	if err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := mkdir(path); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	return SyncDir(parent)
@@ -35,18 +33,17 @@ func mkdirAll(path string, made func(dir string) error) error {
 
 // CreatePrivate makes an empty file, with mode 0600, unless one exists, and the directories above
 // it, with mode 0700. What root makes gets the owner of the directory that it is made in.
+// fs.ErrNotExist: a link stands there that leads to nothing.
 func CreatePrivate(path string) error {
-	if err := mkdirAll(filepath.Dir(path), inheritDirOwner); err != nil {
+	if err := mkdirAll(filepath.Dir(path), mkdirInheriting); err != nil {
 		return err
 	}
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	err := createInheriting(path)
 	if errors.Is(err, fs.ErrExist) {
-		return nil
+		_, err = os.Stat(path) // opening a dangling link would make a file with other rights
+		return err
 	}
 	if err != nil {
-		return err
-	}
-	if err := errors.Join(inheritOwner(f), f.Close()); err != nil {
 		return err
 	}
 	return SyncDir(filepath.Dir(path))

@@ -1,4 +1,4 @@
-//go:build unix
+//go:build linux
 
 package durable_test
 
@@ -7,10 +7,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"testing"
 
 	"github.com/volehq/vole/internal/durable"
+	"golang.org/x/sys/unix"
 )
 
 // A file takes the place of a file, and of nothing else.
@@ -66,5 +68,64 @@ func TestCreatePrivate(t *testing.T) {
 	}
 	if b, err := os.ReadFile(path); string(b) != "x" {
 		t.Errorf("a file that exists has %q, %v", b, err)
+	}
+}
+
+// A link that leads to nothing is refused: who opened it would make a file with other rights.
+func TestCreatePrivateAtDanglingLink(t *testing.T) {
+	dir := t.TempDir()
+	path, target := filepath.Join(dir, "file"), filepath.Join(dir, "target")
+	if err := os.Symlink(target, path); err != nil {
+		t.Fatal(err)
+	}
+	if err := durable.CreatePrivate(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("got %v", err)
+	}
+	if _, err := os.Lstat(target); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the target: %v", err)
+	}
+}
+
+// While root makes files in a directory of another user, that user exchanges it for one of
+// root's: no file in root's directory may become the user's.
+func TestCreatePrivateInExchangedDirectory(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, who makes files in another user's directory")
+	}
+	dir := t.TempDir()
+	roots, theirs, name, link := filepath.Join(dir, "roots"), filepath.Join(dir, "theirs"), filepath.Join(dir, "name"), filepath.Join(dir, "link")
+	if err := errors.Join(os.Mkdir(roots, 0o700), os.Mkdir(theirs, 0o700), os.Chown(theirs, 4242, 4242), os.Symlink(theirs, name), os.Symlink(roots, link)); err != nil {
+		t.Fatal(err)
+	}
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				_ = unix.Renameat2(unix.AT_FDCWD, name, unix.AT_FDCWD, link, unix.RENAME_EXCHANGE)
+			}
+		}
+	}()
+	for i := range 2000 {
+		if err := durable.CreatePrivate(filepath.Join(name, strconv.Itoa(i))); err != nil {
+			t.Error(err)
+			break
+		}
+	}
+	close(stop)
+	<-stopped
+	for where, owner := range map[string]uint32{roots: 0, theirs: 4242} {
+		list, err := os.ReadDir(where)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range list {
+			if info, err := e.Info(); err != nil || info.Sys().(*syscall.Stat_t).Uid != owner {
+				t.Fatalf("%s/%s: %v, %v", where, e.Name(), info.Sys(), err)
+			}
+		}
 	}
 }

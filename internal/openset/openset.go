@@ -113,8 +113,9 @@ type Member interface {
 	// flushes what was written. Its error is that of Close.
 	Finish(ctx context.Context) error
 	// Free gives back all that the thing holds. Its error is joined to that of Close if it
-	// runs there; otherwise an operation was still under way, and no caller remains to get it.
-	Free() error
+	// runs there, with the context of Close; otherwise an operation was still under way, and no
+	// caller remains to get it or to bound it.
+	Free(ctx context.Context) error
 }
 
 // Life is the life of one open thing. The zero Life has not begun: see Begin. It must not be
@@ -160,9 +161,9 @@ func (l *Life) Run(ctx context.Context, operation func() error) error {
 }
 
 // Leave ends an operation. The last one after Close frees the thing.
-func (l *Life) Leave() { _ = l.leave() }
+func (l *Life) Leave() { _ = l.leave(context.Background()) }
 
-func (l *Life) leave() error {
+func (l *Life) leave(ctx context.Context) error {
 	l.mu.Lock()
 	l.uses--
 	last := l.closed && l.uses == 0
@@ -171,7 +172,7 @@ func (l *Life) leave() error {
 		return nil
 	}
 	defer l.set.Remove(l) // who waits for the set finds all given back
-	return l.member.Free()
+	return l.member.Free(ctx)
 }
 
 // Close ends the life of the thing: no operation begins any more, Finish runs, and Free as soon
@@ -187,7 +188,7 @@ func (l *Life) Close(ctx context.Context) (err error) {
 	l.uses++ // of Close itself: nothing is freed under Finish
 	l.mu.Unlock()
 	defer func() { // also if Finish panics
-		if freed := l.leave(); freed != nil {
+		if freed := l.leave(ctx); freed != nil {
 			err = errors.Join(err, freed)
 		}
 	}()

@@ -33,7 +33,7 @@ func (x *thing) Finish(context.Context) error {
 	return errFinish
 }
 
-func (x *thing) Free() error {
+func (x *thing) Free(context.Context) error {
 	if x.freed.Add(1) > 1 {
 		x.t.Error("freed twice")
 	}
@@ -191,5 +191,37 @@ func TestContexts(t *testing.T) {
 	}
 	if _, err := begin(t, set); !errors.Is(err, driver.ErrClosed) {
 		t.Errorf("begun in a closed set: %v", err)
+	}
+}
+
+// boundless is a member whose Free would take as long as its context lets it.
+type boundless struct{ freed chan error }
+
+func (b *boundless) Finish(context.Context) error { return nil }
+
+func (b *boundless) Free(ctx context.Context) error {
+	<-ctx.Done()
+	b.freed <- ctx.Err()
+	return nil
+}
+
+// The context of Close bounds Free, too: many members take no longer than one.
+func TestCloseBoundsFree(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	var set Set
+	b := &boundless{make(chan error, 3)}
+	for range 3 {
+		if err := new(Life).Begin(&set, b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := set.Close(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if err := <-b.freed; err != context.Canceled {
+			t.Errorf("freed with %v", err)
+		}
 	}
 }

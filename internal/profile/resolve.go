@@ -17,6 +17,7 @@ type Named struct {
 	Name string // of a profile
 
 	URL, Key, CAFile string
+	InsecureHTTP     bool // see Profile
 }
 
 // Choice is the profile in effect, and what put it there.
@@ -49,7 +50,7 @@ func Resolve(n Named) (Choice, error) {
 	case n.Home != "":
 		return choiceOfHome(n.Home, "", "--home")
 	case n.URL != "":
-		return choiceOfServer(Profile{URL: n.URL, Key: n.Key, CAFile: n.CAFile}, "the program")
+		return choiceOfServer(Profile{URL: n.URL, Key: n.Key, CAFile: n.CAFile, InsecureHTTP: n.InsecureHTTP}, "the program")
 	case n.Name != "":
 		return choiceOfProfile(n.Name, "--profile")
 	}

@@ -72,7 +72,7 @@ func (h *handle) startHandle() error {
 	h.d.acquire()
 	err := h.life.Begin(h.d.volume.Opened, h)
 	if err != nil {
-		_ = h.Free()
+		_ = h.Free(context.Background())
 	}
 	return err
 }
@@ -86,7 +86,7 @@ func (h *handle) Finish(context.Context) error {
 }
 
 // Free implements openset.Member. Errors are ignored: Finish has synced the file.
-func (h *handle) Free() error {
+func (h *handle) Free(context.Context) error {
 	_ = h.f.Close()
 	h.d.updateCharge()
 	_ = h.d.release()

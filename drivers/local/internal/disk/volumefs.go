@@ -53,7 +53,7 @@ func (f *volumeFS) Finish(ctx context.Context) error {
 }
 
 // Free implements openset.Member.
-func (f *volumeFS) Free() error {
+func (f *volumeFS) Free(context.Context) error {
 	removed := f.d.image.isRemoved()
 	if err := f.d.release(); !removed {
 		return err
