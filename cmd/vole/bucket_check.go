@@ -16,8 +16,8 @@ func newBucketCheckCmd(a *app) *cobra.Command {
 		Use:   "check",
 		Short: "Check the database against itself and the blob store, and repair",
 		Long: `Check the rows of a namespace's database against one another, and against the objects
-in the blob store. Every inconsistency is printed; --fix repairs. Volumes may be in use
-meanwhile. The exit code is 9 when something is left to repair.`,
+in the blob store. Every inconsistency is printed; --fix repairs them. Volumes may be in
+use during the check. The exit code is 9 when inconsistencies remain.`,
 		Example: `  vole bucket check --dir /srv/vole
   vole bucket check --org acme --fix
   vole bucket check --json | jq -r '.[].code'`,
@@ -25,7 +25,7 @@ meanwhile. The exit code is 9 when something is left to repair.`,
 	}
 	flags.register(cmd)
 	cmd.Flags().StringVar(&org, "org", "", "only this `organisation`")
-	cmd.Flags().BoolVar(&fix, "fix", false, "repair what is found")
+	cmd.Flags().BoolVar(&fix, "fix", false, "repair inconsistencies")
 	return cmd
 }
 

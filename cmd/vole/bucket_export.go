@@ -11,14 +11,14 @@ func newBucketExportCmd(a *app) *cobra.Command {
 	var opts bucket.ExportOptions
 	cmd := &cobra.Command{
 		Use:   "export",
-		Short: "Write manifests, from which a lost database is rebuilt",
-		Long: `Write a manifest of each volume that has changed since its last one into the blob
-store, from which 'vole bucket rebuild' makes the database again should it be lost.
-Volumes may be in use meanwhile: a manifest has one state of its volume. The last two
-of each volume are kept; those of volumes that are gone are removed.
+		Short: "Write manifests, from which a lost database can be rebuilt",
+		Long: `Write a manifest of each volume that has changed since its last one into the blob store.
+If the database is lost, 'vole bucket rebuild' rebuilds it from these manifests. Volumes
+may be in use during the export: a manifest holds one state of its volume. The last two
+manifests of each volume are kept; those of removed volumes are deleted.
 
-Export more often than the grace time of the sweeper: objects that the newest manifest
-refers to must not have been swept.`,
+Export more often than the grace time of the sweeper: it must not delete objects that the
+newest manifest refers to.`,
 		Example: `  vole bucket export --dir /srv/vole
   VOLE_BUCKET_DB=postgres://vole:secret@db/vole vole bucket export --s3 https://s3.example.com/vole
   vole bucket export --org acme --all`,

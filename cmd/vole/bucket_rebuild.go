@@ -17,14 +17,14 @@ func newBucketRebuildCmd(a *app) *cobra.Command {
 	var flags bucketFlags
 	cmd := &cobra.Command{
 		Use:   "rebuild",
-		Short: "Make a lost database again from the manifests in the blob store",
-		Long: `Make the database of a namespace again from what 'vole bucket export' has put into its
-blob store: all is then as it was at the last export. The database must be empty, and
-nobody else may use it, nor the blob store, until this has ended. When it is broken off,
-run it again.
+		Short: "Rebuild a lost database from the manifests in the blob store",
+		Long: `Rebuild the database of a namespace from the manifests that 'vole bucket export' wrote into
+its blob store, in the state of the last export. The database must be empty, and nothing
+else may use it or the blob store until the command has ended. If it is interrupted, run
+it again.
 
-What could not be brought back is printed. A file whose bytes are gone keeps all others;
-reading those that are gone fails. Objects that no manifest knows are left to the
+Everything that could not be restored is printed. A file that has lost bytes keeps all
+others; reading the lost ones fails. Objects that no manifest refers to are left to the
 sweeper, which removes them after its grace time. The exit code is 9 when bytes or
 volumes are lost, or an older manifest had to be used.`,
 		Example: `  vole bucket rebuild --dir /srv/vole

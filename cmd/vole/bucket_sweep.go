@@ -21,20 +21,21 @@ func newBucketSweepCmd(a *app) *cobra.Command {
 	var grace time.Duration
 	cmd := &cobra.Command{
 		Use:   "sweep",
-		Short: "Remove what nothing refers to any more",
-		Long: `Do what the processes of a namespace do from time to time by themselves: end what dead
-ones held, remove what is left of volumes and trees that were removed, and delete the
-blobs that nothing has referred to for the grace time.
+		Short: "Remove data that nothing refers to any more",
+		Long: `Do once what the processes of a namespace do regularly by themselves: release what dead
+processes held, remove the remains of removed volumes and trees, and delete the blobs that
+nothing has referred to for the grace time.
 
-A grace time shorter than that since the last export takes away what its manifests refer
-to, and one shorter than a write under way makes that fail. What was not used yet stays
-for an hour, unless the grace time is less than a second: then nobody must be writing.`,
+A grace time shorter than the time since the last export deletes blobs that its manifests
+refer to; one shorter than a write under way makes that write fail. Blobs that have not
+been used yet stay for an hour, unless the grace time is less than a second: then no
+writes may be under way.`,
 		Example: `  vole bucket sweep --dir /srv/vole
   vole bucket sweep --dir /srv/vole --grace 1h`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.sweepNamespace(cmd, &flags, grace) },
 	}
 	flags.register(cmd)
-	cmd.Flags().DurationVar(&grace, "grace", 24*time.Hour, "keep for this `time` what nothing refers to; at least that between two exports")
+	cmd.Flags().DurationVar(&grace, "grace", 24*time.Hour, "keep unreferenced blobs for this `time`; at least the time between two exports")
 	return cmd
 }
 

@@ -17,15 +17,15 @@ func newCloneCmd(a *app) *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use:   "clone NAME NEW-NAME",
-		Short: "Make a volume that begins with all that another holds",
-		Long: `Make a volume of the same kind, limits and labels as another one, with all that it
-holds, and print its name. From then on each changes by itself.
+		Short: "Make a volume with the content of another one",
+		Long: `Make a volume with the kind, limits, labels and content of another one, and print its
+name. From then on the two change independently.
 
-Where the backend can, no bytes are moved and it takes no longer for a large volume:
-behind a server with a namespace. Elsewhere the files are copied, with all that 'vole cp'
-keeps; what is written to them meanwhile may be in the new volume or not, and a disk
-volume must not be attached for writing. When it fails, or is killed, there is no new
-volume.`,
+Where the backend can clone, which is behind a server with a namespace, no bytes are moved
+and a large volume takes no longer than a small one. Elsewhere the files are copied, with
+all that 'vole cp' keeps. Changes made during the copy may or may not be in the new
+volume, and a disk volume must not be attached for writing. If the command fails or is
+killed, no new volume is left.`,
 		Example: `  vole clone base try-7
   vole clone base try-8 --quota 4G -l owner=ci`,
 		Args:              exactArgs(2, "the volume's name and that of the new one"),

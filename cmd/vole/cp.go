@@ -17,27 +17,28 @@ func newCpCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "cp {SRC|-} {DST|-}",
 		Short: "Copy files between the host and volumes, or between volumes",
-		Long: `Copy files and directories between the host and a volume, or between volumes. A place
-in a volume is NAME:/path; a path of the host that has a colon is written ./x:y.
+		Long: `Copy files and directories between the host and a volume, or between volumes. A path in a
+volume is written NAME:/path; a path of the host that contains a colon is written ./x:y.
 
 It works as 'docker cp' does:
   - A file becomes DST, or goes into DST under its own name when that is a directory.
-  - A directory becomes DST when that is not there, and goes into it when it is.
-    SRC/. copies what is in the directory instead. Directories merge; a directory and
+  - A directory becomes DST when that does not exist, and goes into it when it does.
+    SRC/. copies the content of the directory instead. Directories merge; a directory and
     something else never replace each other.
-  - The directory that DST is in must be there; DST/ must be a directory.
-  - A device or fifo that DST is gets the bytes of the file SRC; none is ever replaced.
-  - Links are copied as links. -L follows the one that SRC itself is.
+  - The directory that contains DST must exist; DST/ must be a directory.
+  - If DST is a device or fifo, the bytes of the file SRC are written into it. No device
+    or fifo is ever replaced.
+  - Links are copied as links. -L follows SRC if it is one.
   - "-" as SRC reads a tar stream (plain, gzip, bzip2, zstd, xz or lz4) and unpacks it
     into the directory DST; as DST it writes one to standard output.
 
-Modes, times, extended attributes of users, holes and hard links within what is copied
-are kept. Files belong to whoever copies, unless -a keeps owners (and with them setuid
-and setgid bits, devices and, in disk volumes, capabilities and access lists). What the
-target has no place for is warned of, and the exit code is 8 when all else is copied.
-Each file appears whole or not at all.`,
+Modes, times, extended attributes of users, holes, and hard links between copied files are
+kept. The files belong to the user who copies, unless -a keeps owners (and with them
+setuid and setgid bits, devices and, in disk volumes, capabilities and access lists).
+Anything that the target cannot store causes a warning, and the exit code is 8 when all
+else is copied. Each file appears whole or not at all.`,
 		Example: `  vole cp ./wheels pip-cache:/              # makes pip-cache:/wheels
-  vole cp ./wheels/. pip-cache:/            # what is in it, without the directory
+  vole cp ./wheels/. pip-cache:/            # its content, without the directory
   vole cp pip-cache:/report.html .
   vole cp -a app:/ backup:/app
   vole cp app:/data - | zstd > data.tar.zst
@@ -49,8 +50,8 @@ Each file appears whole or not at all.`,
 		},
 	}
 	cmd.Flags().BoolVarP(&c.owner, "archive", "a", false, "keep user and group ids, setuid and setgid bits, and devices")
-	cmd.Flags().BoolVar(&c.truncated, "allow-truncated", false, "take a tar stream that lacks its end, or is empty, for a whole one")
-	cmd.Flags().BoolVarP(&c.follow, "follow-link", "L", false, "follow the link that SRC is")
+	cmd.Flags().BoolVar(&c.truncated, "allow-truncated", false, "accept a tar stream that lacks its end, or is empty, as complete")
+	cmd.Flags().BoolVarP(&c.follow, "follow-link", "L", false, "follow SRC if it is a link")
 	return cmd
 }
 
@@ -72,7 +73,7 @@ func (c *cpCmd) runCopy(ctx context.Context, from, to location) error {
 	case from.arg == "" || to.arg == "":
 		return usageErrorf("cp: a path is empty; write . for the current directory")
 	case from.volume == "" && to.volume == "":
-		return &hinted{usageErrorf("cp: neither %q nor %q is in a volume", from.arg, to.arg), "write a place in a volume as NAME:/path"}
+		return &hinted{usageErrorf("cp: neither %q nor %q is in a volume", from.arg, to.arg), "write a path in a volume as NAME:/path"}
 	case to.stream && isTerminal(c.stdout):
 		return usageErrorf("cp: a tar stream is not for a terminal; send standard output elsewhere")
 	}
@@ -128,7 +129,6 @@ func getVolume(ctx context.Context, s *vole.Store, name string) (*vole.Volume, e
 	return v, withHint(err, vole.ErrNotFound, "'vole create %s' makes it; a path of the host is written ./%s:...", name, name)
 }
 
-// copyTree copies a tree to a tree.
 func (c *cpCmd) copyTree(ctx context.Context, s *vole.Store, from, to *location) (stats transfer.Stats, err error) {
 	if err := c.openVolumeOnce(ctx, s, from, to); err != nil {
 		return stats, err
@@ -137,23 +137,23 @@ func (c *cpCmd) copyTree(ctx context.Context, s *vole.Store, from, to *location)
 	if err != nil {
 		return stats, err
 	}
-	pl, err := c.openTarget(ctx, s, to)
-	if o.mode&fs.ModeSymlink != 0 && (errors.Is(err, vole.ErrLoop) || err == nil && !pl.isDir) {
+	target, err := c.openTarget(ctx, s, to)
+	if o.mode&fs.ModeSymlink != 0 && (errors.Is(err, vole.ErrLoop) || err == nil && !target.isDir) {
 		// A link takes the place of a link: behind it, it would replace a file by what may
 		// lead back to itself.
 		if err == nil {
-			err = pl.refuseNodeTarget(*to)
+			err = target.refuseNodeTarget(*to)
 		}
 		if to.asLink = true; err == nil || errors.Is(err, vole.ErrLoop) {
-			pl, err = c.openTarget(ctx, s, to)
+			target, err = c.openTarget(ctx, s, to)
 		}
 	}
 	if err != nil {
 		return stats, err
 	}
-	at, err := chooseTargetPath(o, pl, *to)
+	at, err := chooseTargetPath(o, target, *to)
 	if err == nil {
-		err = refuseCopyOntoItself(ctx, o, pl, at)
+		err = refuseCopyOntoItself(ctx, o, target, at)
 	}
 	if err != nil {
 		return stats, err
@@ -161,7 +161,7 @@ func (c *cpCmd) copyTree(ctx context.Context, s *vole.Store, from, to *location)
 	opts := c.transferOptions()
 	if o.mode.IsRegular() {
 		c.bar.setTotal(o.size)
-		node, err := pl.openNode(ctx, at)
+		node, err := target.openNode(ctx, at)
 		if err != nil {
 			return stats, err
 		}
@@ -174,7 +174,7 @@ func (c *cpCmd) copyTree(ctx context.Context, s *vole.Store, from, to *location)
 		opts.Parallel = farFiles
 	}
 	defer c.measureSource(ctx, s, o)()
-	return transfer.Copy(ctx, pl.tree, at, o.tree, o.path, opts)
+	return transfer.Copy(ctx, target.tree, at, o.tree, o.path, opts)
 }
 
 // measureSource tells the bar how much there is to copy: what the volume holds, or what is found
@@ -232,7 +232,6 @@ func (c *cpCmd) openFiles(ctx context.Context, s *vole.Store, l *location, opts 
 	return nil
 }
 
-// openSource opens the source of a copy.
 func (c *cpCmd) openSource(ctx context.Context, s *vole.Store, l *location) (*copySource, error) {
 	if l.volume == "" {
 		return c.openHostSource("cp", *l, c.follow)
@@ -243,7 +242,6 @@ func (c *cpCmd) openSource(ctx context.Context, s *vole.Store, l *location) (*co
 	return openVolumeSource(ctx, *l, c.follow)
 }
 
-// openTarget opens the target of a copy.
 func (c *cpCmd) openTarget(ctx context.Context, s *vole.Store, l *location) (*copyTarget, error) {
 	if l.volume == "" {
 		return c.openHostTarget(*l)
@@ -257,13 +255,13 @@ func (c *cpCmd) openTarget(ctx context.Context, s *vole.Store, l *location) (*co
 // refuseCopyOntoItself refuses to copy a file onto itself and a directory into itself, both of
 // which only happen within one volume. It compares inodes from the target up to the root, because
 // hard links and paths through links have the same file under other names.
-func refuseCopyOntoItself(ctx context.Context, o *copySource, pl *copyTarget, at string) error {
-	if o.fsys == nil || pl.fsys == nil || o.fsys.Volume().ID() != pl.fsys.Volume().ID() {
+func refuseCopyOntoItself(ctx context.Context, o *copySource, target *copyTarget, at string) error {
+	if o.fsys == nil || target.fsys == nil || o.fsys.Volume().ID() != target.fsys.Volume().ID() {
 		return nil
 	}
 	display := func(p string) string { return o.fsys.Volume().Name() + ":" + absPath(p) }
 	for p := at; ; p = path.Dir(p) {
-		e, err := pl.fsys.Lstat(ctx, p)
+		e, err := target.fsys.Lstat(ctx, p)
 		if err == nil && e.Inode == o.inode {
 			if o.mode.IsDir() {
 				return usageErrorf("cp: %s is in %s, which cannot be copied into itself", display(at), display(o.path))
@@ -281,16 +279,16 @@ func refuseCopyOntoItself(ctx context.Context, o *copySource, pl *copyTarget, at
 
 // unpackArchive reads a tar stream into a directory of a volume.
 func (c *cpCmd) unpackArchive(ctx context.Context, s *vole.Store, to *location) (stats transfer.Stats, err error) {
-	pl, err := c.openTarget(ctx, s, to)
+	target, err := c.openTarget(ctx, s, to)
 	if err != nil {
 		return stats, err
 	}
-	if !pl.exists || !pl.isDir {
+	if !target.exists || !target.isDir {
 		err := &fs.PathError{Op: "cp", Path: to.displayPath(), Err: vole.ErrNotDir}
-		return stats, &hinted{err, "a tar stream is unpacked into a directory that is there"}
+		return stats, &hinted{err, "a tar stream is unpacked into an existing directory"}
 	}
 	in := c.openInput(ctx, c.bar.measureSource(c.stdin))
-	return transfer.FromTar(ctx, pl.tree, pl.path, in, c.transferOptions())
+	return transfer.FromTar(ctx, target.tree, target.path, in, c.transferOptions())
 }
 
 // packArchive writes a file or a tree of a volume to standard output as a tar stream.

@@ -182,7 +182,7 @@ func openVolumeTarget(ctx context.Context, l location) (*copyTarget, error) {
 		return nil, err
 	}
 	e, err := f.Lstat(ctx, p)
-	pl := &copyTarget{tree: transfer.Volume(f), fsys: f, path: p, exists: err == nil, isDir: err == nil && e.IsDir()}
+	target := &copyTarget{tree: transfer.Volume(f), fsys: f, path: p, exists: err == nil, isDir: err == nil && e.IsDir()}
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 		parent, perr := f.Lstat(ctx, path.Dir(p))
@@ -193,7 +193,7 @@ func openVolumeTarget(ctx context.Context, l location) (*copyTarget, error) {
 			err = &vole.Error{Op: "cp", Volume: l.volume, Path: absPath(path.Dir(p)), Err: vole.ErrNotDir}
 		}
 	}
-	return pl, err
+	return target, err
 }
 
 // openHostTarget finds the target of a copy on the host, and opens the directory that all
@@ -226,36 +226,36 @@ func (a *app) openHostTarget(l location) (*copyTarget, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, transfer.HostError("cp", l.path, err)
 	}
-	pl := &copyTarget{exists: err == nil, isDir: err == nil && info.IsDir(), dir: p, path: "."}
-	if !pl.isDir {
-		pl.dir, pl.path = filepath.Dir(p), filepath.Base(p)
+	target := &copyTarget{exists: err == nil, isDir: err == nil && info.IsDir(), dir: p, path: "."}
+	if !target.isDir {
+		target.dir, target.path = filepath.Dir(p), filepath.Base(p)
 	}
-	h, err := transfer.OpenHost(pl.dir)
+	h, err := transfer.OpenHost(target.dir)
 	if err != nil {
 		return nil, err
 	}
-	if pl.isDir && !h.Is(info) {
+	if target.isDir && !h.Is(info) {
 		return nil, errors.Join(transfer.HostError("cp", l.path, driver.Errorf(vole.ErrExists, "another user replaced it while it was opened")), h.Close())
 	}
 	a.closeAtEnd(h)
-	pl.tree = h
-	return pl, nil
+	target.tree = h
+	return target, nil
 }
 
 // openNode opens the device or fifo of the host that the target at is, to write a copy into it;
 // nil: it is neither.
-func (pl *copyTarget) openNode(ctx context.Context, at string) (*os.File, error) {
-	if pl.fsys != nil {
+func (t *copyTarget) openNode(ctx context.Context, at string) (*os.File, error) {
+	if t.fsys != nil {
 		return nil, nil
 	}
-	return transfer.OpenNode(ctx, filepath.Join(pl.dir, filepath.FromSlash(at)))
+	return transfer.OpenNode(ctx, filepath.Join(t.dir, filepath.FromSlash(at)))
 }
 
 // refuseNodeTarget returns an error when the target is what openNode opens, into which only the
 // content of a file can be written. A link that leads there, as /dev/stdout
 // does, is relied on like the device or the open file itself.
-func (pl *copyTarget) refuseNodeTarget(l location) error {
-	if pl.fsys == nil && transfer.NodeAt(filepath.Join(pl.dir, filepath.FromSlash(pl.path))) {
+func (t *copyTarget) refuseNodeTarget(l location) error {
+	if t.fsys == nil && transfer.NodeAt(filepath.Join(t.dir, filepath.FromSlash(t.path))) {
 		return transfer.HostError("cp", l.path, driver.Errorf(vole.ErrExists, "it is or leads to a device, a fifo, a socket or an open file, which no link replaces; name another target, or remove it"))
 	}
 	return nil
@@ -289,23 +289,23 @@ func checkLinkOwner(p string) error {
 //	does not exist   becomes it          becomes it            becomes it
 //
 // A target with a slash at its end must be a directory, or become one.
-func chooseTargetPath(o *copySource, pl *copyTarget, l location) (at string, err error) {
+func chooseTargetPath(o *copySource, target *copyTarget, l location) (at string, err error) {
 	switch {
-	case pl.isDir:
+	case target.isDir:
 		if o.contents {
-			return pl.path, nil
+			return target.path, nil
 		}
-		return path.Join(pl.path, o.name), nil
-	case pl.exists && o.mode.IsDir():
+		return path.Join(target.path, o.name), nil
+	case target.exists && o.mode.IsDir():
 		return "", &fs.PathError{Op: "cp", Path: l.displayPath(), Err: driver.Errorf(vole.ErrNotDir, "a directory cannot be copied onto a file")}
-	case pl.exists && asksForDir(l.path):
+	case target.exists && asksForDir(l.path):
 		return "", &fs.PathError{Op: "cp", Path: l.displayPath(), Err: vole.ErrNotDir}
-	case pl.exists, o.mode.IsDir():
-		return pl.path, nil
+	case target.exists, o.mode.IsDir():
+		return target.path, nil
 	case asksForDir(l.path):
 		return "", &fs.PathError{Op: "cp", Path: l.displayPath(), Err: driver.Errorf(vole.ErrNotExist, "no such directory")}
 	}
-	return pl.path, nil
+	return target.path, nil
 }
 
 // resolveInVolume follows the links of a path in a volume, the last element's too. What does not

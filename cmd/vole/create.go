@@ -21,27 +21,27 @@ func newCreateCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "create NAME",
 		Short: "Create a volume",
-		Long: `Create a volume and print its name. The home is made too if it is not there.
+		Long: `Create a volume and print its name. The home is made too if it does not exist.
 
 A name is 1 to 128 letters, digits, '.', '_' and '-', and starts with a letter or digit.
 
-A dir volume keeps files as files. With a quota, no write may take it over that; as
-programs that write past vole are not counted, 'vole attach' and 'vole run' take such a
-volume for reading only. How many entries, and how many bytes of names, link targets and
-attributes it may hold grows with the quota ('vole help cli' has the numbers). A disk
-volume is one image that holds ext4, as large as --size says; it takes as much of the disk
-as it holds. 'vole set' makes it larger later.
+A dir volume keeps files as files. With a quota, writes that would exceed it fail; since
+Vole cannot count the writes of programs that bypass it, 'vole attach' and 'vole run'
+attach such a volume read-only. The quota also limits the number of entries and the bytes
+of names, link targets and attributes ('vole help cli' has the numbers). A disk volume is
+one image that holds ext4, as large as --size says; on the disk it takes only as much
+space as its content. 'vole set' makes it larger later.
 
---from fills the volume with what is in a directory or a tar file, or stream when it is
-"-" (plain, gzip, bzip2, zstd, xz or lz4). Modes, times, links, holes and extended
-attributes of users are kept; owners, setuid and setgid bits, devices and, in disk
-volumes, capabilities and access lists for root only. What cannot be kept is warned of
-and counted; with --strict nothing is made then. A stream that lacks its end makes no
-volume. A disk volume without --size gets as large as all takes, and a bit more. When it
-fails, or is killed, there is no volume.
+--from fills the volume with the content of a directory or tar file, or of a tar stream
+when it is "-" (plain, gzip, bzip2, zstd, xz or lz4). Modes, times, links, holes and
+extended attributes of users are kept; owners, setuid and setgid bits, devices and, in
+disk volumes, capabilities and access lists only for root. Anything that cannot be kept
+causes a warning and is counted; with --strict no volume is made then. A stream that lacks
+its end makes no volume. A disk volume without --size gets as large as its content needs,
+and a bit more. If the command fails or is killed, no volume is left.
 
-With --exist-ok a volume of that name that is there will do, if it has the kind, the
-limits and the labels that the flags ask for. It is never changed.`,
+With --exist-ok the command succeeds if a volume of that name already exists and has the
+kind, limits and labels that the flags ask for. It never changes that volume.`,
 		Example: `  vole create pip-cache
   vole create pip-cache --quota 2G -l team=ml -l env=dev
   vole create pip-cache --quota 2G --exist-ok    # succeed if it exists
@@ -68,11 +68,11 @@ limits and the labels that the flags ask for. It is never changed.`,
 func (f *createFlags) register(a *app, cmd *cobra.Command) {
 	s := cmd.Flags()
 	s.StringVar(&f.kind, "kind", "", "dir or disk (default dir, or disk with --size)")
-	s.StringVar(&f.size, "size", "", "capacity of a disk volume, e.g. 20G (with --from default what it takes)")
+	s.StringVar(&f.size, "size", "", "capacity of a disk volume, e.g. 20G (with --from default as much as the content needs)")
 	s.StringVar(&f.quota, "quota", "", "most bytes a dir volume may hold, e.g. 512M (default no limit)")
-	s.StringVar(&f.from, "from", "", "fill it with what is in this `directory`, tar file, or stream (-)")
-	s.BoolVar(&f.fill.strict, "strict", false, "make nothing if something of what --from names cannot be kept")
-	s.BoolVar(&f.fill.truncated, "allow-truncated", false, "take a tar stream that lacks its end, or is empty, for a whole one")
+	s.StringVar(&f.from, "from", "", "fill it with the content of this `directory`, tar file, or stream (-)")
+	s.BoolVar(&f.fill.strict, "strict", false, "make no volume if anything that --from names cannot be kept")
+	s.BoolVar(&f.fill.truncated, "allow-truncated", false, "accept a tar stream that lacks its end, or is empty, as complete")
 	s.StringArrayVarP(&f.labels, "label", "l", nil, "label `KEY=VALUE`; may be given several times")
 	s.BoolVar(&f.existOK, "exist-ok", false, "succeed if a matching volume already exists")
 	completeFlagWith(cmd, "kind", "dir", "disk")
@@ -91,7 +91,7 @@ func (a *app) createVolume(ctx context.Context, name string, spec vole.Spec, exi
 		v, _, err = s.Ensure(ctx, name, spec)
 	} else {
 		v, err = s.Create(ctx, name, spec)
-		err = withHint(err, vole.ErrExists, "--exist-ok accepts a volume that is there")
+		err = withHint(err, vole.ErrExists, "--exist-ok accepts an existing volume")
 	}
 	if err != nil {
 		return err

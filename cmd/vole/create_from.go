@@ -44,7 +44,7 @@ func (a *app) createFilled(ctx context.Context, name string, spec vole.Spec, exi
 	case err != nil && fl.began:
 		return withStreamHint(err) // whatever exists already, it is not the volume
 	case err != nil:
-		return withHint(err, vole.ErrExists, "--exist-ok accepts a volume that is there")
+		return withHint(err, vole.ErrExists, "--exist-ok accepts an existing volume")
 	}
 	if n := fl.stats.Lost + fl.stats.Skipped; n > 0 {
 		a.warnf("not everything was kept (warnings: %d); --strict makes nothing then", n)

@@ -29,9 +29,9 @@ func newDfCmd(a *app) *cobra.Command {
 		Short: "Show what volumes hold and may hold",
 		Long: `Show what volumes hold against their limit; all volumes when none is named.
 
-The limit of a disk volume is the size of its image. What is free in it is what its file
-system says, which needs some space for itself; while somebody has the volume attached
-for writing, that is not known. --json tells how much storage the image takes.
+The limit of a disk volume is the size of its image. Its free space is that which its file
+system reports, which needs some space for itself; while the volume is attached for
+writing, it is not known. --json has the storage that the image takes.
 
 "~" before a figure says that it may be wrong: a program used the files by their path
 on the host. --measure counts such volumes, or the named ones, again.`,

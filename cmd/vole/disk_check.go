@@ -23,10 +23,11 @@ func newDiskCheckCmd(a *app) *cobra.Command {
 		Use:   "check IMAGE",
 		Short: "Look for inconsistencies of a file system in an image",
 		Long: `Look through the ext4 file system in a file for inconsistencies, as 'e2fsck -fn' does,
-and print each. A log that a crash left is taken as replayed. Nothing is changed:
-e2fsck repairs. The exit code is 9 when something is wrong; what Linux does not mind and
-e2fsck does not fail for, as old counts in the superblock, is named all the same. A grow that was cut off is
-no damage, but told: Vole completes it when it writes to the image next.`,
+and print each. A journal that a crash left is taken as replayed. Nothing is changed:
+e2fsck repairs. The exit code is 9 when something is wrong. Flaws that Linux accepts and
+e2fsck does not fail for, such as old counts in the superblock, are printed all the same.
+An interrupted grow is reported, but is no damage: Vole completes it when it writes to the
+image next.`,
 		Example: `  vole disk check rootfs.ext4
   vole disk check rootfs.ext4 --json | jq -r '.[].code'`,
 		Args:              exactArgs(1, "the image"),

@@ -24,10 +24,11 @@ func newDiskExportCmd(a *app) *cobra.Command {
 		Use:   "export NAME {FILE|-}",
 		Short: "Write the image of a disk volume to a file",
 		Long: `Write the image of a disk volume to a file, or to standard output when it is "-". The
-file is sparse as the image is; it appears when it is whole, and replaces one that is
-there. A link is followed; a block device, which must be large enough and not mounted, or
-a fifo is written to. Nobody may write to the volume meanwhile; others may read. What the image holds
-is sound: a log that a crash left is replayed first.`,
+file is as sparse as the image; it appears only when it is complete, and replaces an
+existing file. A link is followed; a block device, which must be large enough and not
+mounted, or a fifo is written to directly. During the export others may read the volume,
+but not write to it. The exported file system is sound: a journal that a crash left
+unfinished is replayed first.`,
 		Example: `  vole disk export rootfs rootfs.ext4
   vole disk export rootfs rootfs.ext4.zst --zstd
   vole disk export rootfs - --zstd | ssh host vole disk import - rootfs`,
@@ -132,24 +133,24 @@ func (a *app) exportImage(ctx context.Context, image, to string, compress bool) 
 // that has it. The new file is temporary until it is whole and synced: others see the old file or
 // the new one, and a command that was killed leaves the old one.
 func (a *app) exportToFile(ctx context.Context, to string, c sparse.Content, size int64, compress bool) error {
-	pl, err := a.openHostTarget(location{arg: to, path: to})
+	target, err := a.openHostTarget(location{arg: to, path: to})
 	if err != nil {
 		return err
 	}
 	switch {
-	case pl.isDir:
+	case target.isDir:
 		return vole.ErrIsDir
 	case strings.HasSuffix(to, "/"):
 		return driver.Errorf(vole.ErrNotExist, "no such directory")
 	}
-	node, err := pl.openNode(ctx, pl.path)
+	node, err := target.openNode(ctx, target.path)
 	if err != nil {
 		return err
 	}
 	if node != nil {
 		return errors.Join(exportToNode(ctx, node, c, size, compress), node.Close())
 	}
-	dst, err := os.CreateTemp(pl.dir, ".vole-cp-*")
+	dst, err := os.CreateTemp(target.dir, ".vole-cp-*")
 	if err != nil {
 		return err
 	}
@@ -161,7 +162,7 @@ func (a *app) exportToFile(ctx context.Context, to string, c sparse.Content, siz
 		err = writeSparse(ctx, c, size, dst)
 	}
 	if err == nil {
-		err = errors.Join(dst.Sync(), dst.Close(), os.Rename(dst.Name(), filepath.Join(pl.dir, pl.path)))
+		err = errors.Join(dst.Sync(), dst.Close(), os.Rename(dst.Name(), filepath.Join(target.dir, target.path)))
 	}
 	return err
 }

@@ -11,12 +11,12 @@ import (
 func newDiskGrowCmd(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "grow IMAGE SIZE",
-		Short: "Make an image and the file system in it larger",
-		Long: `Make a file that holds ext2, ext3 or ext4, and the file system in it, larger. Nobody may
-use it meanwhile. A crash leaves it sound, in the old size, the new one or one between;
-the next disk grow, or the first writer of a volume made of it, completes what was begun
-(an image without a journal is not to be mounted before that). For a volume of Vole use
-'vole set NAME --size SIZE'.`,
+		Short: "Enlarge an image and the file system in it",
+		Long: `Enlarge a file that holds ext2, ext3 or ext4, and the file system in it. Nothing else may
+use the file at that time. After a crash the file system is sound, and has the old size,
+the new one or one between; the next disk grow, or the first writer of a volume made of
+it, completes the operation (do not mount an image without a journal before that). For a
+volume of Vole use 'vole set NAME --size SIZE'.`,
 		Example:           `  vole disk grow rootfs.ext4 20G`,
 		Args:              exactArgs(2, "the image, and its new size"),
 		ValidArgsFunction: completeInTurn(completeFiles),

@@ -32,7 +32,7 @@ The exit code is 9 when something is left to repair.`,
 			})
 		},
 	}
-	cmd.Flags().BoolVar(&fix, "fix", false, "repair what is found")
+	cmd.Flags().BoolVar(&fix, "fix", false, "repair inconsistencies")
 	return cmd
 }
 

@@ -60,11 +60,11 @@ func (a *app) getFile(ctx context.Context, f *vole.FS, p, file string) (err erro
 		return a.getFileTo(a.payload, r, e.Size)
 	}
 	silent := a.isOutput(file)
-	pl, err := a.openHostTarget(location{arg: file, path: file})
+	target, err := a.openHostTarget(location{arg: file, path: file})
 	if err != nil {
 		return err
 	}
-	at, err := chooseTargetPath(&copySource{name: path.Base(absPath(p)), mode: e.Mode}, pl, location{arg: file, path: file})
+	at, err := chooseTargetPath(&copySource{name: path.Base(absPath(p)), mode: e.Mode}, target, location{arg: file, path: file})
 	if err != nil {
 		return err
 	}
@@ -75,7 +75,7 @@ func (a *app) getFile(ctx context.Context, f *vole.FS, p, file string) (err erro
 	bar.setTotal(e.Size)
 	whole := countingReader{&exactReader{r, e.Size}, bar.Add}
 	opts := transfer.Options{Op: "cp", Warn: bar.warnf}
-	node, err := pl.openNode(ctx, at)
+	node, err := target.openNode(ctx, at)
 	if err != nil {
 		return err
 	}
@@ -83,12 +83,12 @@ func (a *app) getFile(ctx context.Context, f *vole.FS, p, file string) (err erro
 		stats, err = transfer.WriteNode(ctx, node, whole, opts)
 		err = errors.Join(err, node.Close())
 	} else {
-		stats, err = transfer.WriteFile(ctx, pl.tree, at, whole, e.Mode, e.Mtime, opts)
+		stats, err = transfer.WriteFile(ctx, target.tree, at, whole, e.Mode, e.Mtime, opts)
 	}
 	if err != nil || !a.json || silent {
 		return err
 	}
-	return a.printJSON(transferJSON{f.Volume().Name(), absPath(p), filepath.Join(pl.dir, filepath.FromSlash(at)), stats.Bytes})
+	return a.printJSON(transferJSON{f.Volume().Name(), absPath(p), filepath.Join(target.dir, filepath.FromSlash(at)), stats.Bytes})
 }
 
 // getFileTo copies a file to standard output. Where that is a pipe or a terminal, no bar is

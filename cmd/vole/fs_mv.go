@@ -10,8 +10,8 @@ func newFsMvCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "mv NAME:/from NAME:/to",
 		Short: "Move or rename within a volume",
-		Long: `Move a file or a directory within a volume, in one step. Into a directory that is
-there it moves under its own name; a file that is there is replaced.`,
+		Long: `Move a file or a directory within a volume, in one step. Into an existing directory it
+moves under its own name; an existing file is replaced.`,
 		Example: `  vole fs mv pip-cache:/new.txt pip-cache:/old.txt
   vole fs mv pip-cache:/old.txt pip-cache:/archive/`,
 		Args:              exactArgs(2, "NAME:/from and NAME:/to"),
@@ -41,6 +41,6 @@ there it moves under its own name; a file that is there is replaced.`,
 			return f.Rename(ctx, from, to, vole.RenameOptions{NoReplace: noClobber})
 		},
 	}
-	cmd.Flags().BoolVarP(&noClobber, "no-clobber", "n", false, "fail if something is there")
+	cmd.Flags().BoolVarP(&noClobber, "no-clobber", "n", false, "fail if the target exists")
 	return cmd
 }

@@ -55,7 +55,7 @@ is a directory, or ends in a slash, the file keeps its name in it.`,
 		},
 	}
 	cmd.Flags().StringVar(&mode, "mode", "", "permission bits, octal (default those of FILE, of the replaced file, or 0644)")
-	cmd.Flags().BoolVarP(&noClobber, "no-clobber", "n", false, "fail if something is there")
+	cmd.Flags().BoolVarP(&noClobber, "no-clobber", "n", false, "fail if the target exists")
 	noFlagFiles(cmd, "mode")
 	return cmd
 }

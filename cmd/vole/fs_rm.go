@@ -25,8 +25,8 @@ func newFsRmCmd(a *app) *cobra.Command {
 			})
 		},
 	}
-	cmd.Flags().BoolVarP(&recursive, "recursive", "r", false, "directories and what is in them, too")
-	cmd.Flags().BoolVarP(&force, "force", "f", false, "ignore what is missing")
+	cmd.Flags().BoolVarP(&recursive, "recursive", "r", false, "remove directories with their content, too")
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "ignore missing files")
 	return cmd
 }
 

@@ -20,14 +20,14 @@ func newKeyCreateCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "create NAME --scope SCOPE[,...]",
 		Short: "Make an API key and print its secret",
-		Long: `Make an API key of the organisation and print its secret, which cannot be had again.
+		Long: `Make an API key of the organisation and print its secret, which is shown only once.
 
 Scopes are read (volumes and files), write (change them, which includes reading), admin
 (keys and the audit log, which includes both) and operator (organisations). A key cannot
 give what it does not have. With --volume the key sees only these volumes.
 
 With --org the key is of another organisation, for which that of the profile needs the scope
-operator. The audit log of that organisation tells of it.`,
+operator. The audit log of that organisation records it.`,
 		Example: `  vole key create ci --scope read,write --expires 90d
   vole key create report --scope read --volume results > report.key
   vole key create agents --scope write --format e2b

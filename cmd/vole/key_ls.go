@@ -16,9 +16,9 @@ func newKeyLsCmd(a *app) *cobra.Command {
 		Use:     "ls",
 		Aliases: []string{"list"},
 		Short:   "List the API keys of the organisation",
-		Long: `List the API keys of the organisation, newest first, those that are not good any more too.
-VOLUMES are the names of the only volumes that a key sees, or the ids of those that are
-gone; --json has ids.`,
+		Long: `List the API keys of the organisation, newest first, including those that are no longer
+valid. VOLUMES are the names of the only volumes that a key sees, or the ids of volumes
+that were removed; --json has ids.`,
 		Example: `  vole key ls
   vole key ls --json | jq -r '.[] | select(.revoked | not) | .name'`,
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -50,7 +50,7 @@ to the same server and organisation replaces the key.
 
 Profiles are in $VOLE_CONFIG, else in vole/config.json of $XDG_CONFIG_HOME or ~/.config,
 which only its owner may read. A server that is not on this host must have https://, or
-anybody between could read the key; --insecure-http is for networks where nobody can.`,
+the key could be read on the way; --insecure-http is for networks where it cannot.`,
 		Example: `  vole login https://vole.example.com
   vole login https://vole.example.com --profile work --use < work.key
   vole login https://10.0.0.5:8443 --profile lab --ca-file lab-ca.pem
@@ -208,7 +208,10 @@ func (l *loginCmd) readKey(ctx context.Context, server string) (string, error) {
 
 // printLogin says what was kept, which profile is current now, and how to change that.
 func (l *loginCmd) printLogin(name string, p profile.Profile, srv *serverJSON, current string) error {
-	l.warnOverridden(name, current == name)
+	overriding := ""
+	if current == name {
+		overriding = l.warnOverridden(name)
+	}
 	switch {
 	case l.json:
 		j := newProfileJSON(name, p)
@@ -218,21 +221,28 @@ func (l *loginCmd) printLogin(name string, p profile.Profile, srv *serverJSON, c
 		return nil
 	}
 	err := l.printf("%s: organisation %s, key %s\n", name, srv.Org, srv.KeyName)
-	if current == name {
+	switch {
+	case overriding != "":
+		return errors.Join(err, l.printf("%s is the current profile, but has no effect while %s is set\n", name, overriding))
+	case current == name:
 		return errors.Join(err, l.printf("%s is the current profile now; 'vole profile use %s' goes back to the volumes of this host\n", name, profile.Local))
 	}
 	return errors.Join(err, l.printf("%s stays the current profile; 'vole profile use %s' makes %s the current one\n", current, name, name))
 }
 
-// warnOverridden tells who has made a profile the current one that something else comes
-// before it.
-func (a *app) warnOverridden(name string, current bool) {
+// warnOverridden warns that a variable of the environment comes before the profile, which has just
+// become the current one, and returns the name of the variable; "": none does.
+func (a *app) warnOverridden(name string) (variable string) {
 	for _, v := range []string{"VOLE_URL", "VOLE_PROFILE", "VOLE_HOME"} {
-		if value := os.Getenv(v); current && value != "" {
-			if v != "VOLE_PROFILE" || value != name {
-				a.warnf("%s is set, which comes before the current profile", v)
-			}
-			return
+		value := os.Getenv(v)
+		if value == "" {
+			continue
 		}
+		if v == "VOLE_PROFILE" && value == name {
+			return ""
+		}
+		a.warnf("%s is set, which comes before the current profile", v)
+		return v
 	}
+	return ""
 }

@@ -24,9 +24,9 @@ func newLsCmd(a *app) *cobra.Command {
 		Long: `List the volumes, newest first. "~" before a figure says that it may be wrong: a
 program used the files by their path on the host; 'vole df --measure' counts again.
 
---unused-for 30d lists volumes that nobody has attached, and that nobody attached or
-changed in the last 30 days, their files included; reading files by 'vole fs' or 'vole cp'
-is no use. 'vole prune' removes them.
+--unused-for 30d lists volumes that are not attached, and that were not attached or changed
+in the last 30 days, their files included; reading files with 'vole fs' or 'vole cp' does
+not count as use. 'vole prune' removes them.
 
 --sort used sorts by how much a volume holds (the column USED, in bytes), --sort last-used
 by when it was used last (the column LAST USED).
@@ -184,7 +184,6 @@ func (l *volumeListing) beginPage() error {
 	return l.a.printf(`{"volumes":`)
 }
 
-// printVolume prints one volume.
 func (l *volumeListing) printVolume(info vole.Info) error {
 	if err := l.beginPage(); err != nil {
 		return err

@@ -28,8 +28,8 @@ type listFilter struct {
 func (f *listFilter) register(cmd *cobra.Command) {
 	s := cmd.Flags()
 	s.StringVar(&f.name, "name", "", "only volumes whose name matches this `pattern`, e.g. 'ci-*'")
-	s.BoolVar(&f.attached, "attached", false, "only volumes that somebody has attached; --attached=false: only others")
-	s.StringVar(&f.span, "unused-for", "", "only volumes that nobody attached or changed for this `time`, e.g. 30d")
+	s.BoolVar(&f.attached, "attached", false, "only attached volumes; --attached=false: only others")
+	s.StringVar(&f.span, "unused-for", "", "only volumes that were not attached or changed for this `time`, e.g. 30d")
 	s.StringVar(&f.sort, "sort", "created", "order: created (newest first), name, used (by bytes, most first), or last-used (by time, latest first)")
 	completeFlagWith(cmd, "sort", sortOrders...)
 	completeFlagWith(cmd, "unused-for", unusedSpans...)

@@ -25,7 +25,7 @@ func newProfileUseCmd(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			a.warnOverridden(args[0], true)
+			a.warnOverridden(args[0])
 			return a.printName(args[0])
 		},
 	}

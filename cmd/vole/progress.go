@@ -30,7 +30,7 @@ type progress struct {
 
 	position atomic.Int64 // of all that there is; bytes that are skipped count
 	size     atomic.Int64 // all that there is; 0: unknown
-	told     atomic.Bool  // position is set by setPosition and advance, not by Add
+	reported atomic.Bool  // position is set by setPosition and advance, not by Add
 
 	mu   sync.Mutex // guards name
 	name string     // of the file copied last
@@ -131,7 +131,7 @@ func (p *progress) findTotalBeside(ctx context.Context, find func(ctx context.Co
 // Add counts n bytes.
 func (p *progress) Add(n int) {
 	p.bytes.Add(int64(n))
-	if !p.told.Load() {
+	if !p.reported.Load() {
 		p.advance(n)
 	}
 }
@@ -144,7 +144,7 @@ func (p *progress) advance(n int) {
 
 // setPosition says how much of the total is done or was skipped. From then on Add does not.
 func (p *progress) setPosition(n int64) {
-	p.told.Store(true)
+	p.reported.Store(true)
 	p.position.Store(n)
 	p.moveBar()
 }

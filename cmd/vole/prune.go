@@ -29,16 +29,17 @@ func newPruneCmd(a *app) *cobra.Command {
 	p := prune{app: a}
 	cmd := &cobra.Command{
 		Use:   "prune {--unused-for TIME | --selector SELECTOR}...",
-		Short: "Remove volumes that nobody has used for some time",
-		Long: `Remove the volumes that nobody attached or changed for some time, those with certain
-labels, or both, with all that they hold, and print their names. A volume counts as changed
-when its files, name, limits or labels were; reading files by 'vole fs' or 'vole cp' is no
-use. For volumes from before Vole kept that time it begins with the upgrade.
+		Short: "Remove volumes that have not been used for some time",
+		Long: `Remove volumes with all that they hold, and print their names: those that were not attached
+or changed for some time, those with certain labels, or those that meet both conditions. A
+volume counts as changed when its files, name, limits or labels change; reading files with
+'vole fs' or 'vole cp' does not count as use. For volumes that are older than this record
+of use, the time begins with the upgrade of Vole.
 
-Without --unused-for and without --selector nothing is removed. On a terminal the volumes
-are listed first, and it asks; elsewhere it wants --force, or --dry-run, which only lists
-them. Volumes that are attached stay, and are named, as does one that somebody begins to
-use meanwhile.`,
+Without --unused-for and without --selector nothing is removed. On a terminal the command
+lists the volumes first and asks; elsewhere it requires --force, or --dry-run, which only
+lists them. Attached volumes are kept and named, as is a volume that comes into use while
+the command runs.`,
 		Example: `  vole prune --unused-for 30d --dry-run
   vole prune --unused-for 2w -l env=ci --force
   vole prune -l temporary`,
@@ -66,7 +67,7 @@ use meanwhile.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&span, "unused-for", "", "volumes that nobody attached or changed for this `time`: 30d, 2w, 12h")
+	f.StringVar(&span, "unused-for", "", "volumes that were not attached or changed for this `time`: 30d, 2w, 12h")
 	f.StringArrayVarP(&selectors, "selector", "l", nil, "volumes with these labels: `k, k=v or k!=v`, separated by commas")
 	f.BoolVar(&p.dryRun, "dry-run", false, "list what would be removed, remove nothing")
 	f.BoolVarP(&p.force, "force", "f", false, "do not ask")

@@ -54,8 +54,8 @@ A volume is attached by -v NAME:/path[:option,...], with the options
   dev                      they can: the host's devices, for volumes that you trust
   subpath=DIR              a directory of the volume instead of its root
   mode=ensure              make the volume if it is missing (default, but with ro)
-  mode=existing, create    fail if it is missing (default with ro), or if it is there
-  kind=dir, disk           what to make, or what must be there; a disk takes root
+  mode=existing, create    fail if it is missing (default with ro), or if it exists
+  kind=dir, disk           the kind to make, or to require; a disk takes root
   quota=SIZE, size=SIZE    of a dir volume, of a disk volume
   stat-virt=relaxed, off   owners and modes: what the mount can do, or the host's
 
@@ -102,7 +102,7 @@ func (f *runFlags) register(a *app, cmd *cobra.Command) {
 	s.StringVar(&c.Runtime, "runtime", "", "OCI runtime: crun, runc, runsc or the path of one (default the first that works)")
 	s.StringVar(&c.Name, "name", "", "name of the sandbox (default a made-up one)")
 	s.BoolVarP(&f.detach, "detach", "d", false, "run in the background and print the sandbox's name")
-	s.BoolVarP(&f.interactive, "interactive", "i", false, "pass on what is typed on the terminal")
+	s.BoolVarP(&f.interactive, "interactive", "i", false, "pass on the input of the terminal")
 	s.BoolVarP(&c.Terminal, "tty", "t", false, "give the command a terminal")
 	s.StringArrayVarP(&f.env, "env", "e", nil, "environment variable `K=V`, or K for vole's own")
 	s.StringVarP(&c.Cwd, "workdir", "w", "", "working `directory` in the sandbox")

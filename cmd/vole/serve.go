@@ -7,7 +7,7 @@ import (
 )
 
 // serveFlags are the settings of a server. Each is a flag, a variable of the
-// environment and a key of the configuration file; see serveSettings.
+// environment and a key of the configuration file; see resolveSettings.
 type serveFlags struct {
 	// Of the command, not of the server.
 	config  string

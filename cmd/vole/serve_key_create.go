@@ -14,9 +14,9 @@ import (
 func newServeKeyCmd(a *app) *cobra.Command {
 	return newGroupCmd(&cobra.Command{
 		Use:   "key",
-		Short: "Make API keys where a server's data is",
-		Long: `Make API keys for whoever owns the files of a server, or has the URL of its database: for
-the day when no other key is left.`,
+		Short: "Make API keys directly in a server's data",
+		Long: `Make API keys without the server's API, even when no key is left. This takes access to the
+server's files as their owner, or the URL of its database.`,
 		Example: `  vole serve key create --operator`,
 	}, newServeKeyCreateCmd(a))
 }
@@ -33,14 +33,14 @@ func newServeKeyCreateCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "create ORG|--operator",
 		Short: "Make an API key offline and print its secret",
-		Long: `Make an API key in the database of a server and print its secret, which cannot be had again.
-The server may run meanwhile, and need not. Settings say where its data is, as for 'vole
-serve': by flags, VOLE_SERVE_* variables, or the file that --config names. The key is in the
-audit log of its organisation. What root makes where data is another user's is that user's.
+		Long: `Make an API key in the database of a server and print its secret, which is shown only once.
+The server may be running or stopped. Settings locate its data, as for 'vole serve': flags,
+VOLE_SERVE_* variables, or the file that --config names. The audit log of the organisation
+records the key. When root makes files among those of another user, they belong to that user.
 
-Without --scope the key is an administrator's of the organisation ORG. With --operator it is
-also the server's operator's, of the organisation "default" unless ORG says otherwise: it makes
-and removes organisations, and gets into any by 'vole key create --org'.`,
+Without --scope the key is an administrator key of the organisation ORG. With --operator it
+is also an operator key of the server, in the organisation "default" unless ORG names another:
+it can make and remove organisations, and enter any of them with 'vole key create --org'.`,
 		Example: `  vole serve key create --operator
   vole serve key create acme --dir /srv/vole
   VOLE_SERVE_DB=postgres://vole:secret@db/vole vole serve key create acme --scope read --expires 1d`,
@@ -53,7 +53,7 @@ and removes organisations, and gets into any by 'vole key create --org'.`,
 		flag.Hidden = !slices.Contains(kept, flag.Name)
 	})
 	s := cmd.Flags()
-	s.BoolVar(&f.operator, "operator", false, "a key of the server's operator")
+	s.BoolVar(&f.operator, "operator", false, "make an operator key of the server")
 	s.StringVar(&f.name, "name", "offline", "`name` of the key")
 	f.register(cmd, " (default admin)")
 	noFlagFiles(cmd, "name")

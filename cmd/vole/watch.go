@@ -18,11 +18,11 @@ func newWatchCmd(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "watch [VOLUME]",
 		Short: "Print changes of a server's volumes as they happen",
-		Long: `Print changes of the volumes behind a server, or of one of them, as they happen: when, what
-and where. "changed" is said of files; several changes soon after one another may be told
-once. What happened while nobody watched is not told, so look at the volumes after this
-has begun. It ends when it is interrupted (exit code 130), after --timeout (10), or when
-the server ends.
+		Long: `Print changes of the volumes behind a server, or of one of them, as they happen: the time,
+the kind of change and the volume. "changed" means that files changed; several changes in
+quick succession may be printed as one. Changes made while the command is not running are
+not printed, so look at the volumes after it has started. It ends when it is interrupted
+(exit code 130), after --timeout (exit code 10), or when the server ends.
 
 Under --json each change is an object on a line of its own.`,
 		Example: `  vole watch
