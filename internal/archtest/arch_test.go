@@ -174,8 +174,8 @@ func TestGeneratorsAreNotLinked(t *testing.T) {
 	}
 }
 
-// TestServersAreForTests: nothing that ships links the servers of the tests, nor does
-// a suite that other backends link.
+// TestServersAreForTests: nothing that ships links what is for tests, and a suite that other
+// backends link does not link the servers.
 func TestServersAreForTests(t *testing.T) {
 	const servers = "internal/testing/servers"
 	may := []string{servers, "internal/testing/bench", "internal/testing/torture"}
@@ -183,6 +183,11 @@ func TestServersAreForTests(t *testing.T) {
 		name, _ := ours(p.ImportPath)
 		if slices.Contains(p.Deps, module+"/"+servers) && !slices.Contains(may, name) {
 			t.Errorf("%s links %s, which only tests, the benchmark and torture may", name, servers)
+		}
+		for _, dep := range p.Deps {
+			if d, _ := ours(dep); within(d, "internal/testing") && !within(name, "internal/testing") && name != "conformance" {
+				t.Errorf("%s links %s, which is for tests", name, d)
+			}
 		}
 	}
 }
