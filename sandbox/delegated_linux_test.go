@@ -259,7 +259,7 @@ func delegatedKill(t *testing.T) {
 
 // The record of a control group names no other than the sandbox's.
 func TestRecordedGroup(t *testing.T) {
-	e := openEnv(t, t.TempDir())
+	e := openEnv(t, tempHome(t))
 	const id = "0190a0a0-0000-7000-8000-000000000000"
 	if err := os.Mkdir(e.m.sandboxDir(id), 0o700); err != nil {
 		t.Fatal(err)

@@ -16,7 +16,7 @@ import (
 // A signal ends the fetching of an image, and nothing was made.
 func TestPullIsInterrupted(t *testing.T) {
 	t.Setenv("HOME", t.TempDir())
-	e := openEnv(t, t.TempDir())
+	e := openEnv(t, tempHome(t))
 	asked := make(chan struct{}, 100)
 	gone := make(chan struct{})
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

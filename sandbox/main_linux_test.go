@@ -34,10 +34,16 @@ func newEnv(t *testing.T) *env {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root; the rootless tests run as another user by themselves")
 	}
+	return openEnv(t, tempHome(t))
+}
+
+// tempHome is a directory for a home that is removed when the test ends: once no sandbox closes its
+// files there any more, which one that was stopped or forgotten may still do.
+func tempHome(t *testing.T) string {
+	t.Helper()
 	home := t.TempDir()
-	// A sandbox that has been forgotten may still be closing its files there.
 	t.Cleanup(func() { waitUntil(t, "the home is removed", func() bool { return os.RemoveAll(home) == nil }) })
-	return openEnv(t, home)
+	return home
 }
 
 func openEnv(t *testing.T, home string) *env {

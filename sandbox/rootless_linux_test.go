@@ -97,13 +97,13 @@ func eachRootless(t *testing.T, fn func(t *testing.T, e *env, runtime string)) {
 			if _, err := findRuntimeBinary(name); err != nil {
 				t.Skip(err)
 			}
-			fn(t, openEnv(t, filepath.Join(t.TempDir(), "home")), name)
+			fn(t, openEnv(t, filepath.Join(tempHome(t), "home")), name)
 		})
 	}
 }
 
 func rootlessDisk(t *testing.T) {
-	e := openEnv(t, filepath.Join(t.TempDir(), "home"))
+	e := openEnv(t, filepath.Join(tempHome(t), "home"))
 	_, err := e.run(shellConfig(t, "true", "v:/v:kind=disk,size=32M"), "")
 	if !errors.Is(err, vole.ErrUnsupported) || !strings.Contains(err.Error(), "only root can mount a disk volume") {
 		t.Errorf("%v", err)
