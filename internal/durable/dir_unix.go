@@ -4,7 +4,6 @@ package durable
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -27,7 +26,7 @@ func SyncDir(path string) error {
 // exchange names at any moment: so all is done within the directory above as it was opened.
 func mkdirInheriting(path string) error {
 	return withinParent(path, func(parent *os.Root, name string) error {
-		if err := parent.Mkdir(name, 0o700); err != nil {
+		if err := parent.Mkdir(name, 0o700); err != nil || os.Geteuid() != 0 {
 			return err
 		}
 		d, err := parent.Open(name)
@@ -35,8 +34,10 @@ func mkdirInheriting(path string) error {
 			return err
 		}
 		defer d.Close()
+		// One with entries may be another one of root's, which took the new one's place; or
+		// another process uses the new one already. It stays root's.
 		if _, err := d.Readdirnames(1); err != io.EOF {
-			return errors.Join(fmt.Errorf("%s is not the directory that was made there", path), err)
+			return err
 		}
 		return inheritOwner(parent, d)
 	})

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -127,5 +128,27 @@ func TestCreatePrivateInExchangedDirectory(t *testing.T) {
 				t.Fatalf("%s/%s: %v, %v", where, e.Name(), info.Sys(), err)
 			}
 		}
+	}
+}
+
+// Callers that make the same directories at once, which the first of them uses at once, all succeed.
+func TestCreatePrivateAtOnce(t *testing.T) {
+	dir := t.TempDir()
+	if os.Geteuid() == 0 {
+		if err := os.Chown(dir, 4242, 4242); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for round := range 300 {
+		var wg sync.WaitGroup
+		for i := range 8 {
+			wg.Go(func() {
+				path := filepath.Join(dir, strconv.Itoa(round), "a", strconv.Itoa(i%4))
+				if err := durable.CreatePrivate(path); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
 	}
 }
