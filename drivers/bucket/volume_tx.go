@@ -46,8 +46,8 @@ func (fsys *volumeFS) runTxIfWritable(ctx context.Context, paths []string, fn fu
 	return fsys.b.runVolumeTx(ctx, fsys, paths, fn)
 }
 
-// runTxIfWritable is runTxIfWritable of an FS that may be closed: handles outlive their FS. It runs fn
-// again with a session if fn needs one. After the commit, files that have lost their last name
+// runVolumeTx is runTxIfWritable of an FS that may be closed: handles outlive their FS. It runs
+// fn again with a session if fn needs one. After the commit, files that have lost their last name
 // while they were open here are left to their last handle.
 func (b *Backend) runVolumeTx(ctx context.Context, fsys *volumeFS, paths []string, fn func(tx *volumeTx) error) error {
 	var session []byte

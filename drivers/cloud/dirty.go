@@ -16,7 +16,7 @@ type dirtyChanges struct {
 	unreportedLoss bool       // some may be lost, and no Sync or Close has said so yet
 }
 
-// recordBatchChange counts an acknowledged change. lost: the server that has it is already lost.
+// recordChange counts an acknowledged change. lost: the server that has it is already lost.
 func (l *dirtyChanges) recordChange(lost bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -210,7 +210,7 @@ func (h *handle) withHandle(ctx context.Context, change bool, fn func(r *remoteH
 	}))
 }
 
-// recordBatchChange notes a change that the server acknowledged for r. If the handle was reopened
+// recordChange notes a change that the server acknowledged for r. If the handle was reopened
 // since, the server that has the change is lost.
 func (h *handle) recordChange(r *remoteHandle) {
 	h.mu.Lock()

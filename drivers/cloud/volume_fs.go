@@ -239,7 +239,8 @@ func (f *volumeFS) Sync(ctx context.Context) error {
 	return f.dirty.endSync(upTo)
 }
 
-// syncHandlesAndCheckVolume syncs the dirty handles of the volume. Changes by path are durable already.
+// syncHandlesAndCheckVolume syncs the dirty handles of the volume, and fails if that has been
+// removed. Changes by path are durable already.
 func (f *volumeFS) syncHandlesAndCheckVolume(ctx context.Context) error {
 	f.mu.Lock()
 	list := slices.Collect(maps.Keys(f.handles))

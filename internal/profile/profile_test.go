@@ -61,6 +61,7 @@ func TestOrder(t *testing.T) {
 	check(Named{Name: "acme"}, "acme https://acme.example k1")
 	check(Named{Home: "/mine"}, "/mine")
 	check(Named{URL: "http://localhost:1", Key: "k3"}, "http://localhost:1 k3")
+	check(Named{URL: "http://10.0.0.1", Key: "k4", InsecureHTTP: true}, "http://10.0.0.1 k4")
 	key := filepath.Join(t.TempDir(), "key")
 	if err := os.WriteFile(key, []byte("k4\n"), 0o600); err != nil {
 		t.Fatal(err)

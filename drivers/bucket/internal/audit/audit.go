@@ -172,9 +172,9 @@ func (c *Audit) applyRule(volume volumeID, r *rule) (open bool, err error) {
 
 // confirmAndReport runs a query again under the lock of the volume's row, repairs what it
 // finds there, and reports it. What others changed since the first look is no finding. If the
-// repair fails, the findings are reported with its error. ask must be one query for each call, with the same result.
+// repair fails, the findings are reported with its error. ask must be one query for each call,
+// with the same result.
 func (c *Audit) confirmAndReport(volume volumeID, r *rule, ask func(*[]suspect) sqldb.Query) (found []suspect, fixed bool, err error) {
-	var notes []string
 	fixed = c.fix && r.fix != nil
 	// Look paths up first: a repair may change them.
 	if fixed {
@@ -196,14 +196,11 @@ func (c *Audit) confirmAndReport(volume volumeID, r *rule, ask func(*[]suspect) 
 		return nil, false, err
 	}
 	for i := range found {
-		notes = append(notes, r.formatDetail(&found[i])+failure)
-	}
-	for i := range found {
 		path, ok := paths[found[i].key()]
 		if !ok {
 			path = c.findingPath(volume, r, &found[i])
 		}
-		err := c.report(driver.Finding{Code: r.code, Volume: rows.FormatID(volume.vol), Path: path, Detail: notes[i], Fixed: fixed})
+		err := c.report(driver.Finding{Code: r.code, Volume: rows.FormatID(volume.vol), Path: path, Detail: r.formatDetail(&found[i]) + failure, Fixed: fixed})
 		if err != nil {
 			return nil, false, err
 		}

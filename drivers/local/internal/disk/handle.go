@@ -101,7 +101,7 @@ func (h *handle) runRead(ctx context.Context, fn func() error) error {
 	return h.life.Run(ctx, func() error { return translateError(fn()) })
 }
 
-// runChangeAndSync runs a change of the content and charges its growth.
+// runChange runs a change of the content and charges its growth.
 func (h *handle) runChange(ctx context.Context, fn func() error) error {
 	return h.runRead(ctx, func() error {
 		if !h.canWrite {

@@ -117,8 +117,8 @@ func (v Volume) tryFlockFile(kind holdKind, shared bool) (*Hold, error) {
 	return &Hold{f}, nil
 }
 
-// HoldForAttachment takes a hold on the volume's image for a consumer that uses it as a block device. verify
-// checks that the path which that gets leads to the open image.
+// HoldForAttachment takes a hold on the volume's image for a consumer that uses it as a block
+// device. verify checks that the path which that gets leads to the open image.
 func (v Volume) HoldForAttachment(ctx context.Context, readOnly bool, verify func(image *os.File) error) (*Hold, error) {
 	if err := v.replaySideLog(ctx); err != nil {
 		return nil, err

@@ -83,8 +83,8 @@ func readValue[T any](ctx context.Context, f *volumeFS, read func() (T, error)) 
 	return value, err
 }
 
-// runChangeAndSync runs an operation that changes files, charges their growth, and syncs it unless in
-// batch mode.
+// runChangeAndSync runs an operation that changes files, charges their growth, and syncs it
+// unless in batch mode.
 func (f *volumeFS) runChangeAndSync(ctx context.Context, fn func() error) error {
 	return f.runRead(ctx, func() error {
 		if f.readOnly {
