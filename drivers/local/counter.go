@@ -127,7 +127,7 @@ func (b *Backend) removeCounter(c *counter) {
 // startCounting marks the volume as counted by this process, durably, and maps the page. It
 // initialises the page unless another live process is counting already, and measures the volume
 // first if its usage is stale and it has a quota.
-func (c *counter) startCounting(ctx context.Context) error {
+func (c *counter) startCounting(ctx context.Context) (err error) {
 	proc, err := c.b.processID()
 	if err != nil {
 		return translateError(err)
@@ -140,9 +140,14 @@ func (c *counter) startCounting(ctx context.Context) error {
 	if err != nil {
 		return translateError(err)
 	}
+	defer func() {
+		if err != nil {
+			c.b.removeOrphanedPage(ctx, c.id)
+			p.close()
+		}
+	}()
 	unlock, err := p.lockAllRanges(ctx, "begin counting")
 	if err != nil {
-		p.close()
 		return err
 	}
 	defer unlock()
@@ -159,10 +164,6 @@ func (c *counter) startCounting(ctx context.Context) error {
 		}
 	}
 	if err != nil {
-		if errors.Is(err, driver.ErrNotFound) {
-			_ = c.b.removeLockFile(c.id)
-		}
-		p.close()
 		return err
 	}
 	if mixed {

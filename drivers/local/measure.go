@@ -55,13 +55,12 @@ func (b *Backend) withVolumeAtRest(ctx context.Context, id, why string, fn func(
 	}
 	defer p.close()
 	unlock, err := p.lockAllRanges(ctx, why)
-	if err != nil {
-		return err
+	if err == nil {
+		defer unlock()
+		err = fn(p)
 	}
-	defer unlock()
-	err = fn(p)
-	if errors.Is(err, driver.ErrNotFound) {
-		_ = b.removeLockFile(id) // removed in between; opening the page made it again
+	if err != nil {
+		b.removeOrphanedPage(ctx, id)
 	}
 	return err
 }

@@ -140,6 +140,16 @@ func (b *Backend) removeLockFile(name string) error {
 	return err
 }
 
+// removeOrphanedPage removes the file of a page whose volume was removed just before the page was
+// opened, which made the file again. It is for calls that failed, for whatever reason: ctx may be
+// the reason.
+func (b *Backend) removeOrphanedPage(ctx context.Context, id string) {
+	_, err := b.getVolume(context.WithoutCancel(ctx), driver.ByID(id))
+	if errors.Is(err, driver.ErrNotFound) {
+		_ = b.removeLockFile(id)
+	}
+}
+
 // tempPrefix is the prefix of the names of a process's files in a volume's tmp directory.
 func tempPrefix(process string) string { return process + "-" }
 
