@@ -1,6 +1,7 @@
 package vole
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -37,10 +38,7 @@ func (f *File) wrapError(op string, err error) error {
 
 // checkUsable checks an offset or size, and that ctx is not done.
 func (f *File) checkUsable(ctx context.Context, off int64) error {
-	if off < 0 {
-		return driver.Errorf(ErrInvalid, "offset or size %d: must not be negative", off)
-	}
-	return ctx.Err()
+	return cmp.Or(refuseNegative("offset or size", off), ctx.Err())
 }
 
 // ReadAt reads as io.ReaderAt does.

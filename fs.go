@@ -2,6 +2,7 @@ package vole
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -27,13 +28,23 @@ type FS struct {
 // Volume is the volume whose files these are.
 func (f *FS) Volume() *Volume { return f.vol }
 
-// runOnPath cleans path, runs fn on it and wraps its error.
-func (f *FS) runOnPath(ctx context.Context, op, path string, fn func(p string) error) error {
+// runOnPath cleans path, runs fn on it and wraps its error. invalid is what is wrong with the
+// other arguments, nil if nothing is: then fn does not run.
+func (f *FS) runOnPath(ctx context.Context, op, path string, invalid error, fn func(p string) error) error {
 	p, err := cleanVolumePath(ctx, path)
-	if err == nil {
+	if err = cmp.Or(err, invalid); err == nil {
 		err = fn(p)
 	}
 	return f.vol.wrapError(op, path, err)
+}
+
+// readOnPath is runOnPath for what returns a value.
+func readOnPath[T any](ctx context.Context, f *FS, op, path string, invalid error, fn func(p string) (T, error)) (value T, err error) {
+	err = f.runOnPath(ctx, op, path, invalid, func(p string) error {
+		value, err = fn(p)
+		return err
+	})
+	return value, err
 }
 
 // runOnTwoPaths is runOnPath for two paths; an error names the second, unless the first is at fault.
@@ -58,15 +69,13 @@ func cleanVolumePath(ctx context.Context, path string) (string, error) {
 }
 
 // Stat describes what path leads to.
-func (f *FS) Stat(ctx context.Context, path string) (e Entry, err error) {
-	err = f.runOnPath(ctx, "stat", path, func(p string) error { e, err = f.d.Stat(ctx, p); return err })
-	return e, err
+func (f *FS) Stat(ctx context.Context, path string) (Entry, error) {
+	return readOnPath(ctx, f, "stat", path, nil, func(p string) (Entry, error) { return f.d.Stat(ctx, p) })
 }
 
 // Lstat describes what is at path, a symbolic link included.
-func (f *FS) Lstat(ctx context.Context, path string) (e Entry, err error) {
-	err = f.runOnPath(ctx, "lstat", path, func(p string) error { e, err = f.d.Lstat(ctx, p); return err })
-	return e, err
+func (f *FS) Lstat(ctx context.Context, path string) (Entry, error) {
+	return readOnPath(ctx, f, "lstat", path, nil, func(p string) (Entry, error) { return f.d.Lstat(ctx, p) })
 }
 
 // Exists reports whether something is at path, a dangling link included.
@@ -79,9 +88,8 @@ func (f *FS) Exists(ctx context.Context, path string) (bool, error) {
 }
 
 // Readlink returns the target of a symbolic link as it was written.
-func (f *FS) Readlink(ctx context.Context, path string) (target string, err error) {
-	err = f.runOnPath(ctx, "readlink", path, func(p string) error { target, err = f.d.Readlink(ctx, p); return err })
-	return target, err
+func (f *FS) Readlink(ctx context.Context, path string) (string, error) {
+	return readOnPath(ctx, f, "readlink", path, nil, func(p string) (string, error) { return f.d.Readlink(ctx, p) })
 }
 
 // ReadDir returns a directory's entries, sorted by name.
@@ -134,7 +142,7 @@ const dirBatch = 512
 
 // OpenDir opens a directory as a stream of entries.
 func (f *FS) OpenDir(ctx context.Context, path string, opts DirOptions) (d *Dir, err error) {
-	err = f.runOnPath(ctx, "list", path, func(p string) error {
+	err = f.runOnPath(ctx, "list", path, nil, func(p string) error {
 		dd, err := f.d.OpenDir(ctx, p, opts)
 		d = &Dir{d: dd, vol: f.vol, path: path}
 		return err
@@ -146,17 +154,15 @@ func (f *FS) OpenDir(ctx context.Context, path string, opts DirOptions) (d *Dir,
 }
 
 // ReadFile returns what a file holds. For large files use NewReader.
-func (f *FS) ReadFile(ctx context.Context, path string) (data []byte, err error) {
-	err = f.runOnPath(ctx, "read", path, func(p string) error {
+func (f *FS) ReadFile(ctx context.Context, path string) ([]byte, error) {
+	return readOnPath(ctx, f, "read", path, nil, func(p string) ([]byte, error) {
 		h, err := f.d.Open(ctx, p, OpenOptions{})
 		if err != nil {
-			return err
+			return nil, err
 		}
 		defer h.Close()
-		data, err = readAllBounded(ctx, h)
-		return err
+		return readAllBounded(ctx, h)
 	})
-	return data, err
 }
 
 // readAllBounded reads a file to its end, which may move while it is read.
@@ -201,24 +207,26 @@ func (f *FS) WriteFile(ctx context.Context, path string, data []byte, perm fs.Fi
 // returns how much that was. When r fails, nothing changes. With opts.NextData it
 // writes a sparse file.
 func (f *FS) WriteFrom(ctx context.Context, path string, r io.Reader, opts WriteOptions) (n int64, err error) {
-	err = f.runOnPath(ctx, "write", path, func(p string) error {
-		if err := checkMode(opts.Mode); err != nil {
-			return err
-		}
+	return readOnPath(ctx, f, "write", path, checkMode(opts.Mode), func(p string) (int64, error) {
 		if opts.NextData != nil {
-			if opts.Size < 0 {
-				return driver.Errorf(ErrInvalid, "size %d: must not be negative", opts.Size)
+			if err := refuseNegative("size", opts.Size); err != nil {
+				return 0, err
 			}
 			opts.NextData = checkAscending(opts.Size, opts.NextData)
 		}
 		if opts.Meta != nil {
-			n, err = f.writeMetadata(ctx, p, r, opts)
-		} else {
-			n, err = f.d.WriteFile(ctx, p, r, opts)
+			return f.writeMetadata(ctx, p, r, opts)
 		}
-		return err
+		return f.d.WriteFile(ctx, p, r, opts)
 	})
-	return n, err
+}
+
+// refuseNegative refuses a negative offset, size or number.
+func refuseNegative(what string, n int64) error {
+	if n < 0 {
+		return driver.Errorf(ErrInvalid, "%s %d: must not be negative", what, n)
+	}
+	return nil
 }
 
 // writeMetadata writes a file with metadata: in one call, or in several where the backend has
@@ -271,8 +279,8 @@ func checkAscending(size int64, next func(ctx context.Context) (off, n int64, er
 // NewReader streams n bytes of a file from offset off; n < 0 means to its end. A range
 // beyond the end yields what there is.
 func (f *FS) NewReader(ctx context.Context, path string, off, n int64) (*Reader, error) {
-	if off < 0 {
-		return nil, f.vol.wrapError("read", path, driver.Errorf(ErrInvalid, "offset %d: must not be negative", off))
+	if err := refuseNegative("offset", off); err != nil {
+		return nil, f.vol.wrapError("read", path, err)
 	}
 	h, err := f.Open(ctx, path, OpenOptions{})
 	if err != nil {
@@ -284,10 +292,7 @@ func (f *FS) NewReader(ctx context.Context, path string, off, n int64) (*Reader,
 // Open opens a regular file; the zero options read an existing one.
 func (f *FS) Open(ctx context.Context, path string, opts OpenOptions) (h *File, err error) {
 	opts.Write = opts.Write || opts.Create || opts.Append
-	err = f.runOnPath(ctx, "open", path, func(p string) error {
-		if err := checkMode(opts.Mode); err != nil {
-			return err
-		}
+	err = f.runOnPath(ctx, "open", path, checkMode(opts.Mode), func(p string) error {
 		if opts.Exclusive && !opts.Create || opts.Truncate && !opts.Write {
 			return driver.Errorf(ErrInvalid, "Exclusive needs Create, and Truncate needs Write")
 		}
@@ -304,7 +309,7 @@ func (f *FS) Open(ctx context.Context, path string, opts OpenOptions) (h *File, 
 // OpenEntry opens the regular file at path for reading and describes what it opened. It
 // follows no link. A copy of a tree saves by it the Lstat before each Open.
 func (f *FS) OpenEntry(ctx context.Context, path string) (h *File, e Entry, err error) {
-	err = f.runOnPath(ctx, "open", path, func(p string) error {
+	err = f.runOnPath(ctx, "open", path, nil, func(p string) error {
 		d, entry, err := f.d.OpenEntry(ctx, p)
 		h, e = &File{d: d, vol: f.vol, path: path}, entry
 		return err
@@ -317,17 +322,17 @@ func (f *FS) OpenEntry(ctx context.Context, path string) (h *File, e Entry, err 
 
 // Mkdir makes a directory. ErrExists.
 func (f *FS) Mkdir(ctx context.Context, path string, perm fs.FileMode) error {
-	return f.runWithMode(ctx, "mkdir", path, perm, func(p string) error { return f.d.Mkdir(ctx, p, perm) })
+	return f.runOnPath(ctx, "mkdir", path, checkMode(perm), func(p string) error { return f.d.Mkdir(ctx, p, perm) })
 }
 
 // MkdirAll makes a directory and its missing parents.
 func (f *FS) MkdirAll(ctx context.Context, path string, perm fs.FileMode) error {
-	return f.runWithMode(ctx, "mkdir", path, perm, func(p string) error { return f.d.MkdirAll(ctx, p, perm) })
+	return f.runOnPath(ctx, "mkdir", path, checkMode(perm), func(p string) error { return f.d.MkdirAll(ctx, p, perm) })
 }
 
 // Remove removes a file, a link or an empty directory.
 func (f *FS) Remove(ctx context.Context, path string) error {
-	return f.runOnPath(ctx, "remove", path, func(p string) error {
+	return f.runOnPath(ctx, "remove", path, nil, func(p string) error {
 		if err := refuseRoot(p); err != nil {
 			return err
 		}
@@ -337,7 +342,7 @@ func (f *FS) Remove(ctx context.Context, path string) error {
 
 // RemoveAll removes path and what is beneath it; nil when it does not exist.
 func (f *FS) RemoveAll(ctx context.Context, path string) error {
-	return f.runOnPath(ctx, "remove", path, func(p string) error {
+	return f.runOnPath(ctx, "remove", path, nil, func(p string) error {
 		if err := refuseRoot(p); err != nil {
 			return err
 		}
@@ -381,7 +386,7 @@ func (f *FS) Link(ctx context.Context, target, path string) error {
 // Symlink makes a symbolic link at path that holds target, which is not checked:
 // following it is what is bounded by the volume.
 func (f *FS) Symlink(ctx context.Context, target, path string) error {
-	return f.runOnPath(ctx, "symlink", path, func(p string) error {
+	return f.runOnPath(ctx, "symlink", path, nil, func(p string) error {
 		if target == "" || len(target) > driver.MaxPathLen || strings.IndexByte(target, 0) >= 0 {
 			return driver.Errorf(ErrInvalid, "link target %q: 1 to %d bytes without NUL", target, driver.MaxPathLen)
 		}
@@ -391,27 +396,18 @@ func (f *FS) Symlink(ctx context.Context, target, path string) error {
 
 // Mknod makes a fifo, a socket or a device.
 func (f *FS) Mknod(ctx context.Context, path string, mode fs.FileMode, rdev uint64) error {
-	return f.runOnPath(ctx, "mknod", path, func(p string) error {
-		if err := checkMode(mode &^ fs.ModeType); err != nil {
-			return err
-		}
-		return f.d.Mknod(ctx, p, mode, rdev)
-	})
+	invalid := checkMode(mode &^ fs.ModeType)
+	return f.runOnPath(ctx, "mknod", path, invalid, func(p string) error { return f.d.Mknod(ctx, p, mode, rdev) })
 }
 
 // Chmod sets permission, setuid, setgid and sticky bits of what path leads to.
 func (f *FS) Chmod(ctx context.Context, path string, mode fs.FileMode) error {
-	return f.runWithMode(ctx, "chmod", path, mode, func(p string) error { return f.d.Chmod(ctx, p, mode) })
+	return f.runOnPath(ctx, "chmod", path, checkMode(mode), func(p string) error { return f.d.Chmod(ctx, p, mode) })
 }
 
 // Chown sets the owner of what is at path; -1 keeps one.
 func (f *FS) Chown(ctx context.Context, path string, uid, gid int) error {
-	return f.runOnPath(ctx, "chown", path, func(p string) error {
-		if err := checkOwner(uid, gid); err != nil {
-			return err
-		}
-		return f.d.Chown(ctx, p, uid, gid)
-	})
+	return f.runOnPath(ctx, "chown", path, checkOwner(uid, gid), func(p string) error { return f.d.Chown(ctx, p, uid, gid) })
 }
 
 // checkOwner checks ids of Chown.
@@ -425,12 +421,8 @@ func checkOwner(uid, gid int) error {
 
 // Chtimes sets the times of what is at path; a zero time stays as it is.
 func (f *FS) Chtimes(ctx context.Context, path string, atime, mtime time.Time) error {
-	return f.runOnPath(ctx, "chtimes", path, func(p string) error {
-		if err := checkTimes(atime, mtime); err != nil {
-			return err
-		}
-		return f.d.Chtimes(ctx, p, atime, mtime)
-	})
+	invalid := checkTimes(atime, mtime)
+	return f.runOnPath(ctx, "chtimes", path, invalid, func(p string) error { return f.d.Chtimes(ctx, p, atime, mtime) })
 }
 
 // checkTimes refuses years that a driver could not keep.
@@ -446,75 +438,45 @@ func checkTimes(times ...time.Time) error {
 
 // Truncate sets a regular file's size, in bytes.
 func (f *FS) Truncate(ctx context.Context, path string, size int64) error {
-	return f.runOnPath(ctx, "truncate", path, func(p string) error {
-		if size < 0 {
-			return driver.Errorf(ErrInvalid, "size %d: must not be negative", size)
-		}
-		return f.d.Truncate(ctx, p, size)
-	})
+	invalid := refuseNegative("size", size)
+	return f.runOnPath(ctx, "truncate", path, invalid, func(p string) error { return f.d.Truncate(ctx, p, size) })
 }
 
 // Getxattr returns an extended attribute of what is at path.
-func (f *FS) Getxattr(ctx context.Context, path, name string) (value []byte, err error) {
-	err = f.runOnPath(ctx, "getxattr", path, func(p string) error {
-		if err := checkXattrName(name, nil); err != nil {
-			return err
-		}
-		value, err = f.d.Getxattr(ctx, p, name)
-		return err
-	})
-	return value, err
+func (f *FS) Getxattr(ctx context.Context, path, name string) ([]byte, error) {
+	invalid := checkXattrName(name, nil)
+	return readOnPath(ctx, f, "getxattr", path, invalid, func(p string) ([]byte, error) { return f.d.Getxattr(ctx, p, name) })
 }
 
 // Setxattr sets an extended attribute, of up to 64 KiB.
 func (f *FS) Setxattr(ctx context.Context, path, name string, value []byte) error {
-	return f.runOnPath(ctx, "setxattr", path, func(p string) error {
-		if err := checkXattrName(name, value); err != nil {
-			return err
-		}
-		return f.d.Setxattr(ctx, p, name, value)
-	})
+	invalid := checkXattrName(name, value)
+	return f.runOnPath(ctx, "setxattr", path, invalid, func(p string) error { return f.d.Setxattr(ctx, p, name, value) })
 }
 
 // Removexattr removes an extended attribute.
 func (f *FS) Removexattr(ctx context.Context, path, name string) error {
-	return f.runOnPath(ctx, "removexattr", path, func(p string) error {
-		if err := checkXattrName(name, nil); err != nil {
-			return err
-		}
-		return f.d.Removexattr(ctx, p, name)
-	})
+	invalid := checkXattrName(name, nil)
+	return f.runOnPath(ctx, "removexattr", path, invalid, func(p string) error { return f.d.Removexattr(ctx, p, name) })
 }
 
 // Listxattr returns the names of the extended attributes, sorted.
-func (f *FS) Listxattr(ctx context.Context, path string) (names []string, err error) {
-	err = f.runOnPath(ctx, "listxattr", path, func(p string) error { names, err = f.d.Listxattr(ctx, p); return err })
-	return names, err
+func (f *FS) Listxattr(ctx context.Context, path string) ([]string, error) {
+	return readOnPath(ctx, f, "listxattr", path, nil, func(p string) ([]string, error) { return f.d.Listxattr(ctx, p) })
 }
 
 // Statfs tells the volume's size and what is free.
-func (f *FS) Statfs(ctx context.Context) (s Statfs, err error) {
-	err = f.runOnPath(ctx, "statfs", ".", func(string) error { s, err = f.d.Statfs(ctx); return err })
-	return s, err
+func (f *FS) Statfs(ctx context.Context) (Statfs, error) {
+	return readOnPath(ctx, f, "statfs", ".", nil, func(string) (Statfs, error) { return f.d.Statfs(ctx) })
 }
 
 // Sync makes everything done through f durable.
 func (f *FS) Sync(ctx context.Context) error {
-	return f.runOnPath(ctx, "sync", ".", func(string) error { return f.d.Sync(ctx) })
+	return f.runOnPath(ctx, "sync", ".", nil, func(string) error { return f.d.Sync(ctx) })
 }
 
 // Close syncs and closes. Closing twice does nothing.
 func (f *FS) Close() error { return f.vol.wrapError("close", "", f.d.Close()) }
-
-// runWithMode is runOnPath for operations that take a mode.
-func (f *FS) runWithMode(ctx context.Context, op, path string, mode fs.FileMode, fn func(p string) error) error {
-	return f.runOnPath(ctx, op, path, func(p string) error {
-		if err := checkMode(mode); err != nil {
-			return err
-		}
-		return fn(p)
-	})
-}
 
 // modeBits are the bits of a mode that can be set.
 const modeBits = fs.ModePerm | fs.ModeSetuid | fs.ModeSetgid | fs.ModeSticky

@@ -67,8 +67,8 @@ func (r *Reader) Seek(off int64, whence int) (int64, error) {
 	default:
 		return 0, r.f.wrapError("seek", driver.Errorf(ErrInvalid, "whence %d: use io.SeekStart, io.SeekCurrent or io.SeekEnd", whence))
 	}
-	if off < r.start {
-		return 0, r.f.wrapError("seek", driver.Errorf(ErrInvalid, "offset %d: must not be negative", off-r.start))
+	if err := refuseNegative("offset", off-r.start); err != nil {
+		return 0, r.f.wrapError("seek", err)
 	}
 	r.off, r.atEOF = off, false
 	return off - r.start, nil

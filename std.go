@@ -30,85 +30,74 @@ func toStdError(op, name string, err error) error {
 	return &fs.PathError{Op: op, Path: name, Err: err}
 }
 
-func checkStdPath(op, name string) error {
+// callStd runs fn for a name that io/fs allows, and returns the errors that it promises.
+func callStd[T any](op, name string, fn func() (T, error)) (value T, err error) {
 	if !fs.ValidPath(name) {
-		return &fs.PathError{Op: op, Path: name, Err: fs.ErrInvalid}
+		return value, &fs.PathError{Op: op, Path: name, Err: fs.ErrInvalid}
 	}
-	return nil
+	value, err = fn()
+	return value, toStdError(op, name, err)
 }
 
 func (s stdFS) Open(name string) (fs.File, error) {
-	if err := checkStdPath("open", name); err != nil {
-		return nil, err
-	}
-	r, err := s.fs.NewReader(s.ctx, name, 0, -1)
-	if errors.Is(err, ErrIsDir) {
-		return s.openStdDir(name)
-	}
-	if err != nil {
-		return nil, toStdError("open", name, err)
-	}
-	return &stdFile{Reader: r, name: name}, nil
+	return callStd("open", name, func() (fs.File, error) {
+		r, err := s.fs.NewReader(s.ctx, name, 0, -1)
+		if errors.Is(err, ErrIsDir) {
+			return s.openStdDir(name)
+		}
+		if err != nil {
+			return nil, err
+		}
+		return &stdFile{Reader: r, name: name}, nil
+	})
 }
 
 func (s stdFS) openStdDir(name string) (fs.File, error) {
 	e, err := s.fs.Stat(s.ctx, name)
 	if err != nil {
-		return nil, toStdError("open", name, err)
+		return nil, err
 	}
 	e.Name = path.Base(name)
 	d, err := s.fs.OpenDir(s.ctx, name, DirOptions{Sorted: true})
 	if err != nil {
-		return nil, toStdError("open", name, err)
+		return nil, err
 	}
 	return &stdDir{s: s, name: name, d: d, info: stdInfo{e}}, nil
 }
 
 func (s stdFS) ReadFile(name string) ([]byte, error) {
-	if err := checkStdPath("read", name); err != nil {
-		return nil, err
-	}
-	data, err := s.fs.ReadFile(s.ctx, name)
-	return data, toStdError("read", name, err)
+	return callStd("read", name, func() ([]byte, error) { return s.fs.ReadFile(s.ctx, name) })
 }
 
 func (s stdFS) Stat(name string) (fs.FileInfo, error) {
-	if err := checkStdPath("stat", name); err != nil {
-		return nil, err
-	}
-	e, err := s.fs.Stat(s.ctx, name)
-	if err != nil {
-		return nil, toStdError("stat", name, err)
-	}
-	e.Name = path.Base(name) // of the path asked for, not of what a link leads to
-	return stdInfo{e}, nil
+	return s.describe("stat", name, s.fs.Stat)
 }
 
 func (s stdFS) Lstat(name string) (fs.FileInfo, error) {
-	if err := checkStdPath("lstat", name); err != nil {
-		return nil, err
-	}
-	e, err := s.fs.Lstat(s.ctx, name)
-	if err != nil {
-		return nil, toStdError("lstat", name, err)
-	}
-	return stdInfo{e}, nil
+	return s.describe("lstat", name, s.fs.Lstat)
+}
+
+// describe returns what stat says of a name, under the name asked for: a link leads to another.
+func (s stdFS) describe(op, name string, stat func(ctx context.Context, path string) (Entry, error)) (fs.FileInfo, error) {
+	return callStd(op, name, func() (fs.FileInfo, error) {
+		e, err := stat(s.ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		e.Name = path.Base(name)
+		return stdInfo{e}, nil
+	})
 }
 
 func (s stdFS) ReadLink(name string) (string, error) {
-	if err := checkStdPath("readlink", name); err != nil {
-		return "", err
-	}
-	target, err := s.fs.Readlink(s.ctx, name)
-	return target, toStdError("readlink", name, err)
+	return callStd("readlink", name, func() (string, error) { return s.fs.Readlink(s.ctx, name) })
 }
 
 func (s stdFS) ReadDir(name string) ([]fs.DirEntry, error) {
-	if err := checkStdPath("readdir", name); err != nil {
-		return nil, err
-	}
-	list, err := s.fs.ReadDir(s.ctx, name)
-	return stdDirEntries(list), toStdError("readdir", name, err)
+	return callStd("readdir", name, func() ([]fs.DirEntry, error) {
+		list, err := s.fs.ReadDir(s.ctx, name)
+		return stdDirEntries(list), err
+	})
 }
 
 func stdDirEntries(list []Entry) []fs.DirEntry {

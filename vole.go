@@ -198,8 +198,8 @@ func (s *Store) Volumes(ctx context.Context, filter Filter) iter.Seq2[*Volume, e
 
 // List returns one page of the volumes that filter selects, newest first.
 func (s *Store) List(ctx context.Context, filter Filter) (Page, error) {
-	if filter.Limit < 0 {
-		return Page{}, wrapError("list", "", "", driver.Errorf(ErrInvalid, "limit %d: must not be negative", filter.Limit))
+	if err := refuseNegative("limit", int64(filter.Limit)); err != nil {
+		return Page{}, wrapError("list", "", "", err)
 	}
 	page, err := s.b.List(ctx, filter)
 	return page, wrapError("list", "", "", err)
@@ -214,10 +214,10 @@ func (s *Store) Remove(ctx context.Context, ref string) error {
 			return wrapError("remove", ref, "", err)
 		}
 	}
-	if err := driver.ValidateName(ref); err != nil {
-		return wrapError("remove", ref, "", err)
+	err := driver.ValidateName(ref)
+	if err == nil {
+		_, err = s.b.Remove(ctx, driver.ByName(ref))
 	}
-	_, err := s.b.Remove(ctx, driver.ByName(ref))
 	return wrapError("remove", ref, "", err)
 }
 
