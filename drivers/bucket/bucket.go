@@ -49,6 +49,7 @@
 package bucket
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -184,12 +185,12 @@ func (o *Options) completeAndValidate() error {
 	if o.Database == "" || (o.Blobs == "") == (o.S3 == nil) {
 		return driver.Errorf(driver.ErrInvalid, "set Dir, or Database and one of Blobs and S3")
 	}
-	setDefault(&o.Inline, 16<<10)
-	setDefault(&o.Lease, 30*time.Second)
-	setDefault(&o.Grace, 24*time.Hour)
-	setDefault(&o.Unreferenced, 16<<30)
-	setDefault(&o.Maintain, time.Minute)
-	setDefault(&o.Conns, 16)
+	o.Inline = cmp.Or(o.Inline, 16<<10)
+	o.Lease = cmp.Or(o.Lease, 30*time.Second)
+	o.Grace = cmp.Or(o.Grace, 24*time.Hour)
+	o.Unreferenced = cmp.Or(o.Unreferenced, 16<<30)
+	o.Maintain = cmp.Or(o.Maintain, time.Minute)
+	o.Conns = cmp.Or(o.Conns, 16)
 	switch {
 	case o.Inline > maxInline:
 		return driver.Errorf(driver.ErrInvalid, "Inline is %d: use %d or less", o.Inline, maxInline)
@@ -212,13 +213,6 @@ const (
 	// minConns is the smallest Options.Conns.
 	minConns = 1
 )
-
-// setDefault sets a zero value to def.
-func setDefault[T comparable](v *T, def T) {
-	if *v == *new(T) {
-		*v = def
-	}
-}
 
 // openBlobStore opens the bucket or the directory of blobs, with its operations timed and
 // counted.

@@ -141,11 +141,11 @@ func (tx *volumeTx) insertChunkRow(ino int64, r chunkRow) {
 // allocated there.
 func (tx *volumeTx) truncateChunks(ino, pos int64) (freed int64, err error) {
 	var r chunkRow
-	var crosses, sum bool
+	var crosses bool
 	err = tx.RunQueries(
 		sqldb.SelectOne(&crosses, r.scanDest(), `SELECT pos, len, blob, blob_pos FROM chunks
 			WHERE vol = $1 AND ino = $2 AND pos > $3 AND pos < $4 AND pos + len > $4`, tx.vol, ino, pos-chunkSize, pos),
-		sqldb.SelectOne(&sum, []any{&freed}, `SELECT CAST(coalesce(sum(len), 0) AS BIGINT) FROM chunks
+		sqldb.SelectAggregate([]any{&freed}, `SELECT CAST(coalesce(sum(len), 0) AS BIGINT) FROM chunks
 			WHERE vol = $1 AND ino = $2 AND pos >= $3`, tx.vol, ino, pos))
 	tx.deleteChunksFrom(ino, pos)
 	if crosses {

@@ -83,7 +83,7 @@ func (tx *volumeTx) copyTree(src, dst *resolved) error {
 	}
 	var n, size, root int64
 	var names, own driver.Metadata
-	var sum, found bool
+	var found bool
 	// Not in one batch: all its statements would be planned before the table is filled.
 	for _, ask := range []sqldb.Query{
 		sqldb.Statement(createTree), sqldb.Statement(`DELETE FROM tree`),
@@ -91,10 +91,10 @@ func (tx *volumeTx) copyTree(src, dst *resolved) error {
 			WITH RECURSIVE s (ino) AS (SELECT CAST($2 AS BIGINT) UNION SELECT e.ino FROM s {each dirents e: e.vol = $1 AND e.parent = s.ino})
 			SELECT ino, CAST($3 AS BIGINT) + row_number() OVER (ORDER BY ino) - 1 FROM s`, tx.vol, src.node.ino, tx.row.nextIno),
 		sqldb.Statement(`{analyze}`),
-		sqldb.SelectOne(&sum, []any{&n, &size, &own.Bytes}, `SELECT count(*), CAST(coalesce(sum(CASE WHEN i.mode BETWEEN 32768 AND 36863 THEN i.size ELSE 0 END), 0) AS BIGINT),
+		sqldb.SelectAggregate([]any{&n, &size, &own.Bytes}, `SELECT count(*), CAST(coalesce(sum(CASE WHEN i.mode BETWEEN 32768 AND 36863 THEN i.size ELSE 0 END), 0) AS BIGINT),
 			CAST(coalesce(sum(coalesce(length(i.target), 0) + i.xattr_bytes), 0) AS BIGINT)
 			FROM tree t {each inodes i: i.vol = $1 AND i.ino = t.ino}`, tx.vol),
-		sqldb.SelectOne(&sum, []any{&names.Entries, &names.Bytes}, `SELECT count(*), CAST(coalesce(sum(length(e.name)), 0) AS BIGINT)
+		sqldb.SelectAggregate([]any{&names.Entries, &names.Bytes}, `SELECT count(*), CAST(coalesce(sum(length(e.name)), 0) AS BIGINT)
 			FROM tree p {each dirents e: e.vol = $1 AND e.parent = p.ino} {each tree t: t.ino = e.ino}`, tx.vol),
 		sqldb.SelectOne(&found, []any{&root}, `SELECT nino FROM tree WHERE ino = $1`, src.node.ino),
 	} {

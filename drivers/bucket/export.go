@@ -86,8 +86,7 @@ func (ns *Namespace) Export(ctx context.Context, opts ExportOptions) (ExportResu
 // orgsToExport returns the organisation of a name, or all, and the database's time: everything
 // that was committed before it will be in the export.
 func (ns *Namespace) orgsToExport(ctx context.Context, name string) (begin int64, list []orgRow, err error) {
-	var found bool
-	err = ns.db.RunQueries(ctx, sqldb.SelectOne(&found, []any{&begin}, `SELECT {now}`),
+	err = ns.db.RunQueries(ctx, sqldb.SelectAggregate([]any{&begin}, `SELECT {now}`),
 		sqldb.SelectAll(&list, (*orgRow).scanDest, `SELECT id, name, created FROM orgs WHERE name = $1 OR $1 = '' AND name NOT LIKE '`+removedOrg+`%' ORDER BY id`, name))
 	if err == nil && name != "" && len(list) == 0 {
 		err = driver.Errorf(driver.ErrNoSuch, "there is no organisation %q", name)

@@ -53,9 +53,8 @@ func (b *Backend) Measure(ctx context.Context, id string) (driver.Info, error) {
 	var info driver.Info
 	err := b.ns.db.RunTx(ctx, sqldb.TxOptions{Key: vol}, func(tx sqldb.Tx) error {
 		var row volumeRow
-		var sum bool
 		var used, entries, bytes int64
-		err := tx.RunQueries(b.lockVolumeQuery(&row, vol), sqldb.SelectOne(&sum, []any{&used}, rows.MeasureVolume, vol), sqldb.SelectOne(&sum, []any{&entries, &bytes}, rows.CountMetadata, vol))
+		err := tx.RunQueries(b.lockVolumeQuery(&row, vol), sqldb.SelectAggregate([]any{&used}, rows.MeasureVolume, vol), sqldb.SelectAggregate([]any{&entries, &bytes}, rows.CountMetadata, vol))
 		if err != nil {
 			return err
 		}

@@ -60,7 +60,7 @@ func (ns *Namespace) RemoveOrg(ctx context.Context, name string, force bool) err
 		if err := tx.RunQueries(sqldb.SelectOne(&found, []any{new(int)}, `SELECT 1 FROM orgs WHERE id = $1 AND name = $2 {lock}`, b.org, name)); err != nil || !found {
 			return err // removed since: by another call, or by a first try whose answer was lost
 		}
-		err := tx.RunQueries(sqldb.SelectOne(new(bool), []any{&volumes}, `SELECT count(*) FROM volumes WHERE org = $1 AND state <> 'removing'`, b.org),
+		err := tx.RunQueries(sqldb.SelectAggregate([]any{&volumes}, `SELECT count(*) FROM volumes WHERE org = $1 AND state <> 'removing'`, b.org),
 			sqldb.SelectAll(&holders, (*attachment).scanDest, selectAttachments+` ORDER BY a.id LIMIT 1`, b.org))
 		switch {
 		case err != nil:

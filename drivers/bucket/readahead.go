@@ -2,6 +2,7 @@ package bucket
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -227,12 +228,9 @@ func (a *readAhead) startFetches(h *handle, window extentWindow, off, end int64)
 func (a *readAhead) evictFailed(bad *prefetch) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for i, fetch := range a.fetches {
-		if fetch == bad {
-			fetch.evict()
-			a.fetches = append(a.fetches[:i:i], a.fetches[i+1:]...)
-			return
-		}
+	if i := slices.Index(a.fetches, bad); i >= 0 {
+		bad.evict()
+		a.fetches = slices.Delete(a.fetches, i, i+1)
 	}
 }
 

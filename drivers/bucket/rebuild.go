@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"maps"
 	"math"
 	"slices"
 
@@ -95,17 +96,11 @@ func (r *rebuild) rebuildNamespace(ctx context.Context) error {
 	if err := r.scanBlobStore(ctx); err != nil {
 		return err
 	}
-	ids := make([]string, 0, len(r.orgs))
-	for id, org := range r.orgs {
-		if len(org.vols)+len(org.objects) > 0 {
-			ids = append(ids, id)
-		}
-	}
-	if len(ids) == 0 {
+	maps.DeleteFunc(r.orgs, func(_ string, org *rebuiltOrg) bool { return len(org.vols)+len(org.objects) == 0 })
+	if len(r.orgs) == 0 {
 		return errors.Join(driver.Errorf(driver.ErrNoSuch, "there are no manifests in the blob store"), r.clearPartialRebuild(ctx))
 	}
-	slices.Sort(ids)
-	for _, id := range ids {
+	for _, id := range slices.Sorted(maps.Keys(r.orgs)) {
 		if err := r.rebuildOrg(ctx, r.orgs[id]); err != nil {
 			return err
 		}
@@ -259,12 +254,7 @@ func (r *rebuild) rebuildOrg(ctx context.Context, org *rebuiltOrg) error {
 		return err
 	}
 	r.res.Orgs++
-	vols := make([]string, 0, len(org.vols))
-	for v := range org.vols {
-		vols = append(vols, v)
-	}
-	slices.Sort(vols)
-	for _, v := range vols {
+	for _, v := range slices.Sorted(maps.Keys(org.vols)) {
 		if err := r.rebuildVolume(ctx, volumeID{org.id, []byte(v)}, org.vols[v]); err != nil {
 			return err
 		}

@@ -70,9 +70,8 @@ func (r *rebuild) loadManifest(ctx context.Context, volume volumeID, generation,
 		return fmt.Errorf("manifest %s: %w", manifest.Key(volume.org, volume.vol, generation), err)
 	}
 	var used, entries, bytes int64
-	var sum bool
 	err = r.ns.db.RunTx(ctx, sqldb.TxOptions{Lazy: true}, func(tx sqldb.Tx) error {
-		if err := tx.RunQueries(sqldb.Statement(rows.CountXattrs, volume.vol), sqldb.SelectOne(&sum, []any{&used}, rows.MeasureVolume, volume.vol), sqldb.SelectOne(&sum, []any{&entries, &bytes}, rows.CountMetadata, volume.vol)); err != nil {
+		if err := tx.RunQueries(sqldb.Statement(rows.CountXattrs, volume.vol), sqldb.SelectAggregate([]any{&used}, rows.MeasureVolume, volume.vol), sqldb.SelectAggregate([]any{&entries, &bytes}, rows.CountMetadata, volume.vol)); err != nil {
 			return err
 		}
 		tx.QueueExec(`UPDATE volumes SET used = $3, entries = $4, metadata = $5 WHERE org = $1 AND id = $2`, volume.org, volume.vol, used, entries, bytes)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"maps"
 	"sync"
 	"time"
 
@@ -284,10 +285,7 @@ func (ns *Namespace) giveBackQueries(org []byte, reserve *orgReserve) []sqldb.Qu
 // releaseStale gives back what has been in reserve for too long, or everything.
 func (pool *reservePool) releaseStale(ctx context.Context, all bool) error {
 	pool.mu.Lock()
-	orgs := make(map[string]*orgReserve, len(pool.orgs))
-	for org, reserve := range pool.orgs {
-		orgs[org] = reserve
-	}
+	orgs := maps.Clone(pool.orgs)
 	pool.mu.Unlock()
 	var errs []error
 	for org, reserve := range orgs {

@@ -59,8 +59,8 @@ func (ns *Namespace) reserveBlobs(ctx context.Context, org []byte, list []reserv
 
 // unreferencedQuery selects the unreferenced bytes of an organisation, and how many rows they
 // are the sum of.
-func unreferencedQuery(found *bool, sum, rows *int64, org []byte) sqldb.Query {
-	return sqldb.SelectOne(found, []any{sum, rows}, `SELECT CAST(coalesce(sum(bytes), 0) AS BIGINT), count(*) FROM unreferenced WHERE org = $1`, org)
+func unreferencedQuery(sum, rows *int64, org []byte) sqldb.Query {
+	return sqldb.SelectAggregate([]any{sum, rows}, `SELECT CAST(coalesce(sum(bytes), 0) AS BIGINT), count(*) FROM unreferenced WHERE org = $1`, org)
 }
 
 // registerBlobs is one attempt of reserveBlobs. It returns a noRoomError if there is no room
@@ -69,12 +69,11 @@ func (ns *Namespace) registerBlobs(ctx context.Context, org []byte, list []reser
 	bound := ns.opts.Unreferenced
 	err = ns.db.RunTx(ctx, sqldb.TxOptions{}, func(tx sqldb.Tx) error {
 		var sum, rowCount int64
-		var found bool
 		asks := []sqldb.Query{rows.LockOrgQuery(org)}
 		if reserve != nil {
 			asks = append(asks, ns.giveBackQueries(org, reserve)...)
 		}
-		if err := tx.RunQueries(append(asks, unreferencedQuery(&found, &sum, &rowCount, org))...); err != nil {
+		if err := tx.RunQueries(append(asks, unreferencedQuery(&sum, &rowCount, org))...); err != nil {
 			return err
 		}
 		total := sum
@@ -133,9 +132,8 @@ func (ns *Namespace) makeRoom(ctx context.Context, org []byte, missing int64) er
 	if err := ns.sweepStaleReservations(ctx, org); err != nil {
 		return err
 	}
-	var found bool
 	var sum, rowCount int64
-	if err := ns.db.RunQueries(ctx, unreferencedQuery(&found, &sum, &rowCount, org)); err != nil {
+	if err := ns.db.RunQueries(ctx, unreferencedQuery(&sum, &rowCount, org)); err != nil {
 		return err
 	}
 	// A little more than is needed, so that not every write has to do this.

@@ -118,11 +118,7 @@ func (fsys *volumeFS) resolvePath(ctx context.Context, path string, mode resolve
 	if err := fsys.checkOpen(ctx); err != nil {
 		return resolved{}, err
 	}
-	return fsys.b.resolvePath(ctx, fsys.vol, path, mode)
-}
-
-// resolvePath is resolvePath of an FS, by the volume's id.
-func (b *Backend) resolvePath(ctx context.Context, vol []byte, path string, mode resolveMode) (resolved, error) {
+	b, vol := fsys.b, fsys.vol
 	db := b.ns.db
 	before := b.commitCount.Load()
 	w := pathWalker{db: db, vol: vol, run: func(list ...sqldb.Query) error { return db.RunQueries(ctx, list...) }}
@@ -138,7 +134,7 @@ func (b *Backend) resolvePath(ctx context.Context, vol []byte, path string, mode
 	if !atOnce {
 		// The elements were looked up one by one, and a removal may have been deleting rows of
 		// the volume: what was found, or not, counts if the volume exists afterwards.
-		if gone := b.checkVolumeExists(ctx, vol); gone != nil {
+		if gone := db.RunQueries(ctx, b.requireVolumeQuery(vol)); gone != nil {
 			return resolved{}, gone
 		}
 	}
@@ -146,11 +142,6 @@ func (b *Backend) resolvePath(ctx context.Context, vol []byte, path string, mode
 		err = b.overlayDirty(ctx, vol, target.node, before)
 	}
 	return target, err
-}
-
-// checkVolumeExists returns ErrNotFound if a volume does not exist or is being removed.
-func (b *Backend) checkVolumeExists(ctx context.Context, vol []byte) error {
-	return b.ns.db.RunQueries(ctx, b.requireVolumeQuery(vol))
 }
 
 // mustResolve is resolvePath with ErrNotExist if nothing is there.

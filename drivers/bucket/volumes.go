@@ -351,9 +351,8 @@ func (b *Backend) RemoveUnused(ctx context.Context, id string, since time.Time) 
 	}
 	return b.removeVolume(ctx, driver.ByID(id), func(tx sqldb.Tx, row *volumeRow) error {
 		// An attachment whose lease has run out was a use until then.
-		var found bool
 		var expired int64
-		err := tx.RunQueries(sqldb.SelectOne(&found, []any{&expired}, `SELECT CAST(coalesce(max(s.expires), 0) AS BIGINT) FROM attachments a JOIN sessions s ON s.id = a.session
+		err := tx.RunQueries(sqldb.SelectAggregate([]any{&expired}, `SELECT CAST(coalesce(max(s.expires), 0) AS BIGINT) FROM attachments a JOIN sessions s ON s.id = a.session
 			WHERE a.org = $1 AND a.vol = $2`, b.org, row.id))
 		if err != nil {
 			return err

@@ -1,6 +1,7 @@
 package bucket
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -38,10 +39,8 @@ func (fsys *volumeFS) WriteFile(ctx context.Context, path string, r io.Reader, o
 	}
 	up := newBlobUpload(ctx, fsys, opts.Size)
 	size, err := up.uploadSource(r, opts)
-	parts, perr := up.waitForPuts()
-	if err == nil {
-		err = perr
-	}
+	err = cmp.Or(err, up.group.Wait())
+	parts := up.chunks
 	if err == nil && size > maxFileSize {
 		err = errTooLarge
 	}
@@ -141,18 +140,6 @@ func newBlobUpload(ctx context.Context, fsys *volumeFS, sizeHint int64) *blobUpl
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(fsys.b.ns.blobParallelism)
 	return &blobUpload{fs: fsys, ctx: ctx, group: g, sizeHint: sizeHint}
-}
-
-// waitForPuts waits for all puts and returns their chunks.
-func (up *blobUpload) waitForPuts() ([]newChunk, error) {
-	err := up.group.Wait()
-	list := up.chunks
-	for _, p := range list {
-		if p.blob.id == nil && err == nil {
-			err = errors.New("a blob was not put") // impossible: the group has its error
-		}
-	}
-	return list, err
 }
 
 // uploadSource reads the source, with its holes, and returns the size of the file that it

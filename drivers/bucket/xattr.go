@@ -93,11 +93,11 @@ func (fsys *volumeFS) updateXattr(ctx context.Context, path, name string, fn fun
 		if target.node.isSymlink() {
 			return driver.Errorf(driver.ErrPermission, "a symbolic link cannot have user attributes, see xattr(7)")
 		}
-		var exists, sum bool
+		var exists bool
 		var others, size int64
 		err = tx.RunQueries(
 			sqldb.SelectOne(&exists, []any{&size}, `SELECT length(value) FROM xattrs WHERE vol = $1 AND ino = $2 AND name = $3`, tx.vol, target.node.ino, []byte(name)),
-			sqldb.SelectOne(&sum, []any{&others}, `SELECT CAST(coalesce(sum(length(name) + length(value)), 0) AS BIGINT) FROM xattrs
+			sqldb.SelectAggregate([]any{&others}, `SELECT CAST(coalesce(sum(length(name) + length(value)), 0) AS BIGINT) FROM xattrs
 				WHERE vol = $1 AND ino = $2 AND name <> $3`, tx.vol, target.node.ino, []byte(name)))
 		if err != nil {
 			return err

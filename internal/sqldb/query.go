@@ -46,6 +46,11 @@ func SelectOne(found *bool, dest []any, sql string, args ...any) Query {
 	return q
 }
 
+// SelectAggregate makes a query that always has one row, such as one of sums.
+func SelectAggregate(dest []any, sql string, args ...any) Query {
+	return SelectOne(new(bool), dest, sql, args...)
+}
+
 // SelectRow makes a query of one row, which fails with missing if there is none.
 func SelectRow(missing error, dest []any, sql string, args ...any) Query {
 	q := SelectOne(new(bool), dest, sql, args...)

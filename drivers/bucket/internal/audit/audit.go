@@ -222,7 +222,7 @@ func (c *Audit) confirmUnderLock(volume volumeID, r *rule, ask func(*[]suspect) 
 	}
 	err := c.db.RunTx(c.ctx, sqldb.TxOptions{Key: onceFor, Lazy: !fix}, func(tx sqldb.Tx) error {
 		list = nil
-		f := &fixer{Tx: tx, vol: volume.vol, org: volume.org}
+		f := &fixer{tx: tx, vol: volume.vol, org: volume.org}
 		if err := tx.RunQueries(sqldb.SelectRow(driver.ErrNotFound, []any{&f.nextIno},
 			`SELECT next_ino FROM volumes WHERE org = $1 AND id = $2 AND state <> 'removing' {lock}`, volume.org, volume.vol)); err != nil {
 			return err

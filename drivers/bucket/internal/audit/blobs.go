@@ -81,9 +81,8 @@ func (c *Audit) checkBlobRows(org []byte) error {
 // checkUnreferencedBytes compares the counted unreferenced bytes with the rows that they
 // count, in one statement, which sees one state of both.
 func (c *Audit) checkUnreferencedBytes(org []byte) error {
-	var found bool
 	var counted, stored int64
-	err := c.db.RunQueries(c.ctx, sqldb.SelectOne(&found, []any{&counted, &stored}, `SELECT CAST(`+countedBytes+` AS BIGINT), CAST(`+freedBytes+` AS BIGINT)`, org))
+	err := c.db.RunQueries(c.ctx, sqldb.SelectAggregate([]any{&counted, &stored}, `SELECT CAST(`+countedBytes+` AS BIGINT), CAST(`+freedBytes+` AS BIGINT)`, org))
 	if err != nil || counted == stored {
 		return err
 	}

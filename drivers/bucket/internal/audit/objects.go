@@ -208,8 +208,7 @@ type blobRows struct {
 func (r *blobRows) peekRow(ctx context.Context) (*blobRow, error) {
 	if r.width == 0 {
 		var n int64
-		var found bool
-		err := r.db.RunQueries(ctx, sqldb.SelectOne(&found, []any{&n}, `SELECT count(*) FROM blobs WHERE org = $1 AND data IS NULL`, r.org))
+		err := r.db.RunQueries(ctx, sqldb.SelectAggregate([]any{&n}, `SELECT count(*) FROM blobs WHERE org = $1 AND data IS NULL`, r.org))
 		if err != nil {
 			return nil, err
 		}

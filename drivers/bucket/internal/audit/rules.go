@@ -52,10 +52,10 @@ type rule struct {
 	// organisation, $2 the volume. {in k} limits the key k to the current page. {live} holds if
 	// the volume is not being removed, {dir i} and {file i} if inode i is one.
 	sql          string
-	what         string                           // describes a violation; %d are have and want
-	fix          func(f *fixer, s *suspect) error // nil: it cannot be repaired
-	stopIfBroken bool                             // while it is violated, the rules after it mean nothing
-	findsCycles  bool                             // its query is unreachableSQL
+	what         string                     // describes a violation; %d are have and want
+	fix          func(f *fixer, s *suspect) // nil: it cannot be repaired
+	stopIfBroken bool                       // while it is violated, the rules after it mean nothing
+	findsCycles  bool                       // its query is unreachableSQL
 }
 
 // formatDetail describes a violation.
@@ -106,7 +106,7 @@ const noName = `CAST('' AS {bytes})`
 const orphanedInode = `EXISTS (SELECT 1 FROM orphans o WHERE o.vol = i.vol AND o.ino = i.ino)`
 
 // newChunkRule returns a rule for chunks k of inodes i, with one finding per file.
-func newChunkRule(code, cond, what string, fix func(*fixer, *suspect) error) rule {
+func newChunkRule(code, cond, what string, fix func(*fixer, *suspect)) rule {
 	return rule{code: code, scope: atInode, what: what, fix: fix,
 		sql: `SELECT k.ino, ` + noName + `, count(*), min(k.pos) FROM chunks k JOIN inodes i ON i.vol = k.vol AND i.ino = k.ino AND {file i}
 			LEFT {each blobs b: b.org = k.org AND b.id = k.blob}

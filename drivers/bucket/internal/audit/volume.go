@@ -63,16 +63,14 @@ func SanitizeName(name string) string {
 }
 
 // renameBadEntry gives inode s.have, in directory s.ino, a valid name.
-func (f *fixer) renameBadEntry(s *suspect) error {
-	if err := f.execOnVolume(`DELETE FROM dirents WHERE vol = $1 AND parent = $2 AND name = $3`, s.ino, s.name); err != nil {
-		return err
-	}
-	return f.addUniqueDirent(s.ino, SanitizeName(string(s.name)), s.have)
+func (f *fixer) renameBadEntry(s *suspect) {
+	f.execOnVolume(`DELETE FROM dirents WHERE vol = $1 AND parent = $2 AND name = $3`, s.ino, s.name)
+	f.addUniqueDirent(s.ino, SanitizeName(string(s.name)), s.have)
 }
 
 // repairMode gives an inode the type that its rows look like.
-func (f *fixer) repairMode(s *suspect) error {
-	return f.execOnVolume(`UPDATE inodes SET mode = CASE
+func (f *fixer) repairMode(s *suspect) {
+	f.execOnVolume(`UPDATE inodes SET mode = CASE
 			WHEN (mode & 61440) IN (4096, 8192, 16384, 24576, 32768, 40960, 49152) THEN mode & 65535
 			WHEN ino = 1 OR EXISTS (SELECT 1 FROM dirents e WHERE e.vol = $1 AND e.parent = $2) THEN (mode & 4095) | 16384
 			WHEN target IS NOT NULL THEN (mode & 4095) | 40960
@@ -81,8 +79,8 @@ func (f *fixer) repairMode(s *suspect) error {
 }
 
 // repairNumbers replaces impossible numbers of an inode.
-func (f *fixer) repairNumbers(s *suspect) error {
-	return f.execOnVolume(`UPDATE inodes SET
+func (f *fixer) repairNumbers(s *suspect) {
+	f.execOnVolume(`UPDATE inodes SET
 			uid = CASE WHEN uid BETWEEN 0 AND 4294967295 THEN uid ELSE 0 END,
 			gid = CASE WHEN gid BETWEEN 0 AND 4294967295 THEN gid ELSE 0 END,
 			size = CASE WHEN size >= 0 THEN size ELSE coalesce((SELECT max(k.pos + k.len) FROM chunks k WHERE k.vol = $1 AND k.ino = $2), 0) END,
@@ -92,6 +90,6 @@ func (f *fixer) repairNumbers(s *suspect) error {
 }
 
 // clearLinkTarget removes the target of an inode that is no symbolic link.
-func (f *fixer) clearLinkTarget(s *suspect) error {
-	return f.execOnVolume(`UPDATE inodes SET target = NULL WHERE vol = $1 AND ino = $2`, s.ino)
+func (f *fixer) clearLinkTarget(s *suspect) {
+	f.execOnVolume(`UPDATE inodes SET target = NULL WHERE vol = $1 AND ino = $2`, s.ino)
 }
