@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"syscall"
 )
 
@@ -152,6 +153,9 @@ var classes = []Class{
 	{context.DeadlineExceeded, "timeout", 504, syscall.ETIMEDOUT, ExitTimeout},
 	{context.Canceled, "canceled", 499, syscall.EINTR, ExitInterrupted},
 }
+
+// Classes returns how every kind of error appears elsewhere.
+func Classes() []Class { return slices.Clone(classes) }
 
 // Classify returns how err appears elsewhere. An error of no known kind is
 // "internal": 500, EIO, exit code 1.

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"strings"
@@ -22,9 +23,7 @@ const (
 // forgotten.
 func Check(answer any) error {
 	switch v := answer.(type) {
-	case *Server:
-		return v.checkFields()
-	case *Volume:
+	case interface{ checkFields() error }:
 		return v.checkFields()
 	case *VolumePage:
 		return checkPage(v.Next, v.Volumes, (*Volume).checkFields)
@@ -32,56 +31,32 @@ func Check(answer any) error {
 		return checkPage(v.Next, v.Entries, (*Entry).checkListedEntry)
 	case *AuditPage:
 		return checkPage(v.Next, v.Records, (*AuditRecord).checkFields)
-	case *Entry:
-		return v.checkFields()
-	case *Attachment:
-		return v.checkFields()
 	case *Attachments:
 		return checkEach(v.Attachments, (*Attachment).checkFields)
-	case *Session:
-		return v.checkFields()
 	case *Filesystem:
 		return checkToken("file system", v.ID)
 	case *Handle:
-		return firstError(checkToken("handle", v.ID), v.Entry.checkFields())
+		return cmp.Or(checkToken("handle", v.ID), v.Entry.checkFields())
 	case *Extent:
 		return checkInRange("extent", v.Start >= 0 && v.Start < v.End)
 	case *Written:
 		return checkInRange("size", v.Size >= 0)
 	case *Appended:
 		return checkInRange("offset", v.Offset >= 0)
-	case *Usage:
-		return v.checkFields()
-	case *XattrNames:
-		return v.checkFields()
 	case *Findings:
 		return checkEach(v.Findings, (*Finding).checkFields)
-	case *Key:
-		return v.checkFields()
 	case *Keys:
 		return checkEach(v.Keys, (*Key).checkFields)
 	case *NewKey:
-		return firstError(v.Key.checkFields(), checkSecret(v.Secret))
+		return cmp.Or(v.Key.checkFields(), checkSecret(v.Secret))
 	case *Orgs:
 		return checkEach(v.Orgs, func(org *string) error { return checkPrintable("organisation", *org) })
-	case *Event:
-		return v.checkFields()
 	case *ErrorBody:
 		return v.Error.checkFields()
 	case *Outcome:
 		return nil
 	}
 	return fmt.Errorf("%T has no check", answer)
-}
-
-// firstError returns the first error that is not nil.
-func firstError(errs ...error) error {
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // checkEach checks the elements of a list up to the first error.
@@ -189,7 +164,7 @@ func (s *Server) checkFields() error {
 	if len(s.Scopes) > MaxPageLen {
 		return fmt.Errorf("%d scopes of a key", len(s.Scopes))
 	}
-	return firstError(checkOptional(s.Org, func(o string) error { return checkPrintable("organisation", o) }),
+	return cmp.Or(checkOptional(s.Org, func(o string) error { return checkPrintable("organisation", o) }),
 		checkOptional(s.Key, func(k string) error { return checkToken("key", k) }), checkOptional(s.Instance, CheckInstance))
 }
 
@@ -202,7 +177,7 @@ func (v *Volume) checkFields() error {
 	default:
 		return fmt.Errorf("a volume in the unknown state %q", clipText(v.State))
 	}
-	return firstError(checkVolumeID(v.ID), driver.ValidateName(v.Name), driver.Labels(v.Labels).Validate(), checkTimes(v.Created, v.Updated, v.LastUsed),
+	return cmp.Or(checkVolumeID(v.ID), driver.ValidateName(v.Name), driver.Labels(v.Labels).Validate(), checkTimes(v.Created, v.Updated, v.LastUsed),
 		checkInRange("amount", v.Quota >= 0 && v.Capacity >= 0 && v.Used >= 0 && v.Generation >= 0))
 }
 
@@ -216,19 +191,19 @@ func (e *Entry) checkFields() error {
 	if _, err := ParseMode(e.Mode); err != nil {
 		return fmt.Errorf("the mode %q", clipText(e.Mode))
 	}
-	return firstError(checkInRange("amount", e.Size >= 0 && e.Allocated >= 0 && e.Nlink >= 0), checkTimes(e.Atime, e.Mtime, e.Ctime))
+	return cmp.Or(checkInRange("amount", e.Size >= 0 && e.Allocated >= 0 && e.Nlink >= 0), checkTimes(e.Atime, e.Mtime, e.Ctime))
 }
 
 // checkListedEntry checks an entry of a listing, whose name becomes an element of a path. That of
 // a single entry is not used: the caller knows it from the path.
 func (e *Entry) checkListedEntry() error {
-	return firstError(driver.ValidateEntryName(e.Driver().Name), e.checkFields())
+	return cmp.Or(driver.ValidateEntryName(e.Driver().Name), e.checkFields())
 }
 
 func (a *Attachment) checkFields() error {
 	clipTexts(&a.Holder, &a.Host)
 	token := func(s string) error { return checkToken("session", s) }
-	return firstError(checkToken("attachment", a.ID), checkOptional(a.VolumeID, checkVolumeID), checkOptional(a.Volume, driver.ValidateName),
+	return cmp.Or(checkToken("attachment", a.ID), checkOptional(a.VolumeID, checkVolumeID), checkOptional(a.Volume, driver.ValidateName),
 		checkOptional(a.Session, token), checkInRange("amount", a.Pid >= 0), checkTimes(a.Since, a.Started))
 }
 
@@ -262,7 +237,7 @@ func (f *Finding) checkFields() error {
 
 func (k *Key) checkFields() error {
 	clipTexts(&k.Name, &k.CreatedBy, &k.Format)
-	return firstError(checkToken("key", k.ID), checkOptional(k.Org, func(o string) error { return checkPrintable("organisation", o) }),
+	return cmp.Or(checkToken("key", k.ID), checkOptional(k.Org, func(o string) error { return checkPrintable("organisation", o) }),
 		checkEach(k.Volumes, func(id *string) error { return checkVolumeID(*id) }),
 		checkEach(k.Scopes, func(s *Scope) error { return checkToken("scope", string(*s)) }), checkTimes(k.Created, k.Expires, k.LastUsed, k.Revoked))
 }
@@ -274,7 +249,7 @@ func (r *AuditRecord) checkFields() error {
 
 func (e *Event) checkFields() error {
 	clipTexts(&e.Type)
-	return firstError(checkOptional(e.VolumeID, checkVolumeID), checkOptional(e.Volume, driver.ValidateName), checkTimes(e.At))
+	return cmp.Or(checkOptional(e.VolumeID, checkVolumeID), checkOptional(e.Volume, driver.ValidateName), checkTimes(e.At))
 }
 
 // checkFields makes the texts of an error fit for messages. A code that is none is removed, as

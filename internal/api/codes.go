@@ -1,7 +1,6 @@
 package api
 
 import (
-	"context"
 	"net/http"
 
 	"github.com/volehq/vole/driver"
@@ -65,7 +64,8 @@ type codeInfo struct {
 }
 
 // codeTable has every code of the API. Those of package driver mean what they mean there.
-var codeTable = map[string]codeInfo{
+var codeTable = addDriverCodes(map[string]codeInfo{
+	CodeInternal:            {http.StatusInternalServerError, nil},
 	CodeUnauthenticated:     {http.StatusUnauthorized, driver.ErrPermission},
 	CodeForbidden:           {http.StatusForbidden, driver.ErrPermission},
 	CodeRateLimited:         {http.StatusTooManyRequests, driver.ErrUnavailable},
@@ -81,30 +81,14 @@ var codeTable = map[string]codeInfo{
 	CodeLastKey:             {http.StatusConflict, driver.ErrInUse},
 	CodeDatabaseUnavailable: {http.StatusServiceUnavailable, driver.ErrUnavailable},
 	CodeStorageUnavailable:  {http.StatusServiceUnavailable, driver.ErrUnavailable},
+})
 
-	CodeNotFound:       {http.StatusNotFound, driver.ErrNoSuch},
-	CodeVolumeNotFound: {http.StatusNotFound, driver.ErrNotFound},
-	CodeFileNotFound:   {http.StatusNotFound, driver.ErrNotExist},
-	CodeAlreadyExists:  {http.StatusConflict, driver.ErrExists},
-	CodeInUse:          {http.StatusConflict, driver.ErrInUse},
-	CodeQuotaExceeded:  {http.StatusInsufficientStorage, driver.ErrQuota},
-	CodeNoSpace:        {http.StatusInsufficientStorage, driver.ErrNoSpace},
-	CodePathEscape:     {http.StatusBadRequest, driver.ErrPathEscape},
-	CodeNotADirectory:  {http.StatusConflict, driver.ErrNotDir},
-	CodeIsADirectory:   {http.StatusConflict, driver.ErrIsDir},
-	CodeNotEmpty:       {http.StatusConflict, driver.ErrNotEmpty},
-	CodeTooManyLinks:   {http.StatusBadRequest, driver.ErrLoop},
-	CodeNoSuchXattr:    {http.StatusNotFound, driver.ErrNoXattr},
-	CodeReadOnly:       {http.StatusForbidden, driver.ErrReadOnly},
-	CodePermission:     {http.StatusForbidden, driver.ErrPermission},
-	CodeUnsupported:    {http.StatusNotImplemented, driver.ErrUnsupported},
-	CodeCorrupt:        {http.StatusInternalServerError, driver.ErrCorrupt},
-	CodeInvalidRequest: {http.StatusBadRequest, driver.ErrInvalid},
-	CodeClosed:         {http.StatusConflict, driver.ErrClosed},
-	CodeUnavailable:    {http.StatusServiceUnavailable, driver.ErrUnavailable}, // nothing was done
-	CodeTimeout:        {http.StatusGatewayTimeout, context.DeadlineExceeded},
-	CodeCanceled:       {499, context.Canceled}, // the client went away; no status of the standard says so
-	CodeInternal:       {http.StatusInternalServerError, nil},
+// addDriverCodes adds the codes of package driver to those that only a server uses.
+func addDriverCodes(table map[string]codeInfo) map[string]codeInfo {
+	for _, c := range driver.Classes() {
+		table[c.Code] = codeInfo{c.HTTP, c.Err}
+	}
+	return table
 }
 
 // CodeStatus returns the HTTP status that goes with a code, 500 for one that the API lacks.

@@ -41,21 +41,16 @@ func TestCodesAreDocumented(t *testing.T) {
 	}
 }
 
-// A code that package driver has means the same there.
+// What a code of a server stands for has a kind in package driver, which no such code hides.
 func TestCodesAgreeWithDriver(t *testing.T) {
-	shared := 0
 	for code, info := range codeTable {
-		if kind := driver.FromCode(code); kind != nil {
-			shared++
-			if info.kind != kind || info.status != driver.Classify(kind).HTTP {
-				t.Errorf("%s is %v with status %d, and in package driver %v with %d", code, info.kind, info.status, kind, driver.Classify(kind).HTTP)
-			}
-		} else if info.kind != nil && driver.Classify(info.kind).Code == CodeInternal {
+		class := driver.Classify(info.kind)
+		if info.kind != nil && class.Code == CodeInternal {
 			t.Errorf("%s stands for %v, which is no sentinel", code, info.kind)
 		}
-	}
-	if shared == 0 {
-		t.Error("no code is known to package driver")
+		if kind := driver.FromCode(code); kind != nil && (info.kind != kind || info.status != class.HTTP) {
+			t.Errorf("%s is %v with status %d, and in package driver %v with %d", code, info.kind, info.status, kind, class.HTTP)
+		}
 	}
 	if status := driver.Classify(os.ErrProcessDone); status.Code != CodeInternal || status.HTTP != CodeStatus(CodeInternal) {
 		t.Errorf("an error of no kind is %+v", status)

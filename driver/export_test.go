@@ -1,4 +1,0 @@
-package driver
-
-// Classes returns the table of translations.
-func Classes() []Class { return classes }
