@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/volehq/vole/internal/filemode"
 	"golang.org/x/sys/unix"
 )
 
@@ -27,20 +28,7 @@ func (t *hostTree) setFileTimes(f *os.File, at string, mtime time.Time) error {
 
 // mknodat makes a fifo or a device.
 func mknodat(dirfd int, base string, mode fs.FileMode, rdev uint64) error {
-	m := uint32(mode.Perm())
-	switch mode.Type() {
-	case fs.ModeNamedPipe:
-		m |= unix.S_IFIFO
-	case fs.ModeSocket:
-		m |= unix.S_IFSOCK
-	case fs.ModeDevice | fs.ModeCharDevice:
-		m |= unix.S_IFCHR
-	case fs.ModeDevice:
-		m |= unix.S_IFBLK
-	default:
-		return unix.EINVAL
-	}
-	return unix.Mknodat(dirfd, base, m, int(rdev))
+	return unix.Mknodat(dirfd, base, filemode.Type(mode)|uint32(mode.Perm()), int(rdev))
 }
 
 // blockExclusive is the flag of open(2) by which a block device that is mounted is refused.

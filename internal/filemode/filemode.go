@@ -15,38 +15,42 @@ const (
 	File     = 0o100000
 	Link     = 0o120000
 	Socket   = 0o140000
-
-	setuid = 0o4000
-	setgid = 0o2000
-	sticky = 0o1000
 )
+
+// types are the types of entries: in st_mode, in Go's mode, and their names.
+var types = []struct {
+	unix uint32
+	mode fs.FileMode
+	name string
+}{
+	{File, 0, "file"},
+	{Dir, fs.ModeDir, "directory"},
+	{Link, fs.ModeSymlink, "symlink"},
+	{Fifo, fs.ModeNamedPipe, "fifo"},
+	{Socket, fs.ModeSocket, "socket"},
+	{Char, fs.ModeDevice | fs.ModeCharDevice, "char-device"},
+	{Block, fs.ModeDevice, "block-device"},
+}
+
+// specialBits are the bits besides rwx that chmod(2) sets, in st_mode and in Go's mode.
+var specialBits = []struct {
+	unix uint32
+	mode fs.FileMode
+}{{0o4000, fs.ModeSetuid}, {0o2000, fs.ModeSetgid}, {0o1000, fs.ModeSticky}}
 
 // Go turns st_mode into Go's mode: the permissions, the type, and setuid, setgid and sticky.
 // Other bits are dropped.
 func Go(m uint32) fs.FileMode {
 	mode := fs.FileMode(m & 0o777)
-	switch m & TypeMask {
-	case Dir:
-		mode |= fs.ModeDir
-	case Link:
-		mode |= fs.ModeSymlink
-	case Fifo:
-		mode |= fs.ModeNamedPipe
-	case Socket:
-		mode |= fs.ModeSocket
-	case Char:
-		mode |= fs.ModeDevice | fs.ModeCharDevice
-	case Block:
-		mode |= fs.ModeDevice
+	for _, t := range types {
+		if m&TypeMask == t.unix {
+			mode |= t.mode
+		}
 	}
-	if m&setuid != 0 {
-		mode |= fs.ModeSetuid
-	}
-	if m&setgid != 0 {
-		mode |= fs.ModeSetgid
-	}
-	if m&sticky != 0 {
-		mode |= fs.ModeSticky
+	for _, b := range specialBits {
+		if m&b.unix != 0 {
+			mode |= b.mode
+		}
 	}
 	return mode
 }
@@ -55,36 +59,31 @@ func Go(m uint32) fs.FileMode {
 // sticky. The type is dropped.
 func Perm(mode fs.FileMode) uint32 {
 	m := uint32(mode.Perm())
-	if mode&fs.ModeSetuid != 0 {
-		m |= setuid
-	}
-	if mode&fs.ModeSetgid != 0 {
-		m |= setgid
-	}
-	if mode&fs.ModeSticky != 0 {
-		m |= sticky
+	for _, b := range specialBits {
+		if mode&b.mode != 0 {
+			m |= b.unix
+		}
 	}
 	return m
 }
 
+// Type is the inverse of Go for the type; 0: there is none for it.
+func Type(mode fs.FileMode) uint32 {
+	for _, t := range types {
+		if mode.Type() == t.mode {
+			return t.unix
+		}
+	}
+	return 0
+}
+
 // TypeName names the type in a mode, in the words of the API and of --json: "file", "directory",
 // "symlink", "fifo", "socket", "char-device", "block-device", "unknown".
-func TypeName(m fs.FileMode) string {
-	switch m.Type() {
-	case 0:
-		return "file"
-	case fs.ModeDir:
-		return "directory"
-	case fs.ModeSymlink:
-		return "symlink"
-	case fs.ModeNamedPipe:
-		return "fifo"
-	case fs.ModeSocket:
-		return "socket"
-	case fs.ModeDevice | fs.ModeCharDevice:
-		return "char-device"
-	case fs.ModeDevice:
-		return "block-device"
+func TypeName(mode fs.FileMode) string {
+	for _, t := range types {
+		if mode.Type() == t.mode {
+			return t.name
+		}
 	}
 	return "unknown"
 }
