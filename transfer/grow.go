@@ -138,25 +138,26 @@ func (g *Growing) newTarget(opts *Options) target {
 
 // Reserve makes sure that n fits, and counts it as used for what is written next.
 func (g *Growing) Reserve(ctx context.Context, n Need) error {
-	for {
-		if g.free >= n.Bytes && g.inodes >= n.Inodes {
-			g.free -= n.Bytes
-			g.inodes -= n.Inodes
-			return nil
-		}
+	for !g.fits(n) {
 		st, err := g.f.Statfs(ctx)
 		if err != nil {
 			return err
 		}
 		g.free, g.inodes = st.Free-int64(spareRoom), st.Files-spareIno
-		if g.free >= n.Bytes && g.inodes >= n.Inodes {
-			continue
+		if g.fits(n) {
+			break
 		}
 		if err := g.growImage(ctx, st, n); err != nil {
 			return err
 		}
 	}
+	g.free -= n.Bytes
+	g.inodes -= n.Inodes
+	return nil
 }
+
+// fits reports whether what is known to be left is enough for n.
+func (g *Growing) fits(n Need) bool { return g.free >= n.Bytes && g.inodes >= n.Inodes }
 
 // growImage makes the volume larger: by the missing bytes, but by an eighth at least, so that
 // it happens rarely.

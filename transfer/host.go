@@ -199,20 +199,11 @@ func (t *hostTree) writeContent(ctx context.Context, f *os.File, it *item, c spa
 		_, err := io.CopyBuffer(struct{ io.Writer }{f}, struct{ io.Reader }{c}, *buf)
 		return err
 	}
-	if err := f.Truncate(it.size); err != nil {
-		return err
-	}
-	return sparse.Copy(ctx, c, it.size, func(b []byte, off int64) error {
-		_, err := f.WriteAt(b, off)
-		return err
-	})
+	return sparse.CopyToFile(ctx, c, it.size, f)
 }
 
 // keepsOwner reports whether the item's owner must be kept, and can be.
 func (t *hostTree) keepsOwner(p string, it *item) (bool, error) {
-	if !t.opts.Owner {
-		return false, nil
-	}
 	return t.opts.keepsOwner(t.displayPath, p, it, os.Geteuid() == 0)
 }
 

@@ -202,7 +202,7 @@ func (l *Layers) unpackEntry(ctx context.Context, t *tarEntries, hdr *tar.Header
 	case tar.TypeLink:
 		return l.makeHardLink(ctx, full, hdr.Linkname)
 	case tar.TypeFifo:
-		return l.makeFifo(ctx, full, &it)
+		return l.replaceExisting(ctx, full, &it, func() error { return l.tree.makeNode(ctx, full, it.mode, 0) })
 	case tar.TypeChar, tar.TypeBlock:
 		return nil
 	}
@@ -326,26 +326,20 @@ func (l *Layers) writeFile(ctx context.Context, full string, it *item, t *tarEnt
 
 // makeLink makes a symbolic link.
 func (l *Layers) makeLink(ctx context.Context, full string, it *item) error {
-	if err := l.removeExisting(full); err != nil {
-		return err
-	}
 	l.forgetParent()
 	if it.target == "" || strings.ContainsRune(it.target, 0) {
 		return driver.Errorf(vole.ErrCorrupt, "a link to nothing")
 	}
 	// Any target is fine: it is followed only by what takes this directory for "/".
-	if err := l.tree.makeSymlink(ctx, it.target, full); err != nil {
-		return err
-	}
-	return l.tree.setMetadata(ctx, full, it)
+	return l.replaceExisting(ctx, full, it, func() error { return l.tree.makeSymlink(ctx, it.target, full) })
 }
 
-// makeFifo makes a named pipe.
-func (l *Layers) makeFifo(ctx context.Context, full string, it *item) error {
+// replaceExisting makes a link or a node by make in the place of what is there.
+func (l *Layers) replaceExisting(ctx context.Context, full string, it *item, make func() error) error {
 	if err := l.removeExisting(full); err != nil {
 		return err
 	}
-	if err := l.tree.makeNode(ctx, full, it.mode, 0); err != nil {
+	if err := make(); err != nil {
 		return err
 	}
 	return l.tree.setMetadata(ctx, full, it)

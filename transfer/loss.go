@@ -68,12 +68,14 @@ func cannotHoldMetadata(err error) bool {
 // maxID is the largest user or group id: the next one means "keep" to system calls.
 const maxID = 1<<32 - 2
 
-// keepsOwner reports whether the ids of an item are some that it can have, and loses them if
-// not, with the setuid and setgid bits, which go with the owner. anyone says that the target
+// keepsOwner reports whether owners are kept and the ids of an item are some that it can have,
+// and loses them if they are not, with the setuid and setgid bits, which go with the owner. anyone says that the target
 // lets this process give files to anyone. display shows the path p in messages.
 func (o *Options) keepsOwner(display func(p string) string, p string, it *item, anyone bool) (bool, error) {
 	var reason error
 	switch {
+	case !o.Owner:
+		return false, nil
 	case it.uid < 0 || it.gid < 0 || int64(it.uid) > maxID || int64(it.gid) > maxID:
 		reason = driver.Errorf(vole.ErrInvalid, "%d:%d is out of range, 0 to %d", it.uid, it.gid, int64(maxID))
 	case !anyone && !isOwnID(it.uid, it.gid):
@@ -100,13 +102,8 @@ func isOwnID(uid, gid int) bool {
 	return gid == os.Getegid() || slices.Contains(groups, gid)
 }
 
-// Between these times every file system keeps them.
-var (
-	safeFrom  = time.Unix(0, 0)
-	safeUntil = time.Unix(1<<31-1, 0)
-)
-
-func isUnusualTime(t time.Time) bool { return t.Before(safeFrom) || !t.Before(safeUntil) }
+// isUnusualTime reports whether not every file system keeps a time.
+func isUnusualTime(t time.Time) bool { return t.Unix() < 0 || t.Unix() >= 1<<31-1 }
 
 // checkKeptTime compares an unusual time with what a file system made of it, which may be the
 // nearest one that it can keep.

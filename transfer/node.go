@@ -11,6 +11,7 @@ import (
 
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/sparse"
 )
 
 // isSpecialNode reports whether a mode is that of a node: a device, a fifo or a socket of the
@@ -125,17 +126,16 @@ func CopyToNode(ctx context.Context, node *os.File, src Tree, p string, opts Opt
 // WriteNode writes what r yields to what OpenNode opened, in order, and makes it durable on
 // a block device.
 func WriteNode(ctx context.Context, node *os.File, r io.Reader, opts Options) (Stats, error) {
-	w := &nodeWriter{node: node, opts: &opts}
+	c := &copier{opts: &opts}
 	err := NodeWrite(ctx, node, func() error {
-		_, err := io.CopyBuffer(w, struct{ io.Reader }{r}, make([]byte, copyBuf))
+		_, err := io.CopyBuffer(struct{ io.Writer }{node}, &counted{sparse.Stream(r), c}, make([]byte, copyBuf))
 		return err
 	})
-	if err != nil {
-		return w.stats, err
+	if err == nil {
+		c.stats.Files++
+		opts.reportFile(node.Name())
 	}
-	w.stats.Files++
-	opts.reportFile(node.Name())
-	return w.stats, nil
+	return c.stats, err
 }
 
 // NodeWrite calls write, which writes to a node. When ctx ends, a write that waits for the
@@ -166,18 +166,4 @@ func syncNode(node *os.File) error {
 		return node.Sync()
 	}
 	return nil
-}
-
-// nodeWriter counts the bytes that are written to a node.
-type nodeWriter struct {
-	node  *os.File
-	opts  *Options
-	stats Stats
-}
-
-func (w *nodeWriter) Write(p []byte) (int, error) {
-	n, err := w.node.Write(p)
-	w.stats.Bytes += int64(n)
-	w.opts.reportRead(n)
-	return n, err
 }

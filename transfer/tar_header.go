@@ -124,12 +124,7 @@ func putUstarHeader(b []byte, hdr *tar.Header) {
 	copy(b[257:], "ustar\x0000")
 	putOctalField(b[329:337], hdr.Devmajor)
 	putOctalField(b[337:345], hdr.Devminor)
-	copy(b[148:], "        ") // the sum is taken over blanks in its place
-	sum := int64(0)
-	for _, c := range b[:345] { // behind that all is 0
-		sum += int64(c)
-	}
-	putOctalField(b[148:155], sum) // six digits, a NUL, and a blank
+	setHeaderChecksum(b)
 }
 
 // putOctalField fills a field with a number and a NUL; 0 for one that does not fit.

@@ -55,21 +55,17 @@ func (t *tarStream) writeSparseFile(ctx context.Context, p string, hdr *tar.Head
 
 // listDataRanges lists where c holds data, and how much in all. The last one ends the file.
 func listDataRanges(ctx context.Context, c *volumeContent, size int64) (list []dataRange, data int64, err error) {
-	for off := int64(0); off < size; {
-		start, end, err := c.h.NextData(ctx, off)
+	for c.off < size {
+		off, n, err := c.NextData(ctx)
 		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
 			return nil, 0, err
 		}
-		end = min(end, size)
-		if start >= end {
-			break
-		}
-		list = append(list, dataRange{start, end - start})
-		data += end - start
-		off = end
+		list = append(list, dataRange{off, n})
+		data += n
+		c.off = off + n
 	}
 	if n := len(list); n == 0 || list[n-1].off+list[n-1].n < size {
 		list = append(list, dataRange{size, 0})

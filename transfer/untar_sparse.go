@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"strconv"
 	"strings"
@@ -173,11 +172,11 @@ func (s *sparseFile) readOldRanges(b []byte, extended byte) bool {
 
 // headerChecksum is the checksum of a header: the sum of its bytes, with blanks in its place.
 func headerChecksum(b []byte) (sum int64) {
-	for i, c := range b[:tarUnit] {
-		if i >= 148 && i < 156 {
-			c = ' '
-		}
+	for _, c := range b[:tarUnit] {
 		sum += int64(c)
+	}
+	for _, c := range b[148:156] {
+		sum += ' ' - int64(c)
 	}
 	return sum
 }
@@ -189,7 +188,11 @@ func hasValidChecksum(b []byte) bool {
 	return err == nil && sum == headerChecksum(b)
 }
 
-func setHeaderChecksum(b []byte) { copy(b[148:156], fmt.Sprintf("%06o\x00 ", headerChecksum(b))) }
+// setHeaderChecksum gives a header its checksum: six digits, a NUL, and a blank.
+func setHeaderChecksum(b []byte) {
+	putOctalField(b[148:155], headerChecksum(b))
+	b[155] = ' '
+}
 
 // parseTarNumber reads a field of a header: octal, or binary where the first bit is set.
 func parseTarNumber(b []byte) (int64, error) {

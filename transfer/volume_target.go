@@ -74,14 +74,12 @@ func (t *volumeTarget) keepsOwner(p string, it *item) (bool, error) {
 // mode is writable until these are set.
 func (t *volumeTarget) writeFile(ctx context.Context, p string, it *item, c sparse.Content) error {
 	meta := vole.FileMeta{UID: -1, GID: -1}
-	if t.opts.Owner {
-		keep, err := t.keepsOwner(p, it)
-		if err != nil {
-			return err
-		}
-		if keep {
-			meta.UID, meta.GID = it.uid, it.gid
-		}
+	keep, err := t.keepsOwner(p, it)
+	if err != nil {
+		return err
+	}
+	if keep {
+		meta.UID, meta.GID = it.uid, it.gid
 	}
 	meta.Mode = t.opts.writableMode(it)
 	if !isUnusualTime(it.mtime) {
@@ -99,7 +97,6 @@ func (t *volumeTarget) writeFile(ctx context.Context, p string, it *item, c spar
 	if err := t.removeInheritedLists(ctx, p, accessACL); err != nil {
 		return err
 	}
-	var err error
 	if meta.Mtime.IsZero() {
 		err = t.setXattrsAndTimes(ctx, p, it)
 	} else {
@@ -142,14 +139,12 @@ func (s *sparseStream) Read(p []byte) (int, error) {
 
 // setMetadata sets the metadata of anything but a regular file.
 func (t *volumeTarget) setMetadata(ctx context.Context, p string, it *item) error {
-	if t.opts.Owner { // before the mode: a change of owner clears setuid
-		keep, err := t.keepsOwner(p, it)
-		if err == nil && keep {
-			err = t.f.Chown(ctx, p, it.uid, it.gid)
-		}
-		if err != nil {
-			return err
-		}
+	keep, err := t.keepsOwner(p, it)
+	if err == nil && keep { // before the mode: a change of owner clears setuid
+		err = t.f.Chown(ctx, p, it.uid, it.gid)
+	}
+	if err != nil {
+		return err
 	}
 	if it.mode&fs.ModeSymlink != 0 {
 		return t.setXattrsAndTimes(ctx, p, it)

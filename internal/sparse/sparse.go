@@ -55,6 +55,17 @@ func Copy(ctx context.Context, c Content, size int64, write func(b []byte, off i
 	}
 }
 
+// CopyToFile writes content of size bytes into f, which is empty, with its holes.
+func CopyToFile(ctx context.Context, c Content, size int64, f *os.File) error {
+	if err := f.Truncate(size); err != nil {
+		return err
+	}
+	return Copy(ctx, c, size, func(b []byte, off int64) error {
+		_, err := f.WriteAt(b, off)
+		return err
+	})
+}
+
 // File returns the content of f, whose holes the file system reports. Close closes f.
 func File(ctx context.Context, f *os.File) Content { return &file{ctx, f} }
 
