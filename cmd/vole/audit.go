@@ -14,12 +14,6 @@ import (
 // auditPage is how many records are asked for at a time, which bounds the memory of a long log.
 const auditPage = 1000
 
-// auditJSON is one page of the audit log.
-type auditJSON struct {
-	Records []api.AuditRecord `json:"records"`
-	Next    string            `json:"next"`
-}
-
 func newAuditCmd(a *app) *cobra.Command {
 	var limit int
 	var cursor string
@@ -52,7 +46,7 @@ standard error. Under --json a page is an object {"records": [...], "next": "...
 
 // showAuditLog prints up to limit records (0: all), and reads no more at a time than a page.
 func (a *app) showAuditLog(ctx context.Context, b *cloud.Backend, cursor string, limit int) error {
-	p := a.newAuditPrinter(limit > 0)
+	p := a.newAuditListing(limit > 0)
 	for left := limit; ; {
 		n := auditPage
 		if limit > 0 {
@@ -74,19 +68,12 @@ func (a *app) showAuditLog(ctx context.Context, b *cloud.Backend, cursor string,
 	}
 }
 
-// auditPrinter prints a stream of records: as a listing does, but under --json --limit a page.
-type auditPrinter struct {
-	*listing[api.AuditRecord]
-	paged bool
-	page  auditJSON // collected under --json where paged
-}
-
-// newAuditPrinter prints records as the flags say; paged: of a page that --limit bounds.
-func (a *app) newAuditPrinter(paged bool) *auditPrinter {
+// newAuditListing prints records as the flags say; paged: of a page that --limit bounds.
+func (a *app) newAuditListing(paged bool) *pagedListing[api.AuditRecord] {
 	t := a.newTable("AT", "STATUS", "ACTION", "KEY", "VOLUME", "PATH", "DETAIL", "FROM", "KEY ID", "VOLUME ID").
 		allowShortening("PATH", "DETAIL", "KEY ID", "VOLUME ID")
 	records := newListing(a, t, func(r api.AuditRecord) string { return strconv.FormatInt(r.ID, 10) }, auditRow)
-	return &auditPrinter{listing: records, paged: paged, page: auditJSON{Records: []api.AuditRecord{}}}
+	return newPagedListing("records", paged, records)
 }
 
 // auditRow is a record as a row of a table.
@@ -100,25 +87,4 @@ func auditRow(r api.AuditRecord) []string {
 		row = append(row, dashIfEmpty(cell))
 	}
 	return row
-}
-
-// printRecord prints a record, or keeps it for the page.
-func (p *auditPrinter) printRecord(r api.AuditRecord) error {
-	if p.a.json && p.paged {
-		p.page.Records = append(p.page.Records, r)
-		return nil
-	}
-	return p.listing.printRecord(r)
-}
-
-// close ends the output; next is the cursor of what follows, if anything.
-func (p *auditPrinter) close(next string) error {
-	if p.a.json && p.paged {
-		p.page.Next = next
-		return p.a.printJSON(p.page)
-	}
-	if p.paged && next != "" {
-		defer p.a.notef("more records follow; continue with --cursor %s", next)
-	}
-	return p.listing.close()
 }

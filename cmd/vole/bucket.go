@@ -48,8 +48,9 @@ func (b *bucketFlags) register(cmd *cobra.Command) {
 	f.StringVar(&b.s3, "s3", "", "`URL` of an S3 bucket, https://HOST[:PORT]/BUCKET[/PREFIX][?region=R] (default $VOLE_BUCKET_S3)")
 }
 
-// namespaceOptions returns what the flags and the environment say.
-func (b *bucketFlags) namespaceOptions() (bucket.Options, error) {
+// namespaceOptions returns what the flags and the environment say of a namespace that exists, but
+// for its database if rebuild is to make that.
+func (b *bucketFlags) namespaceOptions(rebuild bool) (bucket.Options, error) {
 	o := b.opts
 	o.Dir, o.Database, o.Maintain = b.dir, b.db, -1
 	if err := checkSystem("bucket"); err != nil {
@@ -69,12 +70,13 @@ func (b *bucketFlags) namespaceOptions() (bucket.Options, error) {
 	case o.Dir != "" && o.Database == "":
 		o.Database = filepath.Join(o.Dir, "namespace.db")
 	}
-	if s3 == "" {
-		return o, nil
+	if s3 != "" {
+		var err error
+		if o.S3, err = parseS3(s3); err != nil {
+			return o, err
+		}
 	}
-	var err error
-	o.S3, err = parseS3(s3)
-	return o, err
+	return o, checkNamespaceExists(o, rebuild)
 }
 
 // namespaceFromEnv completes the database and the bucket of a namespace from the environment. It
@@ -116,20 +118,14 @@ func parseS3(text string) (*bucket.S3, error) {
 		prefix += "/"
 	}
 	s := &bucket.S3{Endpoint: u.Scheme + "://" + u.Host, Bucket: name, Prefix: prefix}
+	texts := map[string]*string{"region": &s.Region, "ca": &s.CAFile, "profile": &s.Profile, "credentials": &s.CredentialsFile}
+	switches := map[string]*bool{"path-style": &s.PathStyle, "instance": &s.Instance}
 	for k, v := range u.Query() {
-		switch k {
-		case "region":
-			s.Region = v[0]
-		case "path-style":
-			s.PathStyle = v[0] != "false"
-		case "ca":
-			s.CAFile = v[0]
-		case "profile":
-			s.Profile = v[0]
-		case "credentials":
-			s.CredentialsFile = v[0]
-		case "instance":
-			s.Instance = v[0] != "false"
+		switch {
+		case texts[k] != nil:
+			*texts[k] = v[0]
+		case switches[k] != nil:
+			*switches[k] = v[0] != "false"
 		default:
 			return nil, usageErrorf("--s3: unknown parameter %q; use region, path-style, ca, profile, credentials or instance", k)
 		}
@@ -162,10 +158,7 @@ func checkNamespaceExists(o bucket.Options, rebuild bool) error {
 
 // withNamespace runs fn on a namespace that exists, and closes it.
 func (a *app) withNamespace(ctx context.Context, op string, flags *bucketFlags, fn func(ns *bucket.Namespace) error) error {
-	o, err := flags.namespaceOptions()
-	if err == nil {
-		err = checkNamespaceExists(o, false)
-	}
+	o, err := flags.namespaceOptions(false)
 	if err != nil {
 		return err
 	}

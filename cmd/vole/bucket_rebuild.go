@@ -39,10 +39,7 @@ volumes are lost, or an older manifest had to be used.`,
 // rebuildNamespace makes the database again and prints what could not be brought back. It ends with
 // the exit code of corruption when that is more than nothing.
 func (a *app) rebuildNamespace(cmd *cobra.Command, flags *bucketFlags) error {
-	o, err := flags.namespaceOptions()
-	if err == nil {
-		err = checkNamespaceExists(o, true)
-	}
+	o, err := flags.namespaceOptions(true)
 	if err != nil {
 		return err
 	}

@@ -39,11 +39,7 @@ killed, no new volume is left.`,
 			if err != nil {
 				return err
 			}
-			v, err := a.cloneVolume(cmd.Context(), s, args[0], args[1], change)
-			if err != nil {
-				return err
-			}
-			return a.printVolume(v.Info())
+			return a.printVolume(a.cloneVolume(cmd.Context(), s, args[0], args[1], change))
 		},
 	}
 	f := cmd.Flags()

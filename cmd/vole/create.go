@@ -82,7 +82,7 @@ func (f *createFlags) register(a *app, cmd *cobra.Command) {
 
 // createVolume makes an empty volume.
 func (a *app) createVolume(ctx context.Context, name string, spec vole.Spec, existOK bool) error {
-	s, err := a.openOrMakeStore(ctx)
+	s, err := a.openOrMakeStore(ctx, vole.Options{})
 	if err != nil {
 		return err
 	}
@@ -93,15 +93,16 @@ func (a *app) createVolume(ctx context.Context, name string, spec vole.Spec, exi
 		v, err = s.Create(ctx, name, spec)
 		err = withHint(err, vole.ErrExists, "--exist-ok accepts an existing volume")
 	}
+	return a.printVolume(v, err)
+}
+
+// printVolume prints the volume that a command made or changed, unless err says that it failed:
+// its name, or all under --json.
+func (a *app) printVolume(v *vole.Volume, err error) error {
 	if err != nil {
 		return err
 	}
-	return a.printVolume(v.Info())
-}
-
-// printVolume prints what a command made or changed: its name, or all under --json.
-func (a *app) printVolume(info vole.Info) error {
-	return a.printResult(info, "%s\n", info.Name)
+	return a.printResult(v.Info(), "%s\n", v.Name())
 }
 
 // parseSpec makes a Spec of the flags of create.

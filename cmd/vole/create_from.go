@@ -21,7 +21,7 @@ func (a *app) createFilled(ctx context.Context, name string, spec vole.Spec, exi
 	if from == "" {
 		return usageErrorf("create: --from: the path is empty; write . for the current directory")
 	}
-	s, err := a.openOrMakeStore(ctx)
+	s, err := a.openOrMakeStore(ctx, vole.Options{})
 	if err != nil {
 		return err
 	}
@@ -29,9 +29,9 @@ func (a *app) createFilled(ctx context.Context, name string, spec vole.Spec, exi
 		v, err := s.Get(ctx, name)
 		if err == nil {
 			if err := spec.Fits(v.Info()); err != nil {
-				return errors.Join(&vole.Error{Op: fillOp, Volume: v.Name(), Err: err}, a.printVolume(v.Info()))
+				return errors.Join(&vole.Error{Op: fillOp, Volume: v.Name(), Err: err}, a.printVolume(v, nil))
 			}
-			return a.printVolume(v.Info())
+			return a.printVolume(v, nil)
 		}
 		if !errors.Is(err, vole.ErrNotFound) {
 			return err
@@ -49,11 +49,8 @@ func (a *app) createFilled(ctx context.Context, name string, spec vole.Spec, exi
 	if n := fl.stats.Lost + fl.stats.Skipped; n > 0 {
 		a.warnf("not everything was kept (warnings: %d); --strict makes nothing then", n)
 	}
-	info, err := v.Refresh(ctx) // what it holds now
-	if err != nil {
-		return err
-	}
-	return a.printVolume(info)
+	_, err = v.Refresh(ctx) // what it holds now
+	return a.printVolume(v, err)
 }
 
 // filling is the making of a volume that is not empty. The volume is a draft until all is copied:

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -159,7 +158,7 @@ func (a *app) exportToFile(ctx context.Context, to string, c sparse.Content, siz
 	if compress {
 		err = writeImage(ctx, c, size, dst, true)
 	} else {
-		err = writeSparse(ctx, c, size, dst)
+		err = sparse.CopyToFile(ctx, c, size, dst)
 	}
 	if err == nil {
 		err = errors.Join(dst.Sync(), dst.Close(), os.Rename(dst.Name(), filepath.Join(target.dir, target.path)))
@@ -174,7 +173,7 @@ func exportToNode(ctx context.Context, node *os.File, c sparse.Content, size int
 	if err != nil {
 		return err
 	}
-	if m := info.Mode(); !compress && m&fs.ModeDevice != 0 && m&fs.ModeCharDevice == 0 {
+	if !compress && isBlockDevice(info.Mode()) {
 		have, err := node.Seek(0, io.SeekEnd)
 		if err == nil {
 			_, err = node.Seek(0, io.SeekStart)
@@ -195,17 +194,6 @@ func asHostError(op, p string, err error) error {
 		return err
 	}
 	return transfer.HostError(op, p, err)
-}
-
-// writeSparse writes an image into an empty file, with its holes.
-func writeSparse(ctx context.Context, c sparse.Content, size int64, dst *os.File) error {
-	if err := dst.Truncate(size); err != nil {
-		return err
-	}
-	return sparse.Copy(ctx, c, size, func(b []byte, off int64) error {
-		_, err := dst.WriteAt(b, off)
-		return err
-	})
 }
 
 // countedImage is the content of an image that is counted as it is read.

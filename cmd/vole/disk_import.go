@@ -99,7 +99,7 @@ func (a *app) importDisk(ctx context.Context, image, name string, where whereInI
 	if in.note != "" {
 		a.warnf("%s: %s", image, in.note)
 	}
-	s, err := a.openOrMakeStore(ctx)
+	s, err := a.openOrMakeStore(ctx, vole.Options{})
 	if err != nil {
 		return err
 	}
@@ -110,14 +110,10 @@ func (a *app) importDisk(ctx context.Context, image, name string, where whereInI
 	})
 	stats.Files = 1
 	bar.finishBar(err == nil, stats)
-	if err != nil {
-		return err
+	if err == nil {
+		_, err = v.Refresh(ctx)
 	}
-	info, err := v.Refresh(ctx)
-	if err != nil {
-		return err
-	}
-	return a.printVolume(info)
+	return a.printVolume(v, err)
 }
 
 // importInto makes the image the content of a new volume, which is checked.

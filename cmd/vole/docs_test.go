@@ -32,7 +32,7 @@ func TestJSONIsDocumented(t *testing.T) {
 	for _, v := range []any{
 		volumeJSON{}, vole.AttachmentInfo{}, usageJSON{}, entryJSON{}, transferJSON{}, transfer.Stats{}, nameJSON{},
 		vole.Finding{}, sandbox.Info{}, sandbox.MountInfo{}, sandbox.ImageInfo{}, versionJSON{}, errorJSON{},
-		profileJSON{}, serverJSON{}, api.Key{}, newKeyJSON{}, auditJSON{}, api.AuditRecord{}, api.Event{},
+		profileJSON{}, serverJSON{}, api.Key{}, newKeyJSON{}, api.AuditPage{}, api.AuditRecord{}, api.Event{},
 		imageJSON{}, problemJSON{}, sizeJSON{}, bucket.ExportResult{}, rebuildJSON{}, sweptJSON{}, firstKeyJSON{},
 	} {
 		for _, key := range jsonKeys(reflect.TypeOf(v)) {

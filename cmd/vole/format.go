@@ -177,13 +177,13 @@ func (f *formatted) flushTable() error {
 	return f.columns.close()
 }
 
-func (f *formatted) printVolume(info vole.Info) error {
+func (f *formatted) printRecord(info vole.Info) error {
 	f.raw = &volumeJSON{Info: info}
 	return f.executeTemplate(&listedVolume{f.withDisplayValues(info)})
 }
 
 func (f *formatted) close(next string) error {
 	err := f.flushTable()
-	f.a.noteMorePages(next)
+	f.a.noteMorePages("volumes", next)
 	return err
 }

@@ -40,11 +40,7 @@ func (a *app) forEachFile(ctx context.Context, refs []string, opts vole.FSOption
 		paths[name] = append(paths[name], p)
 	}
 	for _, name := range names {
-		v, err := a.openVolume(ctx, name)
-		if err != nil {
-			return err
-		}
-		f, err := v.OpenFS(ctx, opts)
+		f, err := a.openFS(ctx, name, opts)
 		if err != nil {
 			return err
 		}
@@ -57,7 +53,7 @@ func (a *app) forEachFile(ctx context.Context, refs []string, opts vole.FSOption
 				}
 			}
 		}
-		if err := errors.Join(append(errs, f.Close())...); err != nil {
+		if err := errors.Join(append(errs, a.closeOpened())...); err != nil {
 			return err
 		}
 	}

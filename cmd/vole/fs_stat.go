@@ -54,15 +54,11 @@ func (a *app) statFiles(ctx context.Context, args []string, follow bool) error {
 
 // statFile describes one file of a volume.
 func (a *app) statFile(ctx context.Context, volume, p string, follow bool) (j entryJSON, e vole.Entry, err error) {
-	v, err := a.openVolume(ctx, volume)
+	f, err := a.openFS(ctx, volume, vole.FSOptions{ReadOnly: true})
 	if err != nil {
 		return j, e, err
 	}
-	f, err := v.OpenFS(ctx, vole.FSOptions{ReadOnly: true})
-	if err != nil {
-		return j, e, err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
+	defer func() { err = errors.Join(err, a.closeOpened()) }()
 	stat := f.Lstat
 	if follow {
 		stat = f.Stat

@@ -37,25 +37,21 @@ disk, but each counts them. An image that has "damaged" there is fetched again w
 			m, err := a.openSandboxes(cmd.Context())
 			switch {
 			case errors.Is(err, errNoHome):
-				return a.printImages([]sandbox.ImageInfo{})
+				return a.printImages([]sandbox.ImageInfo{}, nil)
 			case err != nil:
 				return err
 			}
-			list, err := m.Images(cmd.Context())
-			if err != nil {
-				return err
-			}
-			return a.printImages(list)
+			return a.printImages(m.Images(cmd.Context()))
 		},
 	}
 	a.addBytesFlag(cmd)
 	return cmd
 }
 
-// printImages lists images. One without a size has damaged layers.
-func (a *app) printImages(list []sandbox.ImageInfo) error {
+// printImages lists images, or returns the error of finding them. One without a size has damaged layers.
+func (a *app) printImages(list []sandbox.ImageInfo, err error) error {
 	t := a.newTable("NAME", "SIZE", "LAST USED", "DIGEST").allowShortening("DIGEST")
-	return printList(a, list, t, func(i sandbox.ImageInfo) string { return i.Name }, func(i sandbox.ImageInfo) []string {
+	return printList(a, list, err, t, func(i sandbox.ImageInfo) string { return i.Name }, func(i sandbox.ImageInfo) []string {
 		size := a.formatSize(i.Size)
 		if i.Size == 0 {
 			size = "damaged"

@@ -15,7 +15,7 @@ func TestImageNamesStayOneLine(t *testing.T) {
 		a := newApp(nil, nil, nil)
 		a.quiet = quiet
 		a.stdout = &screen{w: &out, json: &a.json}
-		if err := a.printImages([]sandbox.ImageInfo{{Name: "a\nother\tb", Size: 1}}); err != nil {
+		if err := a.printImages([]sandbox.ImageInfo{{Name: "a\nother\tb", Size: 1}}, nil); err != nil {
 			t.Fatal(err)
 		}
 		if strings.Contains(out.String(), "\nother") || !strings.Contains(out.String(), `"a\nother\tb"`) {

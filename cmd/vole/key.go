@@ -46,9 +46,12 @@ func keyStatus(k api.Key, now time.Time) string {
 	return "good"
 }
 
-// printNewKey prints a key that was just made: its secret on standard output, alone, so that
+// printNewKey prints a key that was just made, unless err says that it failed: its secret on standard output, alone, so that
 // a script can take it, and the rest beside it.
-func (a *app) printNewKey(k api.NewKey) error {
+func (a *app) printNewKey(k api.NewKey, err error) error {
+	if err != nil {
+		return err
+	}
 	if a.json {
 		return a.printJSON(newKeyJSON{k.Key, k.Secret})
 	}

@@ -42,16 +42,10 @@ operator. The audit log of that organisation records it.`,
 			if err != nil {
 				return err
 			}
-			var k api.NewKey
 			if f.org == "" {
-				k, err = server.CreateKey(cmd.Context(), in)
-			} else {
-				k, err = server.CreateOrgKey(cmd.Context(), f.org, in)
+				return a.printNewKey(server.CreateKey(cmd.Context(), in))
 			}
-			if err != nil {
-				return err
-			}
-			return a.printNewKey(k)
+			return a.printNewKey(server.CreateOrgKey(cmd.Context(), f.org, in))
 		},
 	}
 	s := cmd.Flags()

@@ -71,14 +71,14 @@ func (a *app) printKeys(keys []api.Key, names map[string]string) error {
 			volumes = append(volumes, cmp.Or(names[id], id))
 		}
 		return []string{k.ID, k.Name, keyStatus(k, time.Now()), dashIfEmpty(strings.Join(scopeNames(k.Scopes), ",")), cmp.Or(strings.Join(volumes, ","), "all"),
-			formatTimestamp(k.Expires, "never"), formatTimestamp(k.LastUsed, "never"), a.formatTime(k.Created)}
+			timestampOrNever(k.Expires), timestampOrNever(k.LastUsed), a.formatTime(k.Created)}
 	}).printAll(keys)
 }
 
-// formatTimestamp shows a time that may not be.
-func formatTimestamp(t time.Time, none string) string {
+// timestampOrNever shows a time that may not be.
+func timestampOrNever(t time.Time) string {
 	if t.IsZero() {
-		return none
+		return "never"
 	}
 	return t.UTC().Format(time.RFC3339)
 }

@@ -73,7 +73,7 @@ func (l *loginCmd) runLogin(ctx context.Context, server string) error {
 	if err != nil {
 		return err
 	}
-	f, _, err := readProfiles()
+	f, err := profile.LoadDefault()
 	if err == nil {
 		err = mayReplaceProfile(f, name, p)
 	}
@@ -104,7 +104,7 @@ func (l *loginCmd) runLogin(ctx context.Context, server string) error {
 // home: after a mere login 'vole ls' would show the server's volumes and theirs seem gone.
 func (l *loginCmd) saveProfile(ctx context.Context, name string, p profile.Profile) (current string, err error) {
 	hasLocal := localHomeInUse(ctx) // asked before the file of profiles is locked
-	err = changeProfiles(ctx, func(f *profile.File, _ string) error {
+	err = changeProfiles(ctx, func(f *profile.File) error {
 		if err := mayReplaceProfile(*f, name, p); err != nil {
 			return err
 		}

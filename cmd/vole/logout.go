@@ -24,7 +24,7 @@ the current one, the local home is current then.`,
 				name = args[0]
 			}
 			if name == "" {
-				f, _, err := readProfiles()
+				f, err := profile.LoadDefault()
 				if err != nil {
 					return err
 				}
@@ -37,9 +37,9 @@ the current one, the local home is current then.`,
 				return usageErrorf("logout: the local home needs no login")
 			}
 			wasCurrent := false
-			err := changeProfiles(cmd.Context(), func(f *profile.File, path string) error {
+			err := changeProfiles(cmd.Context(), func(f *profile.File) error {
 				if _, ok := f.Profiles[name]; !ok {
-					return profile.Unknown(name, path)
+					return f.Unknown(name)
 				}
 				delete(f.Profiles, name)
 				if wasCurrent = f.Current == name; wasCurrent {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"strings"
 
@@ -95,7 +94,7 @@ func parseKind(s string) (vole.Kind, error) {
 
 // volumePrinter prints a stream of volumes.
 type volumePrinter interface {
-	printVolume(info vole.Info) error
+	printRecord(info vole.Info) error
 	// close ends the output; next is the cursor of what follows, if anything.
 	close(next string) error
 }
@@ -120,7 +119,7 @@ func (a *app) listVolumes(ctx context.Context, s *vole.Store, filter vole.Filter
 			if !ok {
 				continue
 			}
-			if err := p.printVolume(info); err != nil {
+			if err := p.printRecord(info); err != nil {
 				return err
 			}
 			left--
@@ -141,66 +140,21 @@ func (a *app) newVolumePrinter(paged bool, format string, lastUse bool) (volumeP
 	return a.newVolumeListing(paged, lastUse), nil
 }
 
-// noteMorePages tells where the next page begins, out of the way of the listing.
-func (a *app) noteMorePages(next string) {
-	if next != "" {
-		a.notef("more volumes follow; continue with --cursor %s", next)
-	}
-}
-
-// volumeListing prints volumes as a listing does, but under --json --limit a page as an object.
-type volumeListing struct {
-	*listing[vole.Info]
-	paged bool
-	begun bool // the beginning of the page is printed
-}
-
 // newVolumeListing prints volumes; a table has the time of their last use if lastUse says so.
-func (a *app) newVolumeListing(paged, lastUse bool) *volumeListing {
+func (a *app) newVolumeListing(paged, lastUse bool) *pagedListing[vole.Info] {
 	header := []string{"NAME", "KIND", "USED", "LIMIT", "LABELS", "CREATED"}
 	if lastUse {
 		header = append(header, "LAST USED")
 	}
 	t := a.newTable(header...).allowShortening("LABELS")
-	return &volumeListing{paged: paged && a.json, listing: newListing(a, t, volumeName, func(i vole.Info) []string {
+	return newPagedListing("volumes", paged, newListing(a, t, volumeName, func(i vole.Info) []string {
 		row := []string{i.Name, string(i.Kind), a.formatUsage(i.Used, i.UsedStale), a.formatLimit(i), formatLabels(i.Labels), a.formatTime(i.Created)}
 		if lastUse {
 			row = append(row, a.formatTime(i.LastUsed))
 		}
 		return row
-	})}
+	}))
 }
 
 // volumeName is the name of a volume, for listings.
 func volumeName(i vole.Info) string { return i.Name }
-
-// beginPage prints what goes before the volumes of a page. A listing that fails before its first
-// volume prints nothing.
-func (l *volumeListing) beginPage() error {
-	if !l.paged || l.begun {
-		return nil
-	}
-	l.begun = true
-	return l.a.printf(`{"volumes":`)
-}
-
-func (l *volumeListing) printVolume(info vole.Info) error {
-	if err := l.beginPage(); err != nil {
-		return err
-	}
-	return l.printRecord(info)
-}
-
-func (l *volumeListing) close(next string) error {
-	if !l.a.json {
-		defer l.a.noteMorePages(next)
-	}
-	if err := errors.Join(l.beginPage(), l.listing.close()); err != nil || !l.paged {
-		return err
-	}
-	quoted, err := json.Marshal(next)
-	if err != nil {
-		return err
-	}
-	return l.a.printf(",\"next\":%s}\n", quoted)
-}

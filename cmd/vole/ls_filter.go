@@ -183,7 +183,7 @@ func (a *app) listSorted(ctx context.Context, s *vole.Store, filter vole.Filter,
 		all = all[:min(limit, len(all))]
 	}
 	for _, info := range all {
-		if err := p.printVolume(info); err != nil {
+		if err := p.printRecord(info); err != nil {
 			return err
 		}
 	}

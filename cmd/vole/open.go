@@ -101,12 +101,7 @@ func (a *app) openStore(ctx context.Context) (*vole.Store, error) {
 	if err := a.checkHome(ctx); err != nil {
 		return nil, err
 	}
-	return a.openStoreWith(ctx, vole.Options{})
-}
-
-// openOrMakeStore is openStore that makes the home if it does not exist.
-func (a *app) openOrMakeStore(ctx context.Context) (*vole.Store, error) {
-	return a.openStoreWith(ctx, vole.Options{})
+	return a.openOrMakeStore(ctx, vole.Options{})
 }
 
 // openForCompletion is openStore for reading; nil when it cannot. A completion makes nothing, and
@@ -115,13 +110,13 @@ func (a *app) openForCompletion(ctx context.Context) *vole.Store {
 	if a.store != nil || a.checkHome(ctx) != nil {
 		return a.store
 	}
-	s, _ := a.openStoreWith(ctx, vole.Options{ReadOnly: true})
+	s, _ := a.openOrMakeStore(ctx, vole.Options{ReadOnly: true})
 	return s
 }
 
-// openStoreWith opens the volumes of the profile in effect with further options, and adds advice
-// to the errors that a flag or another command helps with.
-func (a *app) openStoreWith(ctx context.Context, opts vole.Options) (*vole.Store, error) {
+// openOrMakeStore is openStore that makes the home if it does not exist, with further options. It
+// adds advice to the errors that a flag or another command helps with.
+func (a *app) openOrMakeStore(ctx context.Context, opts vole.Options) (*vole.Store, error) {
 	c, err := a.resolveProfile()
 	if err != nil {
 		return nil, err

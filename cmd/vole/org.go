@@ -30,11 +30,7 @@ had again. Servers of a local home have one organisation and make no others.`,
 			if err != nil {
 				return err
 			}
-			k, err := server.CreateOrg(cmd.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			return a.printNewKey(k)
+			return a.printNewKey(server.CreateOrg(cmd.Context(), args[0]))
 		},
 	}
 }

@@ -16,20 +16,12 @@ func newOrgLsCmd(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			orgs, err := server.Orgs(cmd.Context())
-			if err != nil {
-				return err
-			}
-			return a.printOrgs(orgs)
+			return a.printOrgs(server.Orgs(cmd.Context()))
 		},
 	}
 }
 
-// printOrgs lists organisations by name.
-func (a *app) printOrgs(orgs []string) error {
-	list := make([]nameJSON, len(orgs))
-	for i, name := range orgs {
-		list[i] = nameJSON{name}
-	}
-	return printList(a, list, a.newTable("NAME"), func(o nameJSON) string { return o.Name }, func(o nameJSON) []string { return []string{o.Name} })
+// printOrgs lists organisations by name, or returns the error of finding them.
+func (a *app) printOrgs(orgs []string, err error) error {
+	return printList(a, namesJSON(orgs), err, a.newTable("NAME"), func(o nameJSON) string { return o.Name }, func(o nameJSON) []string { return []string{o.Name} })
 }

@@ -175,13 +175,18 @@ type nameJSON struct {
 	Name string `json:"name"` // as it was given
 }
 
-// forEachName does something with each of the names and prints those where it was done.
-func (a *app) forEachName(ctx context.Context, names []string, do func(name string) (done bool, err error)) error {
+// namesJSON is each of the names as it is printed under --json.
+func namesJSON(names []string) []nameJSON {
 	list := make([]nameJSON, len(names))
 	for i, name := range names {
 		list[i] = nameJSON{name}
 	}
-	return forEachRecord(ctx, a, list, func(n nameJSON) string { return n.Name }, func(n nameJSON) (bool, error) { return do(n.Name) })
+	return list
+}
+
+// forEachName does something with each of the names and prints those where it was done.
+func (a *app) forEachName(ctx context.Context, names []string, do func(name string) (done bool, err error)) error {
+	return forEachRecord(ctx, a, namesJSON(names), func(n nameJSON) string { return n.Name }, func(n nameJSON) (bool, error) { return do(n.Name) })
 }
 
 // forEachRecord does something with each of the records and prints those where it was done: by

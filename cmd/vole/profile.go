@@ -91,28 +91,20 @@ const precedence = `The first of these says which one a command uses:
 
 A profile that cannot be used is an error; nothing falls back to this host.`
 
-// readProfiles reads the user's file of profiles, which is at path.
-func readProfiles() (f profile.File, path string, err error) {
-	if path, err = profile.Path(); err == nil {
-		f, err = profile.Load(path)
-	}
-	return f, path, err
-}
-
 // changeProfiles runs change on the user's file of profiles, under a lock, and writes it again.
 // When change fails, the file stays as it was.
-func changeProfiles(ctx context.Context, change func(f *profile.File, path string) error) error {
+func changeProfiles(ctx context.Context, change func(f *profile.File) error) error {
 	path, err := profile.Path()
 	if err != nil {
 		return err
 	}
-	return profile.Change(ctx, path, func(f *profile.File) error { return change(f, path) })
+	return profile.Change(ctx, path, change)
 }
 
 // isCurrentProfile reports whether the user's file says that a profile is the current one. A file
 // that cannot be read says nothing: it is in the way only of what needs it.
 func isCurrentProfile(name string) bool {
-	f, _, err := readProfiles()
+	f, err := profile.LoadDefault()
 	return err == nil && name != "" && cmp.Or(f.Current, profile.Local) == name
 }
 
@@ -124,7 +116,7 @@ func profileNames(f profile.File) []string {
 // completeProfiles completes up to max names of profiles (0: any number).
 func completeProfiles(max int) completer {
 	return completeUpTo(max, func(_ context.Context, args []string, prefix string) (list []cobra.Completion) {
-		f, _, err := readProfiles()
+		f, err := profile.LoadDefault()
 		if err != nil {
 			return nil
 		}

@@ -29,7 +29,7 @@ func newProfileAddCmd(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			err = changeProfiles(cmd.Context(), func(f *profile.File, _ string) error {
+			err = changeProfiles(cmd.Context(), func(f *profile.File) error {
 				if f.Has(args[0]) {
 					return driver.Errorf(vole.ErrExists, "profile add: there is a profile %s", args[0])
 				}

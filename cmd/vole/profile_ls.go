@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+
 	"github.com/spf13/cobra"
 	"github.com/volehq/vole/internal/profile"
 )
@@ -16,7 +17,7 @@ or the environment say otherwise. Keys are not shown.`,
 		Example: `  vole profile ls
   vole profile ls --json | jq -r '.[] | select(.current) | .name'`,
 		RunE: func(*cobra.Command, []string) error {
-			f, _, err := readProfiles()
+			f, err := profile.LoadDefault()
 			if err != nil {
 				return err
 			}
@@ -43,7 +44,7 @@ func (a *app) listProfiles(f profile.File) error {
 		list = append(list, j)
 	}
 	t := a.newTable("", "NAME", "KIND", "ORG", "PLACE")
-	return printList(a, list, t, func(j profileJSON) string { return j.Name }, func(j profileJSON) []string {
+	return printList(a, list, nil, t, func(j profileJSON) string { return j.Name }, func(j profileJSON) []string {
 		mark := " "
 		switch {
 		case j.InEffect && !j.Current:

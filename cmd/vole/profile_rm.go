@@ -21,13 +21,13 @@ commands would go on somewhere else; 'vole logout' does that.`,
 		ValidArgsFunction: completeProfiles(0),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.forEachName(cmd.Context(), args, func(name string) (bool, error) {
-				err := changeProfiles(cmd.Context(), func(f *profile.File, path string) error {
+				err := changeProfiles(cmd.Context(), func(f *profile.File) error {
 					_, ok := f.Profiles[name]
 					switch {
 					case name == profile.Local:
 						return usageErrorf("profile rm: the local home is always there")
 					case !ok:
-						return profile.Unknown(name, path)
+						return f.Unknown(name)
 					case f.Current == name:
 						return &hinted{driver.Errorf(vole.ErrInUse, "profile rm: %s is the current profile", name), "'vole profile use' makes another one current"}
 					}

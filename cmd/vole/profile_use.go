@@ -15,9 +15,9 @@ func newProfileUseCmd(a *app) *cobra.Command {
 		Args:              exactArgs(1, "the profile's name"),
 		ValidArgsFunction: completeProfiles(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			err := changeProfiles(cmd.Context(), func(f *profile.File, path string) error {
+			err := changeProfiles(cmd.Context(), func(f *profile.File) error {
 				if !f.Has(args[0]) {
-					return suggestProfile(profile.Unknown(args[0], path), args[0])
+					return suggestProfile(f.Unknown(args[0]), args[0])
 				}
 				f.Current = args[0]
 				return nil

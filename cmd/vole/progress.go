@@ -23,6 +23,7 @@ type progress struct {
 	pool  *mpb.Progress
 	bar   *mpb.Bar // nil: nothing is shown
 	thing string   // what is counted if not bytes and files, e.g. "volume"
+	image string   // that is fetched, if no files are copied
 	begun time.Time
 
 	bytes atomic.Int64
@@ -37,8 +38,11 @@ type progress struct {
 }
 
 // newProgress shows nothing unless standard error is a terminal.
-func (a *app) newProgress() *progress {
-	p := &progress{a: a, begun: time.Now()}
+func (a *app) newProgress() *progress { return a.startProgress(&progress{}) }
+
+// startProgress is newProgress of what says already what it shows.
+func (a *app) startProgress(p *progress) *progress {
+	p.a, p.begun = a, time.Now()
 	if a.quiet || a.json || !isTerminal(a.stderr) {
 		return p
 	}
@@ -54,7 +58,11 @@ func (a *app) newProgress() *progress {
 func (p *progress) formatStatus(decor.Statistics) string {
 	took := time.Since(p.begun)
 	left := p.formatTimeLeft(took)
-	if total := p.size.Load(); p.thing != "" {
+	total := p.size.Load()
+	if p.image != "" {
+		return fmt.Sprintf("%s: %s of %s%s ", p.image, vole.Size(p.position.Load()).Human(), vole.Size(total).Human(), left)
+	}
+	if p.thing != "" {
 		s := countOf(p.position.Load(), p.thing)
 		if total > 0 {
 			s = fmt.Sprintf("%d of %s", p.position.Load(), countOf(total, p.thing))
@@ -64,7 +72,7 @@ func (p *progress) formatStatus(decor.Statistics) string {
 	done := vole.Size(p.bytes.Load())
 	rate := vole.Size(float64(done) / max(took.Seconds(), 0.001))
 	s := done.Human()
-	if total := p.size.Load(); total > 0 {
+	if total > 0 {
 		s = vole.Size(p.position.Load()).Human() + " of " + vole.Size(total).Human()
 	}
 	return fmt.Sprintf("%s, %s, %s/s%s ", countOf(p.files.Load(), "file"), s, rate.Human(), left)
@@ -233,9 +241,14 @@ func (p *progress) removeBar() {
 
 // finishBar takes the bar away, and says on a terminal what was copied.
 func (p *progress) finishBar(ok bool, s transfer.Stats) {
+	p.endBar(ok, "copied "+countOf(s.Files, "file"), vole.Size(s.Bytes))
+}
+
+// endBar takes the bar away, and says on a terminal what was done, how much that was and how long
+// it took.
+func (p *progress) endBar(ok bool, did string, size vole.Size) {
 	p.removeBar()
 	if p.bar != nil && ok {
-		took := time.Since(p.begun).Round(10 * time.Millisecond)
-		fmt.Fprintf(p.a.stderr, "copied %s, %s in %v\n", countOf(int64(s.Files), "file"), vole.Size(s.Bytes).Human(), took)
+		fmt.Fprintf(p.a.stderr, "%s, %s in %v\n", did, size.Human(), time.Since(p.begun).Round(10*time.Millisecond))
 	}
 }

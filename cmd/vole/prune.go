@@ -140,7 +140,7 @@ func (p *prune) findUnused(ctx context.Context, s *vole.Store) (list []*vole.Vol
 func (p *prune) showCandidates(a *app, list []*vole.Volume) error {
 	out := a.newVolumeListing(false, true)
 	for _, v := range list {
-		if err := out.printVolume(v.Info()); err != nil {
+		if err := out.printRecord(v.Info()); err != nil {
 			return err
 		}
 	}

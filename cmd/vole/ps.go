@@ -27,25 +27,21 @@ with the exit code, or crashed (vole or the runtime died under it).`,
 			m, err := a.openSandboxes(cmd.Context())
 			switch {
 			case errors.Is(err, errNoHome):
-				return a.printSandboxes([]sandbox.Info{})
+				return a.printSandboxes([]sandbox.Info{}, nil)
 			case err != nil:
 				return err
 			}
-			list, err := m.List(cmd.Context(), all)
-			if err != nil {
-				return err
-			}
-			return a.printSandboxes(list)
+			return a.printSandboxes(m.List(cmd.Context(), all))
 		},
 	}
 	cmd.Flags().BoolVarP(&all, "all", "a", false, "also those that ended")
 	return cmd
 }
 
-// printSandboxes lists sandboxes.
-func (a *app) printSandboxes(list []sandbox.Info) error {
+// printSandboxes lists sandboxes, or returns the error of finding them.
+func (a *app) printSandboxes(list []sandbox.Info, err error) error {
 	t := a.newTable("NAME", "STATUS", "RUNTIME", "VOLUMES", "COMMAND", "CREATED").allowShortening("VOLUMES", "COMMAND")
-	return printList(a, list, t, func(i sandbox.Info) string { return i.Name }, func(i sandbox.Info) []string {
+	return printList(a, list, err, t, func(i sandbox.Info) string { return i.Name }, func(i sandbox.Info) []string {
 		return []string{i.Name, sandboxStatus(i), dashIfEmpty(i.Runtime), sandboxMounts(i), sandboxCommand(i), a.formatTime(i.Created)}
 	})
 }

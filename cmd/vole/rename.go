@@ -19,11 +19,7 @@ id and its files stay where they are.`,
 			if err != nil {
 				return err
 			}
-			v, err := s.Rename(cmd.Context(), args[0], args[1])
-			if err != nil {
-				return err
-			}
-			return a.printVolume(v.Info())
+			return a.printVolume(s.Rename(cmd.Context(), args[0], args[1]))
 		},
 	}
 }

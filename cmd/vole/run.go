@@ -192,13 +192,10 @@ func (f *runFlags) sandboxConfig() (sandbox.Config, error) {
 	return c, nil
 }
 
-// whySandboxes is why sandboxes need a home on this host.
-const whySandboxes = "they belong to a home, and use its volumes by their place on this host"
-
 // openSandboxes opens the sandboxes of the home that openStore opens, or has been opened. endCommand
 // closes them.
 func (a *app) openSandboxes(ctx context.Context) (*sandbox.Manager, error) {
-	if err := a.needsHome("sandboxes", whySandboxes); err != nil {
+	if err := a.needsHome("sandboxes", "they belong to a home, and use its volumes by their place on this host"); err != nil {
 		return nil, err
 	}
 	s, err := a.openStore(ctx)
@@ -215,9 +212,6 @@ func (a *app) openSandboxes(ctx context.Context) (*sandbox.Manager, error) {
 
 // openManager opens the sandboxes of the home that s is, which the caller closes.
 func (a *app) openManager(ctx context.Context, s *vole.Store) (*sandbox.Manager, error) {
-	if err := a.needsHome("sandboxes", whySandboxes); err != nil {
-		return nil, err
-	}
 	home, err := a.homeDir()
 	if err != nil {
 		return nil, err
@@ -231,14 +225,14 @@ func (a *app) runSandbox(ctx context.Context, f runFlags) error {
 	if err != nil {
 		return err
 	}
-	c.PullProgress = a.newPullProgress()
+	c.PullProgress = &pullProgress{app: a}
 	if f.detach && f.interactive {
 		return usageErrorf("-d and -i exclude each other: a sandbox in the background has no input")
 	}
 	if err := a.needsHome("run", "sandboxes use volumes by their place on this host"); err != nil {
 		return err
 	}
-	if _, err := a.openOrMakeStore(ctx); err != nil {
+	if _, err := a.openOrMakeStore(ctx, vole.Options{}); err != nil {
 		return err
 	}
 	m, err := a.openSandboxes(ctx)

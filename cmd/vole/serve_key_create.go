@@ -85,10 +85,7 @@ func (f *offlineFlags) keyOptions(args []string, now time.Time) (k server.Offlin
 	if err != nil {
 		return k, err
 	}
-	k.Name, k.Expires, k.Format = in.Name, in.Expires, in.Format
-	for _, s := range in.Scopes {
-		k.Scopes = append(k.Scopes, string(s))
-	}
+	k.Name, k.Expires, k.Format, k.Scopes = in.Name, in.Expires, in.Format, scopeNames(in.Scopes)
 	return k, nil
 }
 
@@ -103,5 +100,5 @@ func (a *app) createKeyOffline(cmd *cobra.Command, settings *serveFlags, k serve
 		err = &vole.Error{Op: "serve key create", Err: err}
 		return withHint(err, fs.ErrNotExist, "--dir, --db or --backend say where the data of the server is, as for 'vole serve'")
 	}
-	return a.printNewKey(made)
+	return a.printNewKey(made, nil)
 }

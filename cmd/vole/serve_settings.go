@@ -162,18 +162,16 @@ const longestTime = 10 * 365 * 24 * time.Hour
 
 // serverOptions checks the settings and makes the server's options of them.
 func (s *serveFlags) serverOptions(a *app, log *slog.Logger) (o server.Options, err error) {
-	o = server.Options{
-		Advertise: s.advertise, OpenMetrics: s.openMetrics, TrustProxy: s.trustProxy, Lease: s.lease, Timeout: s.timeout,
-		Rate: s.rate, Burst: s.burst, DrainDelay: s.drainDelay, Log: log, Version: buildVersion().Version,
-	}
+	o = s.opts
+	o.Log, o.Version = log, buildVersion().Version
 	switch {
-	case s.timeout <= 0 || s.lease <= 0 || s.grace <= 0:
+	case s.opts.Timeout <= 0 || s.opts.Lease <= 0 || s.bucket.Grace <= 0:
 		return o, usageErrorf("--timeout, --lease and --grace must be more than 0")
-	case s.drain < 0 || s.drainDelay < 0 || s.export < 0 || s.burst < 0:
+	case s.drain < 0 || s.opts.DrainDelay < 0 || s.bucket.Export < 0 || s.opts.Burst < 0:
 		return o, usageErrorf("--drain, --drain-delay, --export and --burst must not be negative")
-	case !(s.rate >= 0 && s.rate <= maxRate): // NaN is neither
-		return o, usageErrorf("--rate %v: give a number from 0 to %d", s.rate, int64(maxRate))
-	case max(s.timeout, s.lease, s.grace, s.drain, s.drainDelay, s.export) > longestTime:
+	case !(s.opts.Rate >= 0 && s.opts.Rate <= maxRate): // NaN is neither
+		return o, usageErrorf("--rate %v: give a number from 0 to %d", s.opts.Rate, int64(maxRate))
+	case max(s.opts.Timeout, s.opts.Lease, s.bucket.Grace, s.drain, s.opts.DrainDelay, s.bucket.Export) > longestTime:
 		return o, usageErrorf("--timeout, --lease, --grace, --drain, --drain-delay and --export must be at most %v", longestTime)
 	}
 	if s.maxFile != "" {
@@ -202,10 +200,10 @@ func (s *serveFlags) serverOptions(a *app, log *slog.Logger) (o server.Options, 
 		if s.unreferenced != defaultUnreferenced {
 			return o, usageErrorf("--unreferenced is for --backend bucket: a home keeps no bytes that no file refers to")
 		}
-		o.ForeignHome, o.AllowDevices = a.foreignHome, s.allowDevices
+		o.ForeignHome = a.foreignHome
 		o.Home, err = a.homeDir()
 	case "bucket":
-		if s.allowDevices {
+		if s.opts.AllowDevices {
 			return o, usageErrorf("--allow-devices is for --backend local: elsewhere a device node is but a row")
 		}
 		o.Bucket, err = s.bucketOptions()
@@ -228,7 +226,8 @@ func (s *serveFlags) bucketOptions() (*bucket.Options, error) {
 	if s.dir == "" {
 		db, s3 = namespaceFromEnv(db, s3)
 	}
-	o := &bucket.Options{Dir: s.dir, Database: db, Export: s.export, Grace: s.grace, Lease: s.lease}
+	o := &s.bucket
+	o.Dir, o.Database, o.Lease = s.dir, db, s.opts.Lease
 	n, err := vole.ParseSize(s.unreferenced)
 	if err != nil || n < 16*vole.MiB {
 		return nil, usageErrorf("--unreferenced: give a size as in 16G, at least 16M")
@@ -276,7 +275,7 @@ func defaultServerDir() (string, error) {
 
 // oidcOptions is the provider whose tokens are accepted; nil: none.
 func (s *serveFlags) oidcOptions() (*server.OIDC, error) {
-	if s.oidcIssuer == "" {
+	if s.oidc.Issuer == "" {
 		for name := range s.from {
 			if strings.HasPrefix(name, "oidc-") {
 				return nil, usageErrorf("--%s is given without --oidc-issuer", name)
@@ -284,8 +283,7 @@ func (s *serveFlags) oidcOptions() (*server.OIDC, error) {
 		}
 		return nil, nil
 	}
-	o := &server.OIDC{Issuer: s.oidcIssuer, Audience: s.oidcAud, CAFile: s.oidcCA, Org: s.oidcOrg, OrgClaim: s.oidcOrgClaim,
-		ScopeClaim: s.oidcScopeClaim, NameClaim: s.oidcNameClaim}
+	o := &s.oidc
 	for _, m := range s.oidcScopes {
 		// The last one: groups may have a = in their names, as in LDAP.
 		i := strings.LastIndex(m, "=")

@@ -29,10 +29,7 @@ func newSetCmd(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := v.Update(ctx, change); err != nil {
-				return err
-			}
-			return a.printVolume(v.Info())
+			return a.printVolume(v, v.Update(ctx, change))
 		},
 	}
 	f := cmd.Flags()

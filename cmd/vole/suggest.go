@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"github.com/volehq/vole"
+	"github.com/volehq/vole/internal/profile"
 )
 
 // closestName returns that of the candidates which is most like a word; "": none is what
@@ -135,7 +136,7 @@ func suggestProfile(err error, name string) error {
 	if !errors.Is(err, vole.ErrNoSuch) || name == "" {
 		return err
 	}
-	f, _, ferr := readProfiles()
+	f, ferr := profile.LoadDefault()
 	if ferr != nil {
 		return err
 	}

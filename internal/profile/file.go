@@ -22,6 +22,8 @@ import (
 type File struct {
 	Current  string             `json:"current,omitempty"` // "": none was chosen
 	Profiles map[string]Profile `json:"profiles"`
+
+	path string // where it was read
 }
 
 // mostFile bounds how much of the file is read, in bytes: far more than any user's profiles take.
@@ -51,10 +53,20 @@ func configDir() (string, error) {
 	return filepath.Join(h, ".config"), err
 }
 
+// LoadDefault reads the file at Path.
+func LoadDefault() (File, error) {
+	path, err := Path()
+	if err != nil {
+		return File{}, err
+	}
+	return Load(path)
+}
+
 // Load reads the file at path; one that is not there is empty. It is refused when it is
 // not as it must be, and when it has keys that others can read.
 func Load(path string) (File, error) {
 	f, err := loadFile(path)
+	f.path = path
 	if f.Profiles == nil {
 		f.Profiles = map[string]Profile{}
 	}
@@ -166,12 +178,12 @@ func Change(ctx context.Context, path string, fn func(f *File) error) error {
 		}
 		return &driver.Error{Op: "write profiles", Path: path, Err: err}
 	}
+	named := path
 	// A link stays one: the file it leads to is what is replaced.
 	if to, err := filepath.EvalSymlinks(path); err == nil {
 		path = to
 	}
-	dir := filepath.Dir(path)
-	if err := makePrivateDir(dir); err != nil {
+	if err := durable.MkdirAll(filepath.Dir(path)); err != nil {
 		return wrap(err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, lockWait)
@@ -185,6 +197,7 @@ func Change(ctx context.Context, path string, fn func(f *File) error) error {
 	if err != nil {
 		return err
 	}
+	f.path = named // for messages
 	if err := fn(&f); err != nil {
 		return err
 	}
@@ -196,22 +209,4 @@ func Change(ctx context.Context, path string, fn func(f *File) error) error {
 		return err // of fn's making
 	}
 	return wrap(durable.WriteFile(path, append(b, '\n'), 0o600))
-}
-
-// makePrivateDir makes a directory, and those above it, for its owner alone, so that they
-// survive a power cut. One that exists stays as it is.
-func makePrivateDir(dir string) error {
-	err := os.Mkdir(dir, 0o700)
-	if errors.Is(err, fs.ErrNotExist) && filepath.Dir(dir) != dir {
-		if err = makePrivateDir(filepath.Dir(dir)); err == nil {
-			err = os.Mkdir(dir, 0o700)
-		}
-	}
-	if errors.Is(err, fs.ErrExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	return durable.SyncDir(filepath.Dir(dir))
 }

@@ -162,31 +162,27 @@ func choiceOfProfile(name, source string) (Choice, error) {
 	if name == Local {
 		return Choice{Profile{}, Local, source}, nil
 	}
-	path, err := Path()
+	f, err := LoadDefault()
 	if err != nil {
 		return Choice{}, err
 	}
-	f, err := Load(path)
-	if err != nil {
-		return Choice{}, err
-	}
-	return f.chooseProfile(name, path, source)
+	return f.chooseProfile(name, source)
 }
 
-func (f File) chooseProfile(name, path, source string) (Choice, error) {
+func (f File) chooseProfile(name, source string) (Choice, error) {
 	if name == Local {
 		return Choice{Profile{}, Local, source}, nil
 	}
 	p, ok := f.Profiles[name]
 	if !ok {
-		return Choice{}, Unknown(name, path)
+		return Choice{}, f.Unknown(name)
 	}
 	return Choice{p, name, source}, nil
 }
 
-// Unknown is the error for a profile that the file at path does not have.
-func Unknown(name, path string) error {
-	return driver.Errorf(driver.ErrNoSuch, "no profile %q in %s; 'vole profile ls' lists them, 'vole login' makes one", name, path)
+// Unknown is the error for a profile that the file does not have.
+func (f File) Unknown(name string) error {
+	return driver.Errorf(driver.ErrNoSuch, "no profile %q in %s; 'vole profile ls' lists them, 'vole login' makes one", name, f.path)
 }
 
 // currentProfile is the current profile of the file, or the local home when none was chosen.
@@ -208,5 +204,5 @@ func currentProfile() (Choice, error) {
 	case f.Current == "":
 		return Choice{Profile{}, Local, "default"}, nil
 	}
-	return f.chooseProfile(f.Current, path, path)
+	return f.chooseProfile(f.Current, path)
 }
