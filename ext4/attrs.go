@@ -2,7 +2,6 @@ package ext4
 
 import (
 	iofs "io/fs"
-	"strings"
 	"time"
 )
 
@@ -59,15 +58,10 @@ func (fs *FS) Lstat(path string) (Info, error) { return fs.statPath(path, false)
 
 // statPath implements Stat and Lstat.
 func (fs *FS) statPath(path string, follow bool) (info Info, err error) {
-	name := path[strings.LastIndexByte(path, '/')+1:]
-	fs.mu.RLock()
-	defer fs.mu.RUnlock()
-	if fs.closed {
-		return Info{}, errClosed
-	}
-	i, err := fs.resolveView(path, follow)
-	if err != nil {
-		return Info{}, err
-	}
-	return fs.inodeInfo(i, name), nil
+	_, name := splitLastElement(path)
+	err = fs.viewPath(path, follow, func(i *inode) error {
+		info = fs.inodeInfo(i, name)
+		return nil
+	})
+	return info, err
 }

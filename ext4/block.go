@@ -143,19 +143,8 @@ func (fs *FS) getBlock(n uint64) (*block, error) {
 // readBlockUncached reads a block past the cache. When a log was replayed in memory only,
 // the newest version is in the log, or in memory.
 func (fs *FS) readBlockUncached(n uint64, data []byte) error {
-	at, escaped := n, false
-	if r, ok := fs.replayedBlocks[n]; ok {
-		if r.data != nil {
-			copy(data, r.data)
-			return nil
-		}
-		at, escaped = r.block, r.escaped
+	if l, ok := fs.replayedBlocks[n]; ok {
+		return fs.readLoggedVersion(l, data)
 	}
-	if err := readFull(fs.dev, data, int64(at)*fs.sb.blockSize); err != nil {
-		return err
-	}
-	if escaped {
-		be.PutUint32(data, journalMagic)
-	}
-	return nil
+	return readFull(fs.dev, data, int64(n)*fs.sb.blockSize)
 }

@@ -20,18 +20,18 @@ func (fs *FS) Copy(ctx context.Context, from, to string, noReplace bool) error {
 	if to == "." {
 		return errInvalid
 	}
-	var src *inode
+	var kind uint16
 	same := false
 	err := fs.viewPath(from, false, func(i *inode) (err error) {
-		src = i
+		kind = i.fileType()
 		same, err = fs.validateCopy(i, from, to, noReplace)
 		return err
 	})
 	if err != nil || same {
 		return err
 	}
-	if !src.isDir() {
-		return fs.copyFile(ctx, from, to, noReplace)
+	if kind != typeDir {
+		return fs.copyFile(ctx, from, to, kind, noReplace)
 	}
 	return fs.copyTree(ctx, from, to)
 }
@@ -85,66 +85,55 @@ func (fs *FS) validateCopy(i *inode, from, to string, noReplace bool) (same bool
 	}
 }
 
-// copyFile copies anything but a directory. A regular file is copied to an inode without a
+// copyFile copies a file of the given type, which is no directory. A regular file is copied to an inode without a
 // name first, which then replaces the target.
-func (fs *FS) copyFile(ctx context.Context, from, to string, noReplace bool) error {
-	c := copier{fs: fs, ctx: ctx}
-	var src, made *File
-	var kind uint16
-	err := fs.viewPath(from, false, func(i *inode) error { kind = i.fileType(); return nil })
-	if err != nil {
-		return err
-	}
+func (fs *FS) copyFile(ctx context.Context, from, to string, kind uint16, noReplace bool) error {
 	if kind == typeRegular {
-		if src, err = fs.OpenFile(from, OpenFlags{NoFollow: true}); err != nil {
-			return err
-		}
-		defer src.Close()
-		if made, err = fs.openUnnamedFile(to); err != nil {
-			return err
-		}
-		defer made.Close()
-		if err := c.copyContent(src, made); err != nil {
-			return err
-		}
-		_, err = fs.placeUnnamedFile(made, to, func(_, i, _ *inode) error {
-			old, err := fs.readInode(src.openInode.num)
-			if err != nil {
-				return err
-			}
-			return fs.copyMetadata(old, i)
-		}, noReplace)
-		return err
+		return fs.copyRegularFile(ctx, from, to, noReplace)
 	}
-	var gone uint32
 	changed := false
-	seq, err := fs.runOperation(func() error {
+	err := fs.runAndReclaim(func() (uint32, error) {
 		old, err := fs.resolvePath(from, false)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		if changed = old.fileType() != kind; changed {
-			return nil
+			return 0, nil
 		}
-		dir, name, err := fs.makeMissingParents(to)
+		dir, name, there, err := fs.prepareReplace(to, noReplace)
 		if err != nil {
-			return err
-		}
-		there, err := fs.findReplaceable(dir, name, noReplace)
-		if err != nil {
-			return err
+			return 0, err
 		}
 		i, err := fs.copySpecialInode(dir, old)
 		if err != nil {
-			return err
+			return 0, err
 		}
-		gone, err = fs.placeInode(dir, name, i, there)
-		return err
+		return fs.placeInode(dir, name, i, there)
 	})
 	if err == nil && changed {
 		return fs.Copy(ctx, from, to, noReplace) // replaced by another type of file
 	}
-	return fs.reclaimAndCommit(seq, err, gone)
+	return err
+}
+
+// copyRegularFile implements copyFile for a regular file.
+func (fs *FS) copyRegularFile(ctx context.Context, from, to string, noReplace bool) error {
+	src, err := fs.OpenFile(from, OpenFlags{NoFollow: true})
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	made, err := fs.openUnnamedFile(to)
+	if err != nil {
+		return err
+	}
+	defer made.Close()
+	c := copier{fs: fs, ctx: ctx}
+	if err := c.copyContent(src, made); err != nil {
+		return err
+	}
+	_, err = fs.placeUnnamedFile(made, to, func(_, i, _ *inode) error { return fs.copyMetadataOf(src, i) }, noReplace)
+	return err
 }
 
 // copySpecialInode creates a copy of a symbolic link, device, fifo or socket, without a
@@ -168,6 +157,15 @@ func (fs *FS) copySpecialInode(dir, old *inode) (*inode, error) {
 		i.setDeviceNumber(old.deviceNumber())
 	}
 	return i, fs.copyMetadata(old, i)
+}
+
+// copyMetadataOf is copyMetadata from an open file.
+func (fs *FS) copyMetadataOf(src *File, i *inode) error {
+	old, err := fs.readInode(src.openInode.num)
+	if err != nil {
+		return err
+	}
+	return fs.copyMetadata(old, i)
 }
 
 // copyMetadata copies mode, owner, modification time and extended attributes of old to i.
@@ -429,13 +427,7 @@ func (c *copier) copyOpenFile(from, to *File) error {
 	if err := c.copyContent(from, to); err != nil {
 		return err
 	}
-	return to.modifyInStepsLocked(func(i *inode) (bool, error) {
-		old, err := fs.readInode(from.openInode.num)
-		if err != nil {
-			return false, err
-		}
-		return true, fs.copyMetadata(old, i)
-	})
+	return to.modifyInStepsLocked(func(i *inode) (bool, error) { return true, fs.copyMetadataOf(from, i) })
 }
 
 // closeWithoutCommit closes a file without making it durable.

@@ -104,7 +104,11 @@ func checkOpenable(i *inode) error {
 // openOrCreate opens a file or creates it. A dangling symbolic link is followed: the file
 // is created where it leads.
 func (fs *FS) openOrCreate(f *File, path string, flags OpenFlags) error {
-	i, err := fs.resolvePath(path, !flags.NoFollow && !flags.Exclusive)
+	walk, name, err := fs.startWalk(path)
+	if err != nil {
+		return err
+	}
+	i, name, err := walk.resolveLast(name, !flags.NoFollow && !flags.Exclusive)
 	switch {
 	case err == nil && flags.Exclusive:
 		return errExists
@@ -112,55 +116,19 @@ func (fs *FS) openOrCreate(f *File, path string, flags OpenFlags) error {
 		if err := checkOpenable(i); err != nil {
 			return err
 		}
-	case !errors.Is(err, errNoEntry):
+	case name == "" || !errors.Is(err, errNoEntry):
 		return err
 	default:
-		dir, name, err := fs.resolveDanglingParent(path)
-		if err != nil {
-			return err
-		}
 		mode := permBitsOf(flags.Mode)
 		if flags.Mode == 0 {
 			mode = 0o644
 		}
-		if i, err = fs.createInode(dir, name, typeRegular|mode, nil); err != nil {
+		if i, err = fs.createInode(walk.ownCurrentDir(), name, typeRegular|mode, nil); err != nil {
 			return err
 		}
 	}
 	f.openInode = fs.acquireInode(i.num)
 	return nil
-}
-
-// resolveDanglingParent is resolveParent, but follows symbolic links in the last element.
-func (fs *FS) resolveDanglingParent(path string) (*inode, string, error) {
-	walk, name, err := fs.startWalk(path)
-	if err != nil {
-		return nil, "", err
-	}
-	for {
-		if name == "" || isDotName(name) {
-			return nil, "", errIsDir
-		}
-		i, err := fs.lookupChild(walk.currentDir(), name)
-		if errors.Is(err, errNoEntry) {
-			return walk.ownCurrentDir(), name, nil
-		}
-		if err != nil {
-			return nil, "", err
-		}
-		if i.fileType() != typeSymlink {
-			return nil, "", errExists
-		}
-		target, err := walk.followTarget(i)
-		if err != nil {
-			return nil, "", err
-		}
-		dir := ""
-		dir, name = splitLastElement(target)
-		if err := walk.walkPath(dir); err != nil {
-			return nil, "", err
-		}
-	}
 }
 
 // acquireInode takes a reference to an open inode. fs.mu is held alone.

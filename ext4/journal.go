@@ -2,7 +2,9 @@ package ext4
 
 import (
 	"fmt"
+	"hash/crc32"
 	"maps"
+	"math/bits"
 	"slices"
 	"sort"
 )
@@ -246,34 +248,20 @@ func (j *journal) verifyBodyChecksum(sum uint32, commit []byte) bool {
 	return !j.bodyChecksum || kind == 1 && size == 4 && want == sum || kind == 0 && size == 0 && want == 0
 }
 
-// crc32BigEndianTable is the table of the CRC-32 that takes the highest bit first
-// (crc32_be in Linux).
-var crc32BigEndianTable = func() (t [256]uint32) {
-	for i := range t {
-		c := uint32(i) << 24
-		for range 8 {
-			if c>>31 != 0 {
-				c = c<<1 ^ 0x04c11db7
-			} else {
-				c <<= 1
-			}
-		}
-		t[i] = c
-	}
-	return t
-}()
-
-// crc32BigEndian adds bytes to such a CRC-32.
+// crc32BigEndian adds bytes to a CRC-32 that takes the highest bit first (crc32_be in
+// Linux): the usual one, with the bits of all numbers reversed.
 func crc32BigEndian(c uint32, b []byte) uint32 {
 	for _, v := range b {
-		c = c<<8 ^ crc32BigEndianTable[byte(c>>24)^v]
+		c = c<<8 ^ bits.Reverse32(crc32.IEEETable[bits.Reverse8(byte(c>>24)^v)])
 	}
 	return c
 }
 
-// verifyDataChecksum checks a logged block against the checksum in its tag.
-func (j *journal) verifyDataChecksum(sequence, sum uint32, data []byte) bool {
-	return !j.blockChecksums || j.dataChecksum(sequence, data) == sum
+// addToBodyChecksum adds a block to the checksum of version 1, if the journal has that.
+func (j *journal) addToBodyChecksum(sum *uint32, b []byte) {
+	if j.bodyChecksum {
+		*sum = crc32BigEndian(*sum, b)
+	}
 }
 
 // dataChecksum returns the checksum of a logged block for its tag; 0 if the journal has
@@ -350,15 +338,6 @@ func (j *journal) parseRevokes(b []byte) ([]uint64, error) {
 		}
 	}
 	return list, nil
-}
-
-// updateSuperblock sets sequence number, start and checksum in the journal's superblock.
-func (j *journal) updateSuperblock() {
-	be.PutUint32(j.rawSuper[jsbSequence:], j.sequence)
-	be.PutUint32(j.rawSuper[jsbStart:], j.start)
-	if j.blockChecksums {
-		be.PutUint32(j.rawSuper[jsbChecksum:], j.superblockChecksum())
-	}
 }
 
 // upgradeFormat gives an empty log the format in which this package writes: jbd2 version 2

@@ -1,5 +1,7 @@
 package ext4
 
+import "math"
+
 // Blocks of the log as they are written. Their format is that of include/linux/jbd2.h;
 // journal.go has what reads it.
 
@@ -88,7 +90,11 @@ func (fs *FS) logBlocksNeeded(j *journal, n int) uint32 {
 // writeJournalSuperblock writes the first sector of the journal's superblock, with the
 // start and the sequence number of the log. The caller syncs.
 func (fs *FS) writeJournalSuperblock(j *journal) error {
-	j.updateSuperblock()
+	be.PutUint32(j.rawSuper[jsbSequence:], j.sequence)
+	be.PutUint32(j.rawSuper[jsbStart:], j.start)
+	if j.blockChecksums {
+		be.PutUint32(j.rawSuper[jsbChecksum:], j.superblockChecksum())
+	}
 	_, err := fs.dev.WriteAt(j.rawSuper[:512], int64(j.deviceBlock(0))*fs.sb.blockSize)
 	return err
 }
@@ -108,11 +114,9 @@ func (fs *FS) writeTransactionToLog(t *transaction) error {
 		}
 		fs.needsRecovery = true
 	}
-	commitPos, err := fs.writeDescriptorsAndBlocks(t)
+	w := fs.newLogWriter(j, j.head, j.sequence, fs.logBlocksNeeded(j, len(t.blocks)))
+	commitPos, err := w.writeBody(sortedBlockNumbers(t.blocks), func(n uint64) []byte { return t.blocks[n].data })
 	if err != nil {
-		return err
-	}
-	if err := fs.dev.Sync(); err != nil {
 		return err
 	}
 	// Not before the sync: a log that is not empty must not outlive the superblock's flag.
@@ -122,11 +126,7 @@ func (fs *FS) writeTransactionToLog(t *transaction) error {
 			return err
 		}
 	}
-	// The rest of the commit block is zeros, written with the body: a crash leaves one whole
-	// sector of it, or none.
-	now := fs.now()
-	commit := j.newCommitBlock(fs.sb.blockSize, j.sequence, now.Unix(), now.Nanosecond(), 0)
-	if err := writeAndSync(fs.dev, commit[:512], int64(j.deviceBlock(commitPos))*fs.sb.blockSize); err != nil {
+	if err := w.writeCommitBlock(commitPos, math.MinInt64); err != nil {
 		return err
 	}
 	j.head = commitPos + 1
@@ -134,55 +134,73 @@ func (fs *FS) writeTransactionToLog(t *transaction) error {
 	return nil
 }
 
-// writeDescriptorsAndBlocks writes a transaction's descriptor and data blocks, and zeros
-// where the commit block goes, whose place in the log it returns.
-func (fs *FS) writeDescriptorsAndBlocks(t *transaction) (commitPos uint32, err error) {
-	j := fs.journal
-	perDescriptor := fs.tagsPerDescriptor(j)
-	out := fs.newLogWriter(j.head, int(fs.logBlocksNeeded(j, len(t.blocks)))+1)
+// logWriter writes one transaction to the log, and collects blocks in order to write many
+// at once.
+type logWriter struct {
+	fs       *FS
+	j        *journal
+	sequence uint32 // of the transaction
+	pos      uint32 // place in the log of the first block in buf
+	next     uint32 // place of the block that is added next
+	buf      []byte // FS.logBuf
+	sum      uint32 // of the blocks so far, with checksums of version 1
+}
+
+// newLogWriter returns a writer of a transaction of n blocks of the log from pos on.
+// commitMu is held, or the FS is being opened: all log writers use one buffer.
+func (fs *FS) newLogWriter(j *journal, pos, sequence, n uint32) *logWriter {
+	if need := int(min(int64(n+1)*fs.sb.blockSize, 2*maxWrite)); cap(fs.logBuf) < need {
+		fs.logBuf = make([]byte, 0, need)
+	}
+	return &logWriter{fs: fs, j: j, sequence: sequence, pos: pos, next: pos, buf: fs.logBuf[:0], sum: ^uint32(0)}
+}
+
+// writeBody writes the descriptor blocks and the blocks of a transaction, and zeros where
+// the commit block goes, whose place in the log it returns. All of them are durable then.
+func (w *logWriter) writeBody(list []uint64, content func(n uint64) []byte) (commitPos uint32, err error) {
+	perDescriptor := w.fs.tagsPerDescriptor(w.j)
 	images := make([][]byte, 0, perDescriptor)
-	for list := sortedBlockNumbers(t.blocks); len(list) > 0; {
+	for len(list) > 0 {
 		part := list[:min(len(list), perDescriptor)]
 		list = list[len(part):]
-		desc := out.addBlock()
+		desc := w.addBlock()
 		images = images[:0]
 		for _, n := range part {
-			image := out.addBlock()
-			copy(image, t.blocks[n].data)
+			image := w.addBlock()
+			copy(image, content(n))
 			images = append(images, image)
 		}
-		j.fillDescriptor(desc, j.sequence, part, images)
-		if err := out.flushBlocks(false); err != nil {
+		w.j.fillDescriptor(desc, w.sequence, part, images)
+		w.j.addToBodyChecksum(&w.sum, desc)
+		for _, image := range images {
+			w.j.addToBodyChecksum(&w.sum, image)
+		}
+		if err := w.flushBlocks(false); err != nil {
 			return 0, err
 		}
 	}
-	out.addBlock()
-	if err := out.flushBlocks(true); err != nil {
+	commitPos = w.next
+	w.addBlock()
+	if err := w.flushBlocks(true); err != nil {
 		return 0, err
 	}
-	return out.pos - 1, nil
+	return commitPos, w.fs.dev.Sync()
 }
 
-// logWriter collects blocks of the log, in order to write many at once.
-type logWriter struct {
-	fs  *FS
-	pos uint32 // place in the log of the first block in buf, and of the next one once that is empty
-	buf []byte // FS.logBuf
-}
-
-// newLogWriter returns a writer of n blocks of the log from pos on. commitMu is held: it
-// guards the buffer that all log writers use.
-func (fs *FS) newLogWriter(pos uint32, n int) logWriter {
-	if need := min(n*int(fs.sb.blockSize), 2*maxWrite); cap(fs.logBuf) < need {
-		fs.logBuf = make([]byte, 0, need)
-	}
-	return logWriter{fs: fs, pos: pos, buf: fs.logBuf[:0]}
+// writeCommitBlock writes the commit block, and makes it durable. Its rest is zeros, written
+// with the body: a crash leaves one whole sector of it, or none. earliest is the commit time
+// of the transaction before, in seconds: recovery compares them, so they must not go back.
+func (w *logWriter) writeCommitBlock(pos uint32, earliest int64) error {
+	now := w.fs.now()
+	commit := w.j.newCommitBlock(w.fs.sb.blockSize, w.sequence, max(now.Unix(), earliest), now.Nanosecond(), w.sum)
+	return writeAndSync(w.fs.dev, commit[:512], int64(w.j.deviceBlock(pos))*w.fs.sb.blockSize)
 }
 
 // addBlock returns the next block, of zeros, for the caller to fill before flushBlocks.
 func (w *logWriter) addBlock() []byte {
 	n, end := len(w.buf), len(w.buf)+int(w.fs.sb.blockSize)
 	w.buf = w.buf[:end]
+	w.next = w.j.nextBlock(w.next)
 	b := w.buf[n:end:end]
 	clear(b)
 	return b
@@ -191,20 +209,22 @@ func (w *logWriter) addBlock() []byte {
 // flushBlocks writes the collected blocks when there is no room for another descriptor
 // with all its blocks, or always. Blocks that are adjacent on the device are one write.
 func (w *logWriter) flushBlocks(always bool) error {
-	blockSize, j := int(w.fs.sb.blockSize), w.fs.journal
-	if !always && len(w.buf)+(w.fs.tagsPerDescriptor(j)+2)*blockSize <= cap(w.buf) {
+	blockSize := int(w.fs.sb.blockSize)
+	if !always && len(w.buf)+(w.fs.tagsPerDescriptor(w.j)+2)*blockSize <= cap(w.buf) {
 		return nil
 	}
 	for b := w.buf; len(b) > 0; {
-		n := uint32(1)
-		at := j.deviceBlock(w.pos)
-		for int(n)*blockSize < len(b) && j.deviceBlock(w.pos+n) == at+uint64(n) {
+		n := 1
+		at := w.j.deviceBlock(w.pos)
+		w.pos = w.j.nextBlock(w.pos)
+		for n*blockSize < len(b) && w.j.deviceBlock(w.pos) == at+uint64(n) {
+			w.pos = w.j.nextBlock(w.pos)
 			n++
 		}
-		if _, err := w.fs.dev.WriteAt(b[:int(n)*blockSize], int64(at)*int64(blockSize)); err != nil {
+		if _, err := w.fs.dev.WriteAt(b[:n*blockSize], int64(at)*int64(blockSize)); err != nil {
 			return err
 		}
-		b, w.pos = b[int(n)*blockSize:], w.pos+n
+		b = b[n*blockSize:]
 	}
 	w.buf = w.buf[:0]
 	return nil

@@ -262,13 +262,21 @@ func (fs *FS) linkInode(dir *inode, name string, i *inode) error {
 // Remove removes a file, symbolic link, special file or empty directory. ENOTEMPTY;
 // EINVAL: the root.
 func (fs *FS) Remove(path string) error {
-	var gone uint32
-	seq, err := fs.runOperation(func() error {
+	return fs.runAndReclaim(func() (uint32, error) {
 		dir, name, err := fs.resolveParent(path)
 		if err != nil {
-			return err
+			return 0, err
 		}
-		gone, err = fs.unlinkName(dir, name)
+		return fs.unlinkName(dir, name)
+	})
+}
+
+// runAndReclaim runs f as one operation, reclaims the inode gone, which lost its last name
+// in it, and commits unless in batch mode.
+func (fs *FS) runAndReclaim(f func() (gone uint32, err error)) error {
+	var gone uint32
+	seq, err := fs.runOperation(func() (err error) {
+		gone, err = f()
 		return err
 	})
 	return fs.reclaimAndCommit(seq, err, gone)

@@ -39,10 +39,8 @@ func (fs *FS) resolveView(path string, follow bool) (*inode, error) {
 	if err != nil {
 		return nil, err
 	}
-	if name == "" {
-		return w.dirs[0], nil
-	}
-	return w.resolveLast(name, follow)
+	i, _, err := w.resolveLast(name, follow)
+	return i, err
 }
 
 // resolveParent returns the directory of a path's last element, and that element. EINVAL:
@@ -200,37 +198,39 @@ func (w *pathWalker) followTarget(i *inode) (string, error) {
 	return t, err
 }
 
-// resolveLast returns the inode of a path's last element.
-func (w *pathWalker) resolveLast(name string, follow bool) (*inode, error) {
-	i, err := w.fs.viewChild(w.currentDir(), name)
-	if err != nil || i.fileType() != typeSymlink || !follow {
-		return i, err
-	}
-	t, err := w.followTarget(i)
-	if err != nil {
-		return nil, err
-	}
-	return w.resolveTarget(t)
-}
-
-// resolveTarget resolves the target of a symbolic link from the current directory.
-func (w *pathWalker) resolveTarget(t string) (*inode, error) {
-	trimmed := strings.TrimRight(t, "/")
-	dir, name := splitLastElement(trimmed)
-	if err := w.walkPath(dir); err != nil {
-		return nil, err
-	}
-	if name == "" || isDotName(name) {
-		if err := w.enterElement(name); err != nil {
-			return nil, err
+// resolveLast returns the inode of a path's last element, and its name in the directory
+// that the walk has reached: that of the target if a symbolic link was followed. Where only
+// that name is missing the error is ENOENT, and a file can be created there; the name is ""
+// if it cannot.
+func (w *pathWalker) resolveLast(name string, follow bool) (i *inode, last string, err error) {
+	mustBeDir := false // a target ended with a slash
+	for {
+		if name == "" || isDotName(name) {
+			err := w.enterElement(name)
+			return w.currentDir(), "", err
 		}
-		return w.currentDir(), nil
+		i, err := w.fs.viewChild(w.currentDir(), name)
+		if err != nil || i.fileType() != typeSymlink || !follow {
+			if mustBeDir && err == nil && !i.isDir() {
+				err = errNotDir
+			}
+			if mustBeDir {
+				name = ""
+			}
+			return i, name, err
+		}
+		target, err := w.followTarget(i)
+		if err != nil {
+			return nil, "", err
+		}
+		trimmed := strings.TrimRight(target, "/")
+		mustBeDir = mustBeDir || trimmed != target
+		dir := ""
+		dir, name = splitLastElement(trimmed)
+		if err := w.walkPath(dir); err != nil {
+			return nil, "", err
+		}
 	}
-	i, err := w.resolveLast(name, true)
-	if err == nil && trimmed != t && !i.isDir() {
-		err = errNotDir
-	}
-	return i, err
 }
 
 // isFastSymlink reports whether a symbolic link's target lies in its inode.
@@ -269,14 +269,15 @@ func (fs *FS) readSymlink(i *inode) (string, error) {
 	return string(b), nil
 }
 
-// viewPath runs f with the inode at a path, with mu held shared.
+// viewPath runs f with the inode at a path, for reading only, with mu held shared: see
+// viewInode.
 func (fs *FS) viewPath(path string, follow bool, f func(*inode) error) error {
 	fs.mu.RLock()
 	defer fs.mu.RUnlock()
 	if fs.closed {
 		return errClosed
 	}
-	i, err := fs.resolvePath(path, follow)
+	i, err := fs.resolveView(path, follow)
 	if err != nil {
 		return err
 	}

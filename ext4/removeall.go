@@ -54,18 +54,17 @@ func (fs *FS) RemoveAll(ctx context.Context, path string) error {
 	if err := fs.emptyTree(ctx, tree); err != nil {
 		return err
 	}
-	seq, err = fs.runOperation(func() (err error) {
+	return fs.runAndReclaim(func() (uint32, error) {
 		dir, name, err := fs.resolveParent(path)
 		if at != "" {
 			dir, err = fs.trashDirectory()
 			name = at
 		}
-		if err == nil {
-			gone, err = fs.unlinkName(dir, name)
+		if err != nil {
+			return 0, err
 		}
-		return err
+		return fs.unlinkName(dir, name)
 	})
-	return fs.reclaimAndCommit(seq, err, gone)
 }
 
 // unusedTrashName returns a name for a tree that does not exist in lost+found.

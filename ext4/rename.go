@@ -5,12 +5,7 @@ import "errors"
 // Rename moves a file or a tree, as rename(2) does. With noReplace the target must not
 // exist. EISDIR, ENOTDIR, ENOTEMPTY; EINVAL: a directory into itself, or the root.
 func (fs *FS) Rename(from, to string, noReplace bool) error {
-	var gone uint32
-	seq, err := fs.runOperation(func() (err error) {
-		gone, err = fs.rename(from, to, noReplace)
-		return err
-	})
-	return fs.reclaimAndCommit(seq, err, gone)
+	return fs.runAndReclaim(func() (uint32, error) { return fs.rename(from, to, noReplace) })
 }
 
 // rename is Rename within an operation.

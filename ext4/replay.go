@@ -13,6 +13,21 @@ type logBlock struct {
 	data    []byte // its content, if it comes from a side log or from fast commits instead
 }
 
+// readLoggedVersion reads a version of a block that is newer than the one in place.
+func (fs *FS) readLoggedVersion(l logBlock, data []byte) error {
+	if l.data != nil {
+		copy(data, l.data)
+		return nil
+	}
+	if err := readFull(fs.dev, data, int64(l.block)*fs.sb.blockSize); err != nil {
+		return err
+	}
+	if l.escaped {
+		be.PutUint32(data, journalMagic)
+	}
+	return nil
+}
+
 // logScan is the result of reading a log.
 type logScan struct {
 	j       *journal
@@ -90,14 +105,8 @@ func (fs *FS) writeReplayedInPlace(newest map[uint64]logBlock) error {
 	super := fs.sb.superblockNumber()
 	buf := make([]byte, fs.sb.blockSize)
 	put := func(n uint64) error {
-		l := newest[n]
-		if l.data != nil {
-			copy(buf, l.data)
-		} else if err := readFull(fs.dev, buf, int64(l.block)*fs.sb.blockSize); err != nil {
+		if err := fs.readLoggedVersion(newest[n], buf); err != nil {
 			return err
-		}
-		if l.escaped {
-			be.PutUint32(buf, journalMagic)
 		}
 		if n != super {
 			_, err := fs.dev.WriteAt(buf, int64(n)*fs.sb.blockSize)
@@ -252,7 +261,7 @@ func (fs *FS) scanTransaction(s *logScan, pos uint32, budget *int) (*logTransact
 		switch be.Uint32(buf[4:]) {
 		case jblockDescriptor:
 			doubt = doubt || !j.verifyTailChecksum(buf)
-			t.addToBodyChecksum(j, buf)
+			j.addToBodyChecksum(&t.sum, buf)
 			for _, tg := range j.parseTags(buf) {
 				pos = j.nextBlock(pos)
 				if *budget--; *budget <= 0 {
@@ -261,10 +270,10 @@ func (fs *FS) scanTransaction(s *logScan, pos uint32, budget *int) (*logTransact
 				if err := fs.readLogBlock(j, pos, data); err != nil {
 					return nil, 0, err
 				}
-				if !j.verifyDataChecksum(s.next, tg.sum, data) || tg.to >= fs.sb.blocks {
+				if j.blockChecksums && j.dataChecksum(s.next, data) != tg.sum || tg.to >= fs.sb.blocks {
 					t.unsound = append(t.unsound, tg.to)
 				}
-				t.addToBodyChecksum(j, data)
+				j.addToBodyChecksum(&t.sum, data)
 				t.blocks[tg.to] = loggedVersion{pos, s.next, tg.flags&jTagEscaped != 0}
 			}
 		case jblockRevoke:
@@ -299,11 +308,4 @@ func (fs *FS) scanCommitBlock(s *logScan, t *logTransaction, commit []byte, doub
 	}
 	s.last = when
 	return t, after, nil
-}
-
-// addToBodyChecksum adds a block to the checksum of version 1.
-func (t *logTransaction) addToBodyChecksum(j *journal, b []byte) {
-	if j.bodyChecksum {
-		t.sum = crc32BigEndian(t.sum, b)
-	}
 }

@@ -277,8 +277,7 @@ func (fs *FS) transactionTooLarge() bool {
 
 // runDurably runs f as one operation and, unless in batch mode, commits it.
 func (fs *FS) runDurably(f func() error) error {
-	seq, err := fs.runOperation(f)
-	return fs.reclaimAndCommit(seq, err, 0)
+	return fs.runAndReclaim(func() (uint32, error) { return 0, f() })
 }
 
 // checkWritable returns why nothing can be changed, if so: closed, read-only, or a failed

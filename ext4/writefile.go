@@ -114,34 +114,36 @@ func readChunk(ctx context.Context, r io.Reader, buf []byte) (n int, err error) 
 
 // writeSmallFile writes a file whose content is in memory, in one operation.
 func (fs *FS) writeSmallFile(path string, data []byte, opts WriteOptions) error {
-	var gone uint32
-	seq, err := fs.runOperation(func() error {
-		dir, name, err := fs.makeMissingParents(path)
+	return fs.runAndReclaim(func() (uint32, error) {
+		dir, name, old, err := fs.prepareReplace(path, opts.Exclusive)
 		if err != nil {
-			return err
-		}
-		old, err := fs.findReplaceable(dir, name, opts.Exclusive)
-		if err != nil {
-			return err
+			return 0, err
 		}
 		i, err := fs.newUnnamedInode(dir, typeRegular|newFileMode(old, opts.Mode))
 		if err != nil {
-			return err
+			return 0, err
 		}
 		for n := 0; n < len(data); {
 			k, err := fs.writeContent(i, data[n:], int64(n))
 			if err != nil {
-				return err
+				return 0, err
 			}
 			n += k
 		}
 		if err := fs.applyFileMeta(i, opts.Meta); err != nil {
-			return err
+			return 0, err
 		}
-		gone, err = fs.placeInode(dir, name, i, old)
-		return err
+		return fs.placeInode(dir, name, i, old)
 	})
-	return fs.reclaimAndCommit(seq, err, gone)
+}
+
+// prepareReplace returns where a new file goes, creating missing directories, and the file
+// there that it replaces, or nil: see findReplaceable.
+func (fs *FS) prepareReplace(path string, exclusive bool) (dir *inode, name string, old *inode, err error) {
+	if dir, name, err = fs.makeMissingParents(path); err == nil {
+		old, err = fs.findReplaceable(dir, name, exclusive)
+	}
+	return dir, name, old, err
 }
 
 // makeMissingParents is resolveParent, but creates missing directories.
@@ -229,32 +231,27 @@ func (fs *FS) writeLargeFile(ctx context.Context, path string, r io.Reader, opts
 
 // placeUnnamedFile names an open file that has no name; set completes its inode before.
 func (fs *FS) placeUnnamedFile(f *File, path string, set func(dir, i, old *inode) error, exclusive bool) (int64, error) {
-	var gone uint32
 	var size int64
-	seq, err := fs.runOperation(func() error {
-		dir, name, err := fs.makeMissingParents(path)
-		if err != nil {
-			return err
-		}
+	err := fs.runAndReclaim(func() (uint32, error) {
 		i, err := fs.readInode(f.openInode.num)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		if err := fs.removeOrphan(i); err != nil {
-			return err
+			return 0, err
 		}
-		old, err := fs.findReplaceable(dir, name, exclusive)
+		// Only now: the file there may be the orphan before this one, which has changed.
+		dir, name, old, err := fs.prepareReplace(path, exclusive)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		if err := set(dir, i, old); err != nil {
-			return err
+			return 0, err
 		}
 		size = i.size()
-		gone, err = fs.placeInode(dir, name, i, old)
-		return err
+		return fs.placeInode(dir, name, i, old)
 	})
-	return size, fs.reclaimAndCommit(seq, err, gone)
+	return size, err
 }
 
 // openUnnamedFile opens a new file without a name, near the directory of a path.
