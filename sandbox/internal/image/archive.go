@@ -45,7 +45,7 @@ type member struct {
 
 // unpackArchive finds out what kind of archive f is and unpacks it.
 func unpackArchive(ctx context.Context, f *os.File, u *unpacker) (Config, error) {
-	a, err := indexArchive(ctx, f, u.opts.Limits.maxEntries())
+	a, err := indexArchive(ctx, f, u.opts.Limits.Entries)
 	if err != nil {
 		return Config{}, err
 	}

@@ -2,6 +2,7 @@ package image
 
 import (
 	"bytes"
+	"cmp"
 	"io"
 
 	"github.com/volehq/vole"
@@ -36,18 +37,24 @@ const (
 	maxExpansion  = 1100
 )
 
-// scaledToFile is l for an image file of size bytes.
+// What an image may take unless Limits say otherwise.
+const (
+	defaultBytes   = 64 << 30
+	defaultEntries = 4 << 20
+)
+
+// scaledToFile is l, with the defaults of its zero fields, for an image file of size bytes.
 func (l Limits) scaledToFile(size int64) Limits {
-	most := l.maxBytes()
+	most := cmp.Or(l.Bytes, defaultBytes)
 	if size < (most-freeExpansion)/maxExpansion {
 		most = min(most, freeExpansion+maxExpansion*size)
 	}
-	return Limits{Bytes: most, Entries: l.maxEntries()}
+	return Limits{Bytes: most, Entries: cmp.Or(l.Entries, defaultEntries)}
 }
 
 // exceededError is the error for more than the bytes that are allowed.
 func (l Limits) exceededError() error {
-	return driver.Errorf(vole.ErrNoSpace, "it unpacks to more than %v, the most for a file of this size", vole.Size(l.maxBytes()))
+	return driver.Errorf(vole.ErrNoSpace, "it unpacks to more than %v, the most for a file of this size", vole.Size(l.Bytes))
 }
 
 // budgetReader fails with what exceeded returns when more is read than is left.

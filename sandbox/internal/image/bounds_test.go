@@ -41,7 +41,7 @@ func indexOf(t *testing.T, b []byte) *archive {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { f.Close() })
-	a, err := indexArchive(t.Context(), f, Limits{}.maxEntries())
+	a, err := indexArchive(t.Context(), f, defaultEntries)
 	if err != nil {
 		t.Fatal(err)
 	}

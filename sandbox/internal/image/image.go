@@ -100,9 +100,9 @@ type unpacker struct {
 // begin starts to unpack layers, bounded by the size of the image as it is packed.
 func (u *unpacker) begin(packedSize int64) {
 	u.opts.Limits = u.opts.Limits.scaledToFile(packedSize)
-	u.left = u.opts.Limits.maxBytes()
+	u.left = u.opts.Limits.Bytes
 	u.layers = transfer.NewLayers(u.dst, transfer.LayerOptions{
-		Owner: u.opts.Chown, MaxBytes: u.opts.Limits.maxBytes(), MaxEntries: u.opts.Limits.maxEntries(),
+		Owner: u.opts.Chown, MaxBytes: u.opts.Limits.Bytes, MaxEntries: u.opts.Limits.Entries,
 	})
 }
 
@@ -147,22 +147,6 @@ func explainError(image string, err error) error {
 	return fmt.Errorf("image %s: %w", image, err)
 }
 
-// maxBytes is Bytes, or its default.
-func (l Limits) maxBytes() int64 {
-	if l.Bytes > 0 {
-		return l.Bytes
-	}
-	return 64 << 30
-}
-
-// maxEntries is Entries, or its default.
-func (l Limits) maxEntries() int64 {
-	if l.Entries > 0 {
-		return l.Entries
-	}
-	return 4 << 20
-}
-
 // decompressToFile returns the tar file that f is: f itself, or decompressed into an unnamed
 // file in scratch when it is compressed, so that its parts can be read in any order.
 func decompressToFile(ctx context.Context, f *os.File, scratch string, limits Limits) (*os.File, error) {
@@ -187,7 +171,7 @@ func decompressToFile(ctx context.Context, f *os.File, scratch string, limits Li
 		tmp.Close()
 		return nil, err
 	}
-	left := limits.maxBytes()
+	left := limits.Bytes
 	_, err = io.Copy(tmp, budgetReader{ctxReader{ctx, r}, &left, limits.exceededError})
 	if err == nil {
 		_, err = tmp.Seek(0, io.SeekStart)

@@ -49,7 +49,11 @@ func openLayout(d layoutDir, opts Options) (imageRef, error) {
 	}
 	size := m.Size()
 	m.Close()
-	return openManifest(d, descriptor{Digest: opts.Digest, Size: size}, opts)
+	var index manifest
+	if err := (descriptor{Digest: opts.Digest, Size: size}).readJSON(d, &index); err != nil {
+		return imageRef{}, err
+	}
+	return openImageOrIndex(d, index, opts)
 }
 
 // compressedSize is how many bytes the blobs of an image have.
@@ -140,15 +144,6 @@ func (d descriptor) openBlob(s memberStore) (*member, *checksum, error) {
 func openIndexFile(s memberStore, opts Options) (imageRef, error) {
 	var m manifest
 	if err := readJSON(s, "index.json", &m); err != nil {
-		return imageRef{}, err
-	}
-	return openImageOrIndex(s, m, opts)
-}
-
-// openManifest opens the image, or the index of images, whose manifest d points to.
-func openManifest(s memberStore, d descriptor, opts Options) (imageRef, error) {
-	var m manifest
-	if err := d.readJSON(s, &m); err != nil {
 		return imageRef{}, err
 	}
 	return openImageOrIndex(s, m, opts)

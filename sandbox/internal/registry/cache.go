@@ -5,8 +5,8 @@
 package registry
 
 import (
+	"bytes"
 	"context"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"io"
@@ -151,20 +151,10 @@ func (c *Cache) readManifest(d v1.Descriptor) (*v1.Manifest, error) {
 	if err != nil {
 		return nil, err
 	}
-	if sum, err := computeDigest(b, d.Digest.Algorithm); err != nil || sum != d.Digest {
-		return nil, errors.Join(err, driver.Errorf(vole.ErrCorrupt, "the manifest %s is damaged", d.Digest))
+	if copyVerified(io.Discard, bytes.NewReader(b), d) != nil {
+		return nil, driver.Errorf(vole.ErrCorrupt, "the manifest %s is damaged", d.Digest)
 	}
 	return parseManifest(b)
-}
-
-// computeDigest is the digest of b.
-func computeDigest(b []byte, algorithm string) (v1.Hash, error) {
-	h, err := v1.Hasher(algorithm)
-	if err != nil {
-		return v1.Hash{}, err
-	}
-	h.Write(b)
-	return v1.Hash{Algorithm: algorithm, Hex: hex.EncodeToString(h.Sum(nil))}, nil
 }
 
 // readBounded reads a file of JSON in the cache, within the same bounds as one of a registry.

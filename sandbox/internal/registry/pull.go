@@ -269,18 +269,15 @@ func (p *puller) fetchBlob(ctx context.Context, d v1.Descriptor) error {
 			}
 		}
 		got := &counted{p: p}
-		if err = p.fetchBlobOnce(ctx, d, got); err == nil || ctx.Err() != nil || isFinalError(err) {
+		if err = p.fetchBlobOnce(ctx, d, got); err == nil || ctx.Err() != nil {
 			return err
+		}
+		if _, answered := errors.AsType[*transport.Error](err); answered {
+			return err // which would not change
 		}
 		p.reportProgress(-got.n) // fetched again, so not counted twice
 	}
 	return err
-}
-
-// isFinalError reports whether an error is a registry's answer, which does not change.
-func isFinalError(err error) bool {
-	e := (*transport.Error)(nil)
-	return errors.As(err, &e)
 }
 
 // reportProgress reports n more bytes; negative: a blob begins again.
