@@ -26,6 +26,8 @@ package openset
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"sync"
 
 	"github.com/volehq/vole/driver"
@@ -80,9 +82,7 @@ func (s *Set) Close(ctx context.Context) error {
 	var open []Closer
 	if !s.closed {
 		s.closed, s.empty = true, make(chan struct{})
-		for c := range s.members {
-			open = append(open, c)
-		}
+		open = slices.Collect(maps.Keys(s.members))
 		if len(open) == 0 {
 			close(s.empty)
 		}
