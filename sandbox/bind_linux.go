@@ -38,7 +38,7 @@ func mountVolume(m planMount, at string) error {
 	if err := os.Mkdir(at, 0o700); err != nil {
 		return err
 	}
-	attr := unix.MountAttr{Attr_set: m.mountAttributes(), Propagation: unix.MS_PRIVATE}
+	attr := unix.MountAttr{Attr_set: m.mountAttributes()}
 	if m.Disk > 0 {
 		attr.Attr_clr = unix.MOUNT_ATTR_NODEV // which the disk's own mount has
 	}
@@ -66,13 +66,9 @@ func (m planMount) mountAttributes() uint64 {
 // follows links only within the volume, even if they change at the same time; the mount is
 // made of the open directory, not of a path.
 func openVolumeSubpath(mount planMount) (*os.File, error) {
-	fd, err := unix.Open(mount.Source, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: mount.Source, Err: err}
-	}
-	root := os.NewFile(uintptr(fd), mount.Source)
-	if mount.Subpath == "" {
-		return root, nil
+	root, err := os.OpenFile(mount.Source, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if err != nil || mount.Subpath == "" {
+		return root, err
 	}
 	defer root.Close()
 	const directory = unix.O_PATH | unix.O_DIRECTORY
@@ -128,7 +124,7 @@ func makeDirsBeneath(source, sub string) error {
 	return err
 }
 
-// bindByPath mounts the open file or directory src at a path that only the helper
+// bindByPath mounts the open file or directory src, privately, at a path that only the helper
 // changes, with attributes.
 func bindByPath(src *os.File, at string, attr unix.MountAttr, recursive bool) error {
 	target, err := os.OpenFile(at, unix.O_PATH|unix.O_NOFOLLOW, 0)
@@ -150,6 +146,7 @@ func bindByHandle(src, target *os.File, attr unix.MountAttr, recursive bool) err
 		return os.NewSyscallError("open_tree", err)
 	}
 	defer unix.Close(fd)
+	attr.Propagation = unix.MS_PRIVATE
 	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|deep, &attr); err != nil {
 		return os.NewSyscallError("mount_setattr", err)
 	}

@@ -1,7 +1,6 @@
 package sandbox
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io/fs"
@@ -159,12 +158,8 @@ func killCgroup(dir string) {
 	if writeExistingFile(filepath.Join(dir, "cgroup.kill"), "1") == nil {
 		return
 	}
-	b, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
-	if err != nil {
-		return
-	}
-	for _, f := range bytes.Fields(b) {
-		if pid, err := strconv.Atoi(string(f)); err == nil && pid > 1 {
+	for _, f := range readFields(filepath.Join(dir, "cgroup.procs")) {
+		if pid, err := strconv.Atoi(f); err == nil && pid > 1 {
 			_ = unix.Kill(pid, unix.SIGKILL)
 		}
 	}

@@ -287,7 +287,7 @@ func mountOnItself(at string) error {
 	if name, err := os.Readlink("/proc/self/exe"); err == nil {
 		if exe, err := os.OpenFile(name, unix.O_PATH|unix.O_NOFOLLOW, 0); err == nil {
 			defer exe.Close()
-			attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV, Propagation: unix.MS_PRIVATE}
+			attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV}
 			if isSameFile(exe, running) && bindByPath(exe, at, attr, false) == nil {
 				return nil
 			}
@@ -310,9 +310,9 @@ func (h *helper) serveRequests(ctx context.Context) {
 		case "signal":
 			err = h.rt.signalCommand(ctx, h.pid, unix.Signal(r.Signal))
 		case "pause":
-			err = h.rt.pauseContainer(ctx)
+			err = h.rt.r.Pause(ctx, containerID)
 		case "resume":
-			err = h.rt.resumeContainer(ctx)
+			err = h.rt.r.Resume(ctx, containerID)
 		default:
 			err = driver.Errorf(vole.ErrInvalid, "unknown request %q", r.Op)
 		}

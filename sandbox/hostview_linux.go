@@ -210,10 +210,7 @@ func (v *hostView) bindReadOnly(p, at string, recursive bool) error {
 		return err
 	}
 	defer source.Close()
-	attr := unix.MountAttr{
-		Attr_set:    unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV,
-		Propagation: unix.MS_PRIVATE,
-	}
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV}
 	if v.idmap != nil {
 		mapped := attr
 		mapped.Attr_set |= unix.MOUNT_ATTR_IDMAP

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/volehq/vole"
@@ -46,15 +47,8 @@ func (c *Config) prepareImage() error {
 // looksLikeFile reports whether a name can only mean a file: no image of a registry is
 // called like that.
 func looksLikeFile(name string) bool {
-	if name == "" || strings.Contains("/.~", name[:1]) {
-		return true
-	}
-	for _, suffix := range []string{".tar", ".gz", ".tgz", ".zst", ".tzst", ".xz", ".bz2", ".oci", ".zip"} {
-		if strings.HasSuffix(name, suffix) {
-			return true
-		}
-	}
-	return false
+	suffixes := []string{".tar", ".gz", ".tgz", ".zst", ".tzst", ".xz", ".bz2", ".oci", ".zip"}
+	return name == "" || isHostPath(name) || slices.ContainsFunc(suffixes, func(suffix string) bool { return strings.HasSuffix(name, suffix) })
 }
 
 // pinnedImage is an image that the cache does not evict until it is released.

@@ -24,7 +24,6 @@ type Manager struct {
 	home         string
 	store        *vole.Store
 	sandboxesDir *os.File // of the home, open; nil: the home is read-only and has none
-	db           *catalog.DB
 	rows         catalogRows
 }
 
@@ -73,16 +72,15 @@ func openManager(ctx context.Context, home string, store *vole.Store) (*Manager,
 // openCatalogRows opens the catalog of the home, and cleans up.
 func (m *Manager) openCatalogRows(ctx context.Context, dir *os.File) (err error) {
 	readOnly := m.store.Caps().ReadOnly
-	m.db, err = catalog.Open(ctx, filepath.Join(m.home, "catalog.db"), catalog.Options{ReadOnly: readOnly, Dir: dir, Verify: true})
+	m.rows.db, err = catalog.Open(ctx, filepath.Join(m.home, "catalog.db"), catalog.Options{ReadOnly: readOnly, Dir: dir, Verify: true})
 	if err != nil {
 		return err
 	}
-	m.rows = catalogRows{m.db}
 	if readOnly {
 		return nil
 	}
 	if err := m.reapDeadSandboxes(ctx); err != nil {
-		m.db.Close()
+		m.rows.db.Close()
 		return err
 	}
 	return nil
@@ -107,7 +105,7 @@ func openHomeOf(store *vole.Store, home string) (*os.File, error) {
 
 // Close ends the use of m. Sandboxes go on.
 func (m *Manager) Close() error {
-	err := m.db.Close()
+	err := m.rows.db.Close()
 	m.sandboxesDir.Close()
 	return wrapError("close sandboxes", "", err)
 }

@@ -11,8 +11,8 @@ import (
 // grammar is how a mount is written.
 const grammar = "NAME:/guest/path[:options]"
 
-// isHostPath reports whether the volume's name of a mount is meant as a path of the host, which
-// other tools take there. No name of a volume begins like that.
+// isHostPath reports whether the name of a volume or an image is meant as a path of the host, which
+// other tools take for a volume. No such name begins like that.
 func isHostPath(name string) bool {
 	return name != "" && strings.Contains("/.~", name[:1])
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/durable"
 )
 
 // verdict says whether a runtime runs containers on this host, for this user.
@@ -94,20 +95,8 @@ func (m *Manager) loadProbeVerdicts() map[string]verdict {
 // storeProbeVerdicts replaces the file. That it fails, or another process does the same,
 // costs another probe at most.
 func (m *Manager) storeProbeVerdicts(known map[string]verdict) {
-	b, err := json.Marshal(known)
-	if err != nil {
-		return
-	}
-	f, err := os.CreateTemp(m.sandboxDir(""), probeFile+"-")
-	if err != nil {
-		return
-	}
-	_, err = f.Write(b)
-	if errors.Join(err, f.Close()) == nil {
-		err = os.Rename(f.Name(), m.sandboxDir(probeFile))
-	}
-	if err != nil {
-		os.Remove(f.Name())
+	if b, err := json.Marshal(known); err == nil {
+		_ = durable.WriteFile(m.sandboxDir(probeFile), b, 0o600)
 	}
 }
 

@@ -53,9 +53,8 @@ func (m *Manager) reapSandbox(ctx context.Context, i Info) error {
 		return err
 	case lock == nil:
 		return nil // alive
-	default:
-		defer lock.Release()
 	}
+	defer lock.Release()
 	if err := m.removeLeftovers(ctx, i.ID); err != nil {
 		return err
 	}
@@ -131,9 +130,7 @@ func (m *Manager) sweepOrphanDir(ctx context.Context, id string) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if lock != nil {
-		defer lock.Release()
-	}
+	defer lock.Release()
 	if err := m.removeLeftovers(ctx, id); err != nil {
 		return err
 	}

@@ -67,7 +67,7 @@ func bindRootDir(dir, root string) error {
 		return err
 	}
 	defer f.Close()
-	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV, Propagation: unix.MS_PRIVATE}
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV}
 	if err := bindByPath(f, root, attr, false); err != nil {
 		return err
 	}

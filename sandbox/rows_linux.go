@@ -51,7 +51,7 @@ func (r catalogRows) insertSandbox(ctx context.Context, i Info) error {
 
 // setStatus moves a live sandbox to another status.
 func (r catalogRows) setStatus(ctx context.Context, id string, s Status) error {
-	return r.execWrite(ctx, `UPDATE sandboxes SET status = ? WHERE id = ? AND `+isLive, string(s), id)
+	return r.db.Exec(ctx, catalog.Lazy, `UPDATE sandboxes SET status = ? WHERE id = ? AND `+isLive, string(s), id)
 }
 
 // setVolumesAttached stores the runtime and the mounts of a sandbox, which are known once its
@@ -61,13 +61,13 @@ func (r catalogRows) setVolumesAttached(ctx context.Context, id, runtime string,
 	if err != nil {
 		return err
 	}
-	return r.execWrite(ctx, `UPDATE sandboxes SET status = ?, runtime = ?, mounts = ? WHERE id = ? AND `+isLive,
+	return r.db.Exec(ctx, catalog.Lazy, `UPDATE sandboxes SET status = ?, runtime = ?, mounts = ? WHERE id = ? AND `+isLive,
 		string(StatusStarting), runtime, string(b), id)
 }
 
 // setRunning marks a live sandbox as running since the given time.
 func (r catalogRows) setRunning(ctx context.Context, id string, at time.Time) error {
-	return r.execWrite(ctx, `UPDATE sandboxes SET status = ?, started = ? WHERE id = ? AND `+isLive,
+	return r.db.Exec(ctx, catalog.Lazy, `UPDATE sandboxes SET status = ?, started = ? WHERE id = ? AND `+isLive,
 		string(StatusRunning), at.UnixNano(), id)
 }
 
@@ -77,32 +77,25 @@ func (r catalogRows) setEnded(ctx context.Context, id string, s Status, exit *in
 	if exit != nil {
 		code = *exit
 	}
-	return r.execWrite(ctx, `UPDATE sandboxes SET status = ?, exit_code = ?, error = ?, ended = ? WHERE id = ? AND `+isLive,
+	return r.db.Exec(ctx, catalog.Lazy, `UPDATE sandboxes SET status = ?, exit_code = ?, error = ?, ended = ? WHERE id = ? AND `+isLive,
 		string(s), code, msg, at.UnixNano(), id)
 }
 
 // deleteEnded deletes the row of a sandbox that has ended; one that is live keeps it.
 func (r catalogRows) deleteEnded(ctx context.Context, id string) error {
-	return r.execWrite(ctx, `DELETE FROM sandboxes WHERE id = ? AND NOT `+isLive, id)
-}
-
-// execWrite runs one statement as a transaction that is not synced at once.
-func (r catalogRows) execWrite(ctx context.Context, query string, args ...any) error {
-	return r.db.Write(ctx, catalog.Lazy, func(tx *catalog.Tx) error {
-		_, err := tx.Exec(query, args...)
-		return err
-	})
+	return r.db.Exec(ctx, catalog.Lazy, `DELETE FROM sandboxes WHERE id = ? AND NOT `+isLive, id)
 }
 
 // listSurplusIDs lists the ids of ended sandboxes beyond those to remember.
 func (r catalogRows) listSurplusIDs(ctx context.Context) ([]string, error) {
-	return queryRows(ctx, r, scanID, `SELECT id FROM sandboxes WHERE NOT `+isLive+` ORDER BY id DESC LIMIT -1 OFFSET ?`, keepEnded)
+	return catalog.Select(ctx, r.db, scanID, `SELECT id FROM sandboxes WHERE NOT `+isLive+` ORDER BY id DESC LIMIT -1 OFFSET ?`, keepEnded)
 }
 
 // scanID decodes a row of one id.
-func scanID(q *sql.Rows) (id string, err error) {
-	if err := q.Scan(&id); err != nil {
-		return "", catalog.Translate(err)
+func scanID(scan catalog.Scanner) (string, error) {
+	id, err := catalog.ScanColumn[string](scan)
+	if err != nil {
+		return "", err
 	}
 	return id, checkCatalogID(id)
 }
@@ -113,12 +106,12 @@ func (r catalogRows) listSandboxes(ctx context.Context, all bool) ([]Info, error
 	if all {
 		where = "1"
 	}
-	return queryRows(ctx, r, scanSandbox, `SELECT `+columns+` FROM sandboxes WHERE `+where+` ORDER BY id DESC`)
+	return catalog.Select(ctx, r.db, scanSandbox, `SELECT `+columns+` FROM sandboxes WHERE `+where+` ORDER BY id DESC`)
 }
 
 // findSandbox finds one sandbox by id, or by name: the live one, else the newest.
 func (r catalogRows) findSandbox(ctx context.Context, ref string) (Info, error) {
-	list, err := queryRows(ctx, r, scanSandbox, `SELECT `+columns+` FROM sandboxes WHERE id = ? OR name = ?
+	list, err := catalog.Select(ctx, r.db, scanSandbox, `SELECT `+columns+` FROM sandboxes WHERE id = ? OR name = ?
 		ORDER BY id = ? DESC, `+isLive+` DESC, id DESC LIMIT 1`, ref, ref, ref)
 	if err != nil {
 		return Info{}, err
@@ -129,34 +122,16 @@ func (r catalogRows) findSandbox(ctx context.Context, ref string) (Info, error) 
 	return list[0], nil
 }
 
-// queryRows returns the rows of a query, as scan decodes them.
-func queryRows[T any](ctx context.Context, r catalogRows, scan func(*sql.Rows) (T, error), query string, args ...any) ([]T, error) {
-	q, err := r.db.Read().QueryContext(ctx, query, args...)
-	if err != nil {
-		return nil, catalog.Translate(err)
-	}
-	defer q.Close()
-	list := []T{}
-	for q.Next() {
-		row, err := scan(q)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, row)
-	}
-	return list, catalog.Translate(q.Err())
-}
-
 // scanSandbox decodes a row of the columns above. Times are nanoseconds since 1970; 0 stands for none.
-func scanSandbox(q *sql.Rows) (Info, error) {
+func scanSandbox(scan catalog.Scanner) (Info, error) {
 	var info Info
 	var status, cmd, mounts string
 	var exit sql.NullInt64
 	var created, started, ended int64
-	err := q.Scan(&info.ID, &info.Name, &status, &cmd, &info.Root, &info.Runtime, &info.Detached, &mounts, &info.PID, &exit, &info.Error,
+	err := scan(&info.ID, &info.Name, &status, &cmd, &info.Root, &info.Runtime, &info.Detached, &mounts, &info.PID, &exit, &info.Error,
 		&created, &started, &ended)
 	if err != nil {
-		return info, catalog.Translate(err)
+		return info, err
 	}
 	if err := checkCatalogID(info.ID); err != nil {
 		return info, err

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -56,29 +55,20 @@ func newOCIRuntime(b binary, h *helper) *ociRuntime {
 	return rt
 }
 
-// inherit gives the runtime, and so the command, the helper's own files.
-type inherit struct{}
-
-func (inherit) Close() error              { return nil }
-func (inherit) Stdin() (w io.WriteCloser) { return nil }
-func (inherit) Stdout() (r io.ReadCloser) { return nil }
-func (inherit) Stderr() (r io.ReadCloser) { return nil }
-func (inherit) Set(cmd *exec.Cmd) {
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-}
-
 // createContainer makes the container up to the point where the command could be executed, and
 // returns the command's process id in the helper's pid namespace.
 func (rt *ociRuntime) createContainer(ctx context.Context, h *helper) (int, error) {
 	pidFile := filepath.Join(h.dir, "pid")
-	opts := &runc.CreateOpts{IO: inherit{}, PidFile: pidFile}
+	stdio, _ := runc.NewSTDIO() // the helper's own files, which the command inherits; never fails
+	opts := &runc.CreateOpts{IO: stdio, PidFile: pidFile}
 	var console *consoleSocket
 	if h.p.Terminal {
-		var err error
-		if console, err = listenConsoleSocket(filepath.Join(h.dir, "console")); err != nil {
+		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(h.dir, "console"), Net: "unix"})
+		if err != nil {
 			return 0, err
 		}
-		defer console.Close()
+		defer l.Close()
+		console = &consoleSocket{l}
 		opts.ConsoleSocket = console
 	}
 	if err := rt.r.Create(ctx, containerID, filepath.Join(h.dir, "bundle"), opts); err != nil {
@@ -180,37 +170,20 @@ func (rt *ociRuntime) signalCommand(ctx context.Context, pid int, sig unix.Signa
 	return nil
 }
 
-func (rt *ociRuntime) pauseContainer(ctx context.Context) error { return rt.r.Pause(ctx, containerID) }
-func (rt *ociRuntime) resumeContainer(ctx context.Context) error {
-	return rt.r.Resume(ctx, containerID)
-}
-
 // consoleSocket receives a terminal from the runtime.
 // https://github.com/opencontainers/runc/blob/main/docs/terminals.md
-type consoleSocket struct {
-	l    *net.UnixListener
-	path string
-}
+type consoleSocket struct{ *net.UnixListener }
 
-// listenConsoleSocket listens on the socket by which the runtime sends the terminal.
-func listenConsoleSocket(path string) (*consoleSocket, error) {
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	if err != nil {
-		return nil, err
-	}
-	return &consoleSocket{l, path}, nil
-}
-
-func (c *consoleSocket) Path() string { return c.path }
-func (c *consoleSocket) Close() error { return c.l.Close() }
+// Path implements runc.ConsoleSocket.
+func (c *consoleSocket) Path() string { return c.Addr().String() }
 
 // receiveTerminal waits for the runtime to send the terminal's master side as a file descriptor.
 func (c *consoleSocket) receiveTerminal() (*os.File, error) {
 	// The runtime has connected before it returned.
-	if err := c.l.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
 		return nil, err
 	}
-	conn, err := c.l.AcceptUnix()
+	conn, err := c.AcceptUnix()
 	if err != nil {
 		return nil, err
 	}

@@ -51,12 +51,10 @@ func openStreams(c IO, terminal bool) (s *streams, err error) {
 func (s *streams) closeChildEnds() { closeFiles(s.child[:]...) }
 func (s *streams) closeOwnEnds()   { closeFiles(s.in, s.out, s.err, s.terminal) }
 
-// closeFiles closes those of the files that are not nil.
+// closeFiles closes files, some of which may be nil.
 func closeFiles(files ...*os.File) {
 	for _, f := range files {
-		if f != nil {
-			f.Close()
-		}
+		f.Close() // nil is closed already
 	}
 }
 

@@ -219,5 +219,5 @@ func (m treeMount) attachMount(target guestFile) error {
 		return err
 	}
 	defer src.Close()
-	return bindByHandle(src, target.File, unix.MountAttr{Attr_set: m.attr, Propagation: unix.MS_PRIVATE}, false)
+	return bindByHandle(src, target.File, unix.MountAttr{Attr_set: m.attr}, false)
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/drivers/local/internal/disk"
 	"github.com/volehq/vole/internal/catalog"
+	"github.com/volehq/vole/internal/flock"
 	hostproc "github.com/volehq/vole/internal/proc"
 )
 
@@ -28,7 +29,7 @@ type attachmentRow struct {
 }
 
 // scanAttachment reads one row of attachmentColumns. ErrCorrupt: one of its ids is not an id.
-func scanAttachment(scan func(...any) error) (r attachmentRow, err error) {
+func scanAttachment(scan catalog.Scanner) (r attachmentRow, err error) {
 	var started, since int64
 	err = scan(&r.ID, &r.VolumeID, &r.Volume, &r.Holder, &r.ReadOnly, &r.HostPath, &r.Host, &r.PID, &started, &since, &r.process)
 	if err != nil {
@@ -43,7 +44,7 @@ type attachment struct {
 	b    *Backend
 	info driver.AttachmentInfo
 	path string
-	hold *disk.Hold // on a disk's image, else nil
+	hold *flock.Lock // on a disk's image, else nil
 
 	mu    sync.Mutex // guards ended
 	ended bool
@@ -228,12 +229,8 @@ func (b *Backend) recordUse(tx *catalog.Tx, volume string) error {
 // liveAttachments lists the attachments of a volume inside a transaction, without those of dead
 // processes.
 func (b *Backend) liveAttachments(tx *catalog.Tx, volume string) ([]attachmentRow, error) {
-	rows, err := tx.Query(`SELECT `+attachmentColumns+` FROM attachments a JOIN volumes v ON v.id = a.volume
+	list, err := catalog.SelectTx(tx, scanAttachment, `SELECT `+attachmentColumns+` FROM attachments a JOIN volumes v ON v.id = a.volume
 		WHERE a.volume = ? ORDER BY a.id`, volume)
-	if err != nil {
-		return nil, err
-	}
-	list, err := scanAll(rows, scanAttachment)
 	return b.dropDeadHolders(list), err
 }
 
@@ -278,7 +275,7 @@ func (b *Backend) Attachments(ctx context.Context, id string) ([]driver.Attachme
 			return nil, err
 		}
 	}
-	rows, err := queryAll(ctx, b.db, scanAttachment, `SELECT `+attachmentColumns+` FROM attachments a
+	rows, err := catalog.Select(ctx, b.db, scanAttachment, `SELECT `+attachmentColumns+` FROM attachments a
 		JOIN volumes v ON v.id = a.volume WHERE ?1 = '' OR a.volume = ?1 ORDER BY a.id`, id)
 	if err != nil {
 		return nil, err

@@ -113,14 +113,12 @@ func removeBind(at string) error {
 			break // EINVAL: nothing is mounted there any more
 		}
 	}
-	var errs []error
 	for _, name := range []string{at, at + bindLock} {
 		if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
-			errs = append(errs, err)
-			break // the lock stays for the next one to try again
+			return err // the lock stays for the next one to try again
 		}
 	}
-	return errors.Join(errs...)
+	return nil
 }
 
 // sweepBinds removes the views of dead processes, of whatever home. A view that cannot be

@@ -16,7 +16,6 @@ import (
 	"github.com/volehq/vole/internal/beneath"
 	"github.com/volehq/vole/internal/catalog"
 	"github.com/volehq/vole/internal/nofollow"
-	"golang.org/x/sys/unix"
 )
 
 // checker is the state of one Check.
@@ -69,9 +68,7 @@ func (c *checker) reportFinding(code, volume, path, detail string, fix func() er
 // checkDatabase runs SQLite's own check.
 // https://www.sqlite.org/pragma.html#pragma_integrity_check
 func (c *checker) checkDatabase() error {
-	lines, err := queryAll(c.ctx, c.b.db, func(scan func(...any) error) (s string, err error) {
-		return s, scan(&s)
-	}, `PRAGMA integrity_check(20)`)
+	lines, err := catalog.Select(c.ctx, c.b.db, catalog.ScanColumn[string], `PRAGMA integrity_check(20)`)
 	if err != nil {
 		return err
 	}
@@ -89,8 +86,7 @@ func (c *checker) checkDatabase() error {
 // checkPermissions reports parts of the home that other users can enter.
 func (c *checker) checkPermissions() error {
 	for _, name := range []string{".", catalogName, "volumes", "locks", "lost+found"} {
-		var st unix.Stat_t
-		err := unix.Fstatat(int(c.b.dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW)
+		st, err := resolved{parent: c.b.dir, name: name}.lstat()
 		if err != nil {
 			return translateError(err)
 		}
@@ -129,10 +125,12 @@ func (c *checker) checkUnfinished() error {
 }
 
 // countVolumes returns how many rows of volumes, in any state, match a condition.
-func (c *checker) countVolumes(where string, args ...any) (n int64, err error) {
-	_, err = queryAll(c.ctx, c.b.db, func(scan func(...any) error) (struct{}, error) { return struct{}{}, scan(&n) },
-		`SELECT count(*) FROM volumes WHERE `+where, args...)
-	return n, err
+func (c *checker) countVolumes(where string, args ...any) (int64, error) {
+	counts, err := catalog.Select(c.ctx, c.b.db, catalog.ScanColumn[int64], `SELECT count(*) FROM volumes WHERE `+where, args...)
+	if err != nil {
+		return 0, err
+	}
+	return counts[0], nil
 }
 
 // hasVolumeRow reports whether the catalog has a row of the volume, in any state.
@@ -188,9 +186,7 @@ func (b *Backend) moveToLostFound(rel string) error {
 	}
 	defer to.Close()
 	name := strings.ReplaceAll(rel, "/", "_") + "." + id.String()
-	err = b.host.mutate("rename", rel, func() error {
-		return unix.Renameat(int(from.Fd()), path.Base(rel), int(to.Fd()), name)
-	})
+	err = b.host.rename(resolved{parent: from, name: path.Base(rel)}, resolved{parent: to, name: name}, false)
 	if err != nil {
 		return err
 	}
@@ -282,7 +278,7 @@ func (c *checker) checkLabels(id string) error {
 	}
 	return c.reportFinding("labels-corrupt", id, "catalog.db", fmt.Sprintf("the labels of volume %q cannot be read; they are dropped", r.Name),
 		func() error {
-			return c.b.executeWrite(c.ctx, catalog.Durable, `UPDATE volumes SET labels = '' WHERE id = ?`, id)
+			return c.b.db.Exec(c.ctx, catalog.Durable, `UPDATE volumes SET labels = '' WHERE id = ?`, id)
 		})
 }
 

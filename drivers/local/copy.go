@@ -13,6 +13,7 @@ import (
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/nofollow"
+	"github.com/volehq/vole/internal/sparse"
 	"golang.org/x/sys/unix"
 )
 
@@ -76,7 +77,7 @@ func (f *volumeFS) copyThroughTemp(ctx context.Context, c *counter, src resolved
 	credit, unnamed := bytesFreedBy(old), f.unnamedLimiter(c)
 	var lost tally
 	if old != nil {
-		lost = c.freedTally(dst, dst.name, old)
+		lost = c.freedTally(dst, old)
 	} else if err := f.admitNewEntries(c, to, tally{}); err != nil {
 		return err
 	}
@@ -253,19 +254,11 @@ func (cp *copier) copyDirectory(src, dst resolved, rel string, st *unix.Stat_t) 
 		return err
 	}
 	defer to.Close()
-	for {
-		names, err := from.Readdirnames(1024)
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return err
-		}
-		for _, n := range names {
-			if err := cp.copyUnlessGone(resolved{parent: from, name: n}, resolved{parent: to, name: n}, rel+"/"+n); err != nil {
-				return err
-			}
-		}
+	err = forEachName(from, func(name string) error {
+		return cp.copyUnlessGone(resolved{parent: from, name: name}, resolved{parent: to, name: name}, rel+"/"+name)
+	})
+	if err != nil {
+		return err
 	}
 	return cp.copyMetadata(openXattrs(from), dst, st)
 }
@@ -340,7 +333,7 @@ func (cp *copier) copyDataRanges(out, in *os.File, size int64) error {
 		return out.Truncate(size) // it may have grown since it was looked at
 	}
 	for off := int64(0); off < size; {
-		start, end, err := findNextData(int(in.Fd()), off)
+		start, end, err := sparse.FindData(int(in.Fd()), off)
 		if errors.Is(err, io.EOF) {
 			break
 		}

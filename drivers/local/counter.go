@@ -7,7 +7,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -218,14 +220,7 @@ type countingMarks struct {
 
 // deleteDeadMarks deletes the marks of dead processes on a volume, with their temporary files.
 func (b *Backend) deleteDeadMarks(tx *catalog.Tx, id, proc string) (m countingMarks, err error) {
-	rows, err := tx.Query(`SELECT process FROM counting WHERE volume = ?`, id)
-	if err != nil {
-		return m, err
-	}
-	marked, err := scanAll(rows, func(scan func(...any) error) (p string, err error) {
-		err = scan(&p)
-		return p, errors.Join(err, validateIDs(p))
-	})
+	marked, err := catalog.SelectTx(tx, scanID, `SELECT process FROM counting WHERE volume = ?`, id)
 	if err != nil {
 		return m, err
 	}
@@ -369,10 +364,7 @@ func (c *counter) settleUsage(ctx context.Context, proc string) error {
 func (b *Backend) retireAllCounters(ctx context.Context) error {
 	b.retirements.Wait() // each is bounded by closeTimeout
 	b.mu.Lock()
-	var list []*counter
-	for _, c := range b.counters {
-		list = append(list, c)
-	}
+	list := slices.Collect(maps.Values(b.counters))
 	b.mu.Unlock()
 	var errs []error
 	for _, c := range list {

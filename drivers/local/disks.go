@@ -31,7 +31,7 @@ func (h diskHome) Counter(id string) disk.Counter { return &lazyCounter{b: h.Bac
 
 // RecordCapacity implements disk.Home.
 func (h diskHome) RecordCapacity(ctx context.Context, id string, capacity driver.Size) error {
-	return h.executeWrite(ctx, catalog.Durable, `UPDATE volumes SET capacity = ? WHERE id = ?`, int64(capacity), id)
+	return h.db.Exec(ctx, catalog.Durable, `UPDATE volumes SET capacity = ? WHERE id = ?`, int64(capacity), id)
 }
 
 // RefuseAttached implements disk.Home.

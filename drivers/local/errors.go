@@ -22,8 +22,7 @@ var errPathEscapes = sync.OnceValue(func() error {
 	}
 	defer r.Close()
 	_, err = r.Lstat("..")
-	var pe *os.PathError
-	if errors.As(err, &pe) {
+	if pe, ok := errors.AsType[*os.PathError](err); ok {
 		return pe.Err
 	}
 	return nil
@@ -48,8 +47,8 @@ func translateError(err error) error {
 	if e := errPathEscapes(); e != nil && errors.Is(err, e) {
 		return driver.Errorf(driver.ErrPathEscape, "a symbolic link on the way leads out of the volume")
 	}
-	var errno syscall.Errno
-	if !errors.As(err, &errno) {
+	errno, ok := errors.AsType[syscall.Errno](err)
+	if !ok {
 		return catalog.Translate(err)
 	}
 	if kind := driver.FromErrno(errno); kind != errno {

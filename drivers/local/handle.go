@@ -251,34 +251,10 @@ func writeZeros(f *os.File, off, length int64) error {
 // NextData implements driver.File.
 func (h *handle) NextData(ctx context.Context, off int64) (start, end int64, err error) {
 	err = h.life.Run(ctx, func() error {
-		start, end, err = findNextData(h.fd, off)
+		start, end, err = sparse.FindData(h.fd, off) // no other operation uses the offset
 		return translateError(err)
 	})
 	return start, end, err
-}
-
-// findNextData finds the next range with data by lseek(2), from off on. io.EOF: there is none.
-// No other operation uses the offset of the open file.
-func findNextData(fd int, off int64) (start, end int64, err error) {
-	start, err = unix.Seek(fd, off, unix.SEEK_DATA)
-	if errors.Is(err, unix.ENXIO) {
-		return 0, 0, io.EOF
-	}
-	if err == nil {
-		end, err = unix.Seek(fd, start, unix.SEEK_HOLE)
-	}
-	if !errors.Is(err, unix.EINVAL) {
-		return start, end, err
-	}
-	var st unix.Stat_t
-	err = unix.Fstat(fd, &st) // a file system that does not know holes
-	if err == nil && off >= st.Size {
-		err = io.EOF
-	}
-	if err != nil {
-		return 0, 0, err
-	}
-	return off, st.Size, nil
 }
 
 // Stat implements driver.File.

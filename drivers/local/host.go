@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/beneath"
 	"github.com/volehq/vole/internal/fault"
 	"github.com/volehq/vole/internal/filemode"
 	"github.com/volehq/vole/internal/nofollow"
@@ -21,13 +22,16 @@ type hostFS struct{ faults *fault.Injector }
 // mutate makes a system call that changes a directory entry or the metadata of an inode,
 // and makes it again when a signal interrupted it.
 func (h hostFS) mutate(op, name string, call func() error) error {
-	return h.faults.Do(op, name, func() error {
-		for {
-			err := call()
-			if !errors.Is(err, unix.EINTR) {
-				return err
-			}
+	return h.faults.Do(op, name, func() error { return beneath.RetryInterrupted(call) })
+}
+
+// rename gives a file or directory another name; exclusive: not over an existing one.
+func (h hostFS) rename(from, to resolved, exclusive bool) error {
+	return h.mutate("rename", to.name, func() error {
+		if exclusive {
+			return renameExclusive(from.parentFD(), from.name, to.parentFD(), to.name)
 		}
+		return unix.Renameat(from.parentFD(), from.name, to.parentFD(), to.name)
 	})
 }
 

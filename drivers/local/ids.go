@@ -26,6 +26,15 @@ func validateIDs(ids ...string) error {
 	return nil
 }
 
+// scanID reads a row of one id. ErrCorrupt: it is none.
+func scanID(scan catalog.Scanner) (string, error) {
+	id, err := catalog.ScanColumn[string](scan)
+	if err != nil {
+		return "", err
+	}
+	return id, validateIDs(id)
+}
+
 // validateRow returns an error for a row that no version of Vole writes.
 func validateRow(id, name, kind string) error {
 	if err := validateIDs(id); err != nil {
@@ -54,11 +63,15 @@ func (c *checker) checkRowIDs() error {
 		{"counting", `SELECT volume FROM counting UNION SELECT process FROM counting`},
 		{"sandboxes", `SELECT id FROM sandboxes`}, // rows of package sandbox
 	} {
-		list, err := c.findBadIDs(ids.table, ids.query)
+		list, err := catalog.Select(c.ctx, c.b.db, catalog.ScanColumn[string], ids.query)
 		if err != nil {
 			return err
 		}
-		bad = append(bad, list...)
+		for _, id := range list {
+			if validateIDs(id) != nil {
+				bad = append(bad, badRow{ids.table, id})
+			}
+		}
 	}
 	for _, r := range bad {
 		err := c.reportFinding("bad-row", "", catalogName, fmt.Sprintf("a row of %s (%q) has an id, a name or a kind that Vole gives to none: somebody has changed the catalog; the row is dropped", r.table, r.id),
@@ -91,7 +104,7 @@ func (c *checker) deleteBadRow(r badRow) error {
 // findBadVolumes returns the rows of volumes that validateRow refuses.
 func (c *checker) findBadVolumes() ([]badRow, error) {
 	type volume struct{ id, name, kind, owner string }
-	rows, err := queryAll(c.ctx, c.b.db, func(scan func(...any) error) (v volume, err error) {
+	rows, err := catalog.Select(c.ctx, c.b.db, func(scan catalog.Scanner) (v volume, err error) {
 		return v, scan(&v.id, &v.name, &v.kind, &v.owner)
 	}, `SELECT id, name, kind, owner FROM volumes`)
 	var bad []badRow
@@ -102,18 +115,6 @@ func (c *checker) findBadVolumes() ([]badRow, error) {
 		}
 		if err != nil {
 			bad = append(bad, badRow{"volumes", v.id})
-		}
-	}
-	return bad, err
-}
-
-// findBadIDs returns the ids that the query q selects and that are invalid, as rows of table.
-func (c *checker) findBadIDs(table, q string) ([]badRow, error) {
-	ids, err := queryAll(c.ctx, c.b.db, func(scan func(...any) error) (id string, err error) { return id, scan(&id) }, q)
-	var bad []badRow
-	for _, id := range ids {
-		if validateIDs(id) != nil {
-			bad = append(bad, badRow{table, id})
 		}
 	}
 	return bad, err

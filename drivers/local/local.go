@@ -305,17 +305,14 @@ func (b *Backend) Close() error {
 
 // releaseFiles closes all that Open has opened, except the home's directory.
 func (b *Backend) releaseFiles() error {
-	var errs []error
-	for _, d := range []*os.File{b.volumes, b.locks} {
-		if d != nil {
-			errs = append(errs, d.Close())
-		}
-	}
+	b.volumes.Close() // nil is closed already
+	b.locks.Close()
+	var err error
 	if b.db != nil {
-		errs = append(errs, b.db.Close())
+		err = b.db.Close()
 	}
 	b.volumes, b.locks, b.db = nil, nil, nil
-	return errors.Join(errs...)
+	return err
 }
 
 // syncGroup lets callers that need the same directory synced share one sync. run is taken before

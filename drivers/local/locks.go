@@ -160,7 +160,18 @@ func (c *counter) withReplacedFile(ctx context.Context, p resolved, old *unix.St
 // processes change the volume.
 func (c *counter) chargedRemoval(ctx context.Context) removal {
 	return removal{
-		unlink: c.unlinkCurrent(ctx),
+		// A process that has a directory of the tree open may still change names in it, so the file
+		// is looked at again under the lock; a directory is left for the next read of its parent.
+		unlink: func(dir *os.File, name string, _ *unix.Stat_t) error {
+			return c.withNamesLock(ctx, func() error {
+				p := resolved{parent: dir, name: name}
+				st, err := p.lstat()
+				if err != nil || st.Mode&unix.S_IFMT == unix.S_IFDIR {
+					return err
+				}
+				return c.unlinkCharged(ctx, p, &st)
+			})
+		},
 		rmdir: func(dir *os.File, name string) error {
 			return c.withNamesLock(ctx, func() error {
 				p := resolved{parent: dir, name: name}
@@ -181,34 +192,16 @@ func (c *counter) chargeRename(from, to string) {
 	c.page.addTally(tally{names: int64(len(to) - len(from))})
 }
 
-// unlinkCurrent returns a function for removeTree that keeps the charge right. A process that
-// has a directory of the tree open may still change names in it, so the file is looked at again
-// under the lock; a directory is left for the next read of its parent.
-func (c *counter) unlinkCurrent(ctx context.Context) unlinkFunc {
-	return func(dir *os.File, name string, _ *unix.Stat_t) error {
-		return c.withNamesLock(ctx, func() error {
-			st, err := resolved{parent: dir, name: name}.lstat()
-			if err != nil || st.Mode&unix.S_IFMT == unix.S_IFDIR {
-				return err
-			}
-			return c.unlinkCharged(ctx)(dir, name, &st)
-		})
-	}
-}
-
-// unlinkCharged returns a function that removes a name and uncharges the file. Call it within
+// unlinkCharged removes a name that is not a directory's and uncharges the file. Call it within
 // withNamesLock.
-func (c *counter) unlinkCharged(ctx context.Context) unlinkFunc {
-	return func(dir *os.File, name string, st *unix.Stat_t) error {
-		p := resolved{parent: dir, name: name}
-		return c.withReplacedFile(ctx, p, st, func(st *unix.Stat_t) error {
-			lost := c.freedTally(p, name, st)
-			if err := c.b.host.unlink(dir, name, st); err != nil {
-				return err
-			}
-			c.page.addTally(tally{}.minus(lost))
-			c.unchargeLostName(st)
-			return nil
-		})
-	}
+func (c *counter) unlinkCharged(ctx context.Context, p resolved, st *unix.Stat_t) error {
+	return c.withReplacedFile(ctx, p, st, func(st *unix.Stat_t) error {
+		lost := c.freedTally(p, st)
+		if err := c.b.host.unlink(p.parent, p.name, st); err != nil {
+			return err
+		}
+		c.page.addTally(tally{}.minus(lost))
+		c.unchargeLostName(st)
+		return nil
+	})
 }

@@ -9,7 +9,6 @@ package local
 import (
 	"context"
 	"errors"
-	"io"
 	"io/fs"
 	"os"
 	"strings"
@@ -165,33 +164,23 @@ func (w *usageWalker) walkDirectory(dir *os.File) error {
 		return driver.Errorf(driver.ErrUnsupported, "directories are nested more than %d deep; the volume cannot be measured", maxDepth)
 	}
 	defer func() { w.depth-- }()
-	for {
+	return forEachName(dir, func(name string) error {
 		if err := w.ctx.Err(); err != nil {
 			return err
 		}
-		names, err := dir.Readdirnames(1024)
-		if errors.Is(err, io.EOF) {
-			return nil
+		err := w.countEntry(dir, name)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
+			return nil // gone, or something else, since it was looked at
 		}
-		if err != nil {
-			return err
-		}
-		for _, name := range names {
-			err := w.countEntry(dir, name)
-			if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
-				continue // gone, or something else, since it was looked at
-			}
-			if err != nil {
-				return err
-			}
-		}
-	}
+		return err
+	})
 }
 
 // countEntry counts one entry, and walks it if it is a directory.
 func (w *usageWalker) countEntry(dir *os.File, name string) error {
-	var st unix.Stat_t
-	if err := unix.Fstatat(int(dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	entry := resolved{parent: dir, name: name}
+	st, err := entry.lstat()
+	if err != nil {
 		return err
 	}
 	kind := st.Mode & unix.S_IFMT
@@ -203,7 +192,7 @@ func (w *usageWalker) countEntry(dir *os.File, name string) error {
 		w.seen[uint64(st.Ino)] = true
 	}
 	w.held = w.held.plus(symlinkTally(&st))
-	w.held.xattrs += chargedXattrBytes(linkXattrs(resolved{parent: dir, name: name}))
+	w.held.xattrs += chargedXattrBytes(linkXattrs(entry))
 	switch kind {
 	case unix.S_IFREG:
 		w.bytes += st.Size

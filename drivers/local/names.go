@@ -43,7 +43,7 @@ func (f *volumeFS) removeEntry(ctx context.Context, name string) error {
 			if st.Mode&unix.S_IFMT == unix.S_IFDIR {
 				return c.unchargeDirectory(p, &st, func() error { return translateNotEmpty(f.b.host.rmdir(p.parent, p.name)) })
 			}
-			return c.unlinkCharged(ctx)(p.parent, p.name, &st)
+			return c.unlinkCharged(ctx, p, &st)
 		})
 		c.invalidateCachedDirs()
 		if err != nil {
@@ -111,7 +111,7 @@ func (f *volumeFS) removeDirectory(ctx context.Context, name string) error {
 // moveToTemp renames a directory into tmp. A directory without write permission for its owner
 // gets that first: the rename changes its "..".
 func (f *volumeFS) moveToTemp(p, to resolved) error {
-	return f.b.host.withOwnerRights(p.parent, p.name, func() error { return f.renameTemp(p, to, false) })
+	return f.b.host.withOwnerRights(p.parent, p.name, func() error { return f.b.host.rename(p, to, false) })
 }
 
 // Rename implements driver.FS.
@@ -139,17 +139,13 @@ func (c *counter) renameCharged(ctx context.Context, a, b resolved, noReplace bo
 	}
 	longer := tally{names: int64(len(b.name) - len(a.name))}
 	if noReplace {
-		return c.page.withCharge(longer, func() error {
-			return c.b.host.mutate("rename", b.name, func() error { return renameExclusive(a.parentFD(), a.name, b.parentFD(), b.name) })
-		})
+		return c.page.withCharge(longer, func() error { return c.b.host.rename(a, b, true) })
 	}
 	old, err := b.lstat()
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	rename := func() error {
-		return translateNotEmpty(c.b.host.mutate("rename", b.name, func() error { return unix.Renameat(a.parentFD(), a.name, b.parentFD(), b.name) }))
-	}
+	rename := func() error { return translateNotEmpty(c.b.host.rename(a, b, false)) }
 	if err != nil {
 		return c.page.withCharge(longer, rename)
 	}
@@ -158,7 +154,7 @@ func (c *counter) renameCharged(ctx context.Context, a, b resolved, noReplace bo
 		return rename()
 	}
 	return c.withReplacedFile(ctx, b, &old, func(old *unix.Stat_t) error {
-		if err := c.page.withCharge(longer.minus(c.freedTally(b, b.name, old)), rename); err != nil {
+		if err := c.page.withCharge(longer.minus(c.freedTally(b, old)), rename); err != nil {
 			return err
 		}
 		c.unchargeLostName(old)

@@ -106,20 +106,11 @@ func (f *volumeFS) openNoFollow(name string, flag int) (*os.File, error) {
 		return nil, err
 	}
 	defer p.release()
-	for {
-		fd, err := unix.Openat(p.parentFD(), p.name, flag|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-		switch {
-		case err == nil:
-			return os.NewFile(uintptr(fd), name), nil
-		case errors.Is(err, unix.ELOOP):
-			if err := f.refuseSymlink(name); err != nil {
-				return nil, err
-			}
-			return nil, err
-		case !errors.Is(err, unix.EINTR):
-			return nil, err
-		}
+	file, err := f.b.host.openResolved("open", p, flag|unix.O_NOFOLLOW, 0)
+	if errors.Is(err, unix.ELOOP) {
+		err = cmp.Or(f.refuseSymlink(name), err)
 	}
+	return file, err
 }
 
 // refuseSymlink returns ErrLoop if the name is a symbolic link.

@@ -88,15 +88,9 @@ func (l *liveness) isAlive(id string) bool {
 	if live, ok := l.seen[id]; ok {
 		return live
 	}
-	live := true
 	lock, err := l.b.tryLockProcess(id)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		live = false
-	case lock != nil:
-		live = false
-		lock.Release()
-	}
+	lock.Release()
+	live := lock == nil && !errors.Is(err, fs.ErrNotExist)
 	l.seen[id] = live
 	return live
 }

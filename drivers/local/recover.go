@@ -8,13 +8,11 @@ package local
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"io/fs"
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/catalog"
-	"golang.org/x/sys/unix"
 )
 
 // recoverHome finishes or undoes the work of dead processes, and returns how many volumes and
@@ -54,7 +52,7 @@ func (u unsettledVolume) validate() error { return validateIDs(u.id, u.owner) }
 
 // listUnsettled lists the volumes in any state but ready.
 func (b *Backend) listUnsettled(ctx context.Context) ([]unsettledVolume, error) {
-	return queryAll(ctx, b.db, func(scan func(...any) error) (u unsettledVolume, err error) {
+	return catalog.Select(ctx, b.db, func(scan catalog.Scanner) (u unsettledVolume, err error) {
 		return u, scan(&u.id, &u.kind, &u.state, &u.owner)
 	}, `SELECT id, kind, state, owner FROM volumes WHERE state <> 'ready'`)
 }
@@ -87,8 +85,7 @@ func (b *Backend) recoverVolume(ctx context.Context, u unsettledVolume) error {
 	if u.state == stateDraft {
 		return b.undoCreate(ctx, u.id)
 	}
-	var st unix.Stat_t
-	err := unix.Fstatat(int(b.volumes.Fd()), u.id, &st, unix.AT_SYMLINK_NOFOLLOW)
+	_, err := resolved{parent: b.volumes, name: u.id}.lstat()
 	if errors.Is(err, fs.ErrNotExist) {
 		return b.undoCreate(ctx, u.id)
 	}
@@ -105,7 +102,7 @@ func (b *Backend) recoverVolume(ctx context.Context, u unsettledVolume) error {
 	if err != nil {
 		return translateError(err)
 	}
-	return b.executeWrite(ctx, catalog.Durable, `UPDATE volumes SET state = 'ready', owner = '' WHERE id = ? AND state = 'creating'`, u.id)
+	return b.db.Exec(ctx, catalog.Durable, `UPDATE volumes SET state = 'ready', owner = '' WHERE id = ? AND state = 'creating'`, u.id)
 }
 
 // VolumesInRemoval returns the ids of the volumes whose removal is committed and not finished.
@@ -114,12 +111,7 @@ func (b *Backend) VolumesInRemoval(ctx context.Context) ([]string, error) {
 	if err := b.checkOpen(); err != nil {
 		return nil, err
 	}
-	return queryAll(ctx, b.db, func(scan func(...any) error) (id string, err error) {
-		if err := scan(&id); err != nil {
-			return "", err
-		}
-		return id, validateIDs(id)
-	}, selectRemoving)
+	return catalog.Select(ctx, b.db, scanID, selectRemoving)
 }
 
 // selectRemoving finds the volumes in removal. The last term says nothing new, but shows SQLite
@@ -132,7 +124,7 @@ type processMark struct{ volume, process string }
 // recoverMarks deletes the marks and attachments of dead processes, with their temporary files.
 // The usage of the volumes that they may have changed is stale then.
 func (b *Backend) recoverMarks(ctx context.Context, live *liveness) (int, error) {
-	marks, err := queryAll(ctx, b.db, func(scan func(...any) error) (m processMark, err error) {
+	marks, err := catalog.Select(ctx, b.db, func(scan catalog.Scanner) (m processMark, err error) {
 		return m, scan(&m.volume, &m.process)
 	}, `SELECT volume, process FROM counting UNION SELECT volume, process FROM attachments`)
 	if err != nil {
@@ -173,32 +165,4 @@ func (b *Backend) deleteMarks(tx *catalog.Tx, m processMark) error {
 		return err
 	}
 	return b.recordUse(tx, m.volume)
-}
-
-// queryAll returns all rows of a query that returns few.
-func queryAll[T any](ctx context.Context, db *catalog.DB, scan func(func(...any) error) (T, error), q string, args ...any) ([]T, error) {
-	stmt, err := db.Stmt(ctx, q)
-	if err != nil {
-		return nil, err
-	}
-	rows, err := stmt.QueryContext(ctx, args...)
-	if err != nil {
-		return nil, catalog.Translate(err)
-	}
-	list, err := scanAll(rows, scan)
-	return list, catalog.Translate(err)
-}
-
-// scanAll reads the rows of a query, and closes them.
-func scanAll[T any](rows *sql.Rows, scan func(func(...any) error) (T, error)) ([]T, error) {
-	defer rows.Close()
-	var list []T
-	for rows.Next() {
-		v, err := scan(rows.Scan)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, v)
-	}
-	return list, rows.Err()
 }

@@ -7,8 +7,8 @@ import (
 	"time"
 
 	"github.com/volehq/vole/driver"
-	"github.com/volehq/vole/drivers/local/internal/disk"
 	"github.com/volehq/vole/internal/catalog"
+	"github.com/volehq/vole/internal/flock"
 )
 
 // Remove implements driver.Backend.
@@ -93,7 +93,7 @@ func (b *Backend) holdForRemoval(ctx context.Context, ref driver.Ref) (release f
 
 // holdClosed keeps the files of a disk volume from being opened until the hold is released.
 // ErrInUse: a process has them open. A dir volume needs no hold.
-func (b *Backend) holdClosed(ctx context.Context, id string) (*disk.Hold, error) {
+func (b *Backend) holdClosed(ctx context.Context, id string) (*flock.Lock, error) {
 	r, err := b.getVolume(ctx, driver.ByID(id))
 	if err != nil || r.Kind != driver.KindDisk {
 		return nil, err
@@ -144,5 +144,5 @@ func (b *Backend) finishRemoval(ctx context.Context, id string) error {
 	if err := b.removeVolumeDir(id); err != nil {
 		return translateError(err)
 	}
-	return b.executeWrite(ctx, catalog.Lazy, `DELETE FROM volumes WHERE id = ? AND state = 'removing'`, id)
+	return b.db.Exec(ctx, catalog.Lazy, `DELETE FROM volumes WHERE id = ? AND state = 'removing'`, id)
 }

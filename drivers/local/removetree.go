@@ -42,8 +42,7 @@ func (h hostFS) rmdir(dir *os.File, name string) error {
 // removeTree deletes name beneath dir and everything in it, without following links. It is no
 // error if there is nothing of that name.
 func (h hostFS) removeTree(dir *os.File, name string, how removal) error {
-	var st unix.Stat_t
-	err := unix.Fstatat(int(dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW)
+	st, err := resolved{parent: dir, name: name}.lstat()
 	switch {
 	case err != nil:
 	case st.Mode&unix.S_IFMT != unix.S_IFDIR:
@@ -129,8 +128,8 @@ func (r *remover) removeEntry(d *os.File, name string, depth int) error {
 	if r.pause != nil {
 		r.pause()
 	}
-	var st unix.Stat_t
-	if err := unix.Fstatat(int(d.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	st, err := resolved{parent: d, name: name}.lstat()
+	if err != nil {
 		return err
 	}
 	switch {
@@ -150,7 +149,7 @@ func (r *remover) moveToRoot(d *os.File, name string) error {
 		r.moved++
 		to := fmt.Sprintf(".deep-%d", r.moved)
 		err := r.host.withOwnerRights(d, name, func() error {
-			return r.host.mutate("rename", name, func() error { return unix.Renameat(int(d.Fd()), name, int(r.root.Fd()), to) })
+			return r.host.rename(resolved{parent: d, name: name}, resolved{parent: r.root, name: to}, false)
 		})
 		if err == nil && r.renamed != nil {
 			r.renamed(name, to)

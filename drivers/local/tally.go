@@ -97,8 +97,8 @@ func symlinkTally(st *unix.Stat_t) tally {
 
 // freedTally is the charge that removing the name frees: of an inode with other names only that
 // of the name.
-func (c *counter) freedTally(p resolved, name string, st *unix.Stat_t) tally {
-	t := entryTally(name)
+func (c *counter) freedTally(p resolved, st *unix.Stat_t) tally {
+	t := entryTally(p.name)
 	if st.Mode&unix.S_IFMT == unix.S_IFDIR || st.Nlink <= 1 {
 		t = t.plus(c.inodeTally(p, st))
 	}
@@ -107,7 +107,7 @@ func (c *counter) freedTally(p resolved, name string, st *unix.Stat_t) tally {
 
 // unchargeDirectory runs the removal of an empty directory, and uncharges it.
 func (c *counter) unchargeDirectory(p resolved, st *unix.Stat_t, remove func() error) error {
-	lost := c.freedTally(p, p.name, st)
+	lost := c.freedTally(p, st)
 	err := remove()
 	if err == nil {
 		c.page.addTally(tally{}.minus(lost))

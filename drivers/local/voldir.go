@@ -72,8 +72,8 @@ func (b *Backend) errMissingDirectory(ctx context.Context, id string) error {
 // durable. Other users see the root of a volume, so its mode does not depend on the umask;
 // everything above it stays private.
 func (b *Backend) finishDataDir(dir *os.File) error {
-	var st unix.Stat_t
-	if err := unix.Fstatat(int(dir.Fd()), "data", &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	st, err := resolved{parent: dir, name: "data"}.lstat()
+	if err != nil {
 		return err
 	}
 	if st.Mode&0o7777 != 0o755 {
@@ -167,8 +167,14 @@ func forEachTemp(dir *os.File, path string, fn func(tmp *os.File, name string) e
 		return err
 	}
 	defer tmp.Close()
+	return forEachName(tmp, func(name string) error { return fn(tmp, name) })
+}
+
+// forEachName calls fn for each name in an open directory, of which it holds a part at a time. Each
+// part is sorted.
+func forEachName(dir *os.File, fn func(name string) error) error {
 	for {
-		names, err := tmp.Readdirnames(1024)
+		names, err := dir.Readdirnames(1024)
 		if err == io.EOF {
 			return nil
 		}
@@ -177,7 +183,7 @@ func forEachTemp(dir *os.File, path string, fn func(tmp *os.File, name string) e
 		}
 		slices.Sort(names)
 		for _, name := range names {
-			if err := fn(tmp, name); err != nil {
+			if err := fn(name); err != nil {
 				return err
 			}
 		}

@@ -130,9 +130,7 @@ func (f *volumeFS) closeDescriptors() {
 	}
 	f.cachedDir.release()
 	for _, d := range []*os.File{f.dataDir, f.volumeDir, f.tmpDir} {
-		if d != nil {
-			d.Close()
-		}
+		d.Close() // nil is closed already
 	}
 }
 

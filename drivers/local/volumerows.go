@@ -14,7 +14,6 @@ package local
 // means that the usage in the row may be wrong until the volume is measured.
 
 import (
-	"context"
 	"database/sql"
 	"encoding/json"
 	"errors"
@@ -140,14 +139,6 @@ func encodeLabels(l driver.Labels) string {
 	}
 	data, _ := json.Marshal(l) // a map of strings: cannot fail
 	return string(data)
-}
-
-// executeWrite runs one statement that writes to the catalog.
-func (b *Backend) executeWrite(ctx context.Context, how catalog.Durability, q string, args ...any) error {
-	return b.db.Write(ctx, how, func(tx *catalog.Tx) error {
-		_, err := tx.Exec(q, args...)
-		return err
-	})
 }
 
 // refuseVolumeID returns ErrExists for a name that is the id of a volume: an argument that means

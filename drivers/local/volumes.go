@@ -113,7 +113,7 @@ func (b *Backend) completeCreate(ctx context.Context, info driver.Info, draft bo
 		err = b.makeDataDir(id)
 	}
 	if err == nil && !draft {
-		err = b.executeWrite(context.WithoutCancel(ctx), catalog.Lazy, `UPDATE volumes SET state = 'ready', owner = '' WHERE id = ?`, id)
+		err = b.db.Exec(context.WithoutCancel(ctx), catalog.Lazy, `UPDATE volumes SET state = 'ready', owner = '' WHERE id = ?`, id)
 	}
 	if err == nil {
 		return nil
@@ -124,7 +124,7 @@ func (b *Backend) completeCreate(ctx context.Context, info driver.Info, draft bo
 
 // undoCreate removes a volume that cannot be created.
 func (b *Backend) undoCreate(ctx context.Context, id string) error {
-	err := b.executeWrite(ctx, catalog.Durable, `UPDATE volumes SET state = 'removing' WHERE id = ?`, id)
+	err := b.db.Exec(ctx, catalog.Durable, `UPDATE volumes SET state = 'removing' WHERE id = ?`, id)
 	if err != nil {
 		return err
 	}

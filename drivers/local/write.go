@@ -351,9 +351,9 @@ func (f *volumeFS) commitTemp(ctx context.Context, c *counter, from, to resolved
 			}
 			held := m.held.plus(entryTally(to.name))
 			if old != nil {
-				held = held.minus(c.freedTally(to, to.name, old))
+				held = held.minus(c.freedTally(to, old))
 			}
-			err := c.page.withCharge(held, func() error { return f.renameTemp(from, to, exclusive) })
+			err := c.page.withCharge(held, func() error { return f.b.host.rename(from, to, exclusive) })
 			if err != nil {
 				c.page.addBytes(-more)
 				return err
@@ -378,14 +378,4 @@ func (c *counter) bytesFreedNow(old *unix.Stat_t) int64 {
 		return 0
 	}
 	return bytesFreedBy(old)
-}
-
-// renameTemp renames a temporary file; exclusive: not over an existing one.
-func (f *volumeFS) renameTemp(from, to resolved, exclusive bool) error {
-	return f.b.host.mutate("rename", to.name, func() error {
-		if exclusive {
-			return renameExclusive(from.parentFD(), from.name, to.parentFD(), to.name)
-		}
-		return unix.Renameat(from.parentFD(), from.name, to.parentFD(), to.name)
-	})
 }

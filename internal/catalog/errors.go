@@ -12,13 +12,10 @@ import (
 // Translate turns an error of SQLite into one that matches a sentinel of driver.
 // https://www.sqlite.org/rescode.html
 func Translate(err error) error {
-	e := (*sqlite.Error)(nil)
-	if err == nil || !errors.As(err, &e) {
-		return err
-	}
 	var kind error
-	code := e.Code() & 0xff
-	switch e.Code() {
+	extended := errorCode(err)
+	code := extended & 0xff
+	switch extended {
 	case sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_IN_PAGE:
 		// The shared memory of the log is a file that could not grow, or got no block for a
 		// page that was written for the first time.
@@ -44,15 +41,21 @@ func Translate(err error) error {
 
 // IsUnique reports whether a statement failed because a unique value exists already.
 func IsUnique(err error) bool {
-	e := (*sqlite.Error)(nil)
-	if !errors.As(err, &e) {
-		return false
-	}
-	return e.Code() == sqlite3.SQLITE_CONSTRAINT_UNIQUE || e.Code() == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY
+	code := errorCode(err)
+	return code == sqlite3.SQLITE_CONSTRAINT_UNIQUE || code == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY
 }
 
+// IsForeignKey reports whether a statement failed because a row is referred to, or refers to one
+// that does not exist.
+func IsForeignKey(err error) bool { return errorCode(err) == sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY }
+
 // isBusy reports whether another process has locked the database.
-func isBusy(err error) bool {
-	e := (*sqlite.Error)(nil)
-	return errors.As(err, &e) && e.Code()&0xff == sqlite3.SQLITE_BUSY
+func isBusy(err error) bool { return errorCode(err)&0xff == sqlite3.SQLITE_BUSY }
+
+// errorCode returns the extended code of an error of SQLite; SQLITE_OK for other errors.
+func errorCode(err error) int {
+	if e, ok := errors.AsType[*sqlite.Error](err); ok {
+		return e.Code()
+	}
+	return sqlite3.SQLITE_OK
 }

@@ -106,8 +106,11 @@ func expectedDefinitions(ctx context.Context, schema migrate.Schema, version int
 	if d, ok := definitionsByVersion.Load(version); ok {
 		return d.(map[schemaObject]bool), nil
 	}
-	d, err := latestDefinitions(schema, version)
-	if d == nil && err == nil {
+	var d map[schemaObject]bool
+	var err error
+	if version == schema.Latest() {
+		d, err = latestDefinitions()
+	} else {
 		d, err = deriveDefinitions(ctx, schema, version)
 	}
 	if err == nil {
@@ -116,11 +119,8 @@ func expectedDefinitions(ctx context.Context, schema migrate.Schema, version int
 	return d, err
 }
 
-// latestDefinitions returns the definitions of the latest version; nil for another.
-func latestDefinitions(schema migrate.Schema, version int64) (map[schemaObject]bool, error) {
-	if version != schema.Latest() {
-		return nil, nil
-	}
+// latestDefinitions returns the definitions of the latest version.
+func latestDefinitions() (map[schemaObject]bool, error) {
 	var list []schemaObject
 	if err := json.Unmarshal(latest, &list); err != nil {
 		return nil, err

@@ -27,7 +27,7 @@ func tryLockCreating(exclusive bool, open func() (*os.File, error)) (*Lock, erro
 		if err != nil {
 			return nil, err
 		}
-		l, err := tryFlock(exclusive, f)
+		l, err := TryOpened(f, exclusive)
 		if l == nil || err != nil {
 			return nil, err
 		}
@@ -46,12 +46,12 @@ func TryExisting(path string) (*Lock, error) {
 	if err != nil {
 		return nil, err
 	}
-	return tryFlock(true, f)
+	return TryOpened(f, true)
 }
 
-// tryFlock locks an open file, or closes it. It returns nil and no error if another process has
-// the lock.
-func tryFlock(exclusive bool, f *os.File) (*Lock, error) {
+// TryOpened takes the lock on an open file, which Release closes. It returns nil without an error
+// when another holds it. Without the lock, the file is closed.
+func TryOpened(f *os.File, exclusive bool) (*Lock, error) {
 	held, err := TryFile(f, exclusive)
 	if err != nil || !held {
 		f.Close()
@@ -81,8 +81,20 @@ func pollUntilLocked(ctx context.Context, try func() (*Lock, error)) (*Lock, err
 	}
 }
 
-// File is the locked file. It must not be closed but by Release.
-func (l *Lock) File() *os.File { return l.f }
+// File is the locked file, which another process may inherit; nil without a lock. It must not be
+// closed but by Release.
+func (l *Lock) File() *os.File {
+	if l == nil {
+		return nil
+	}
+	return l.f
+}
 
-// Release gives the lock up.
-func (l *Lock) Release() error { return l.f.Close() }
+// Release gives the lock up, unless another process has inherited the file. A nil Lock has nothing
+// to give up.
+func (l *Lock) Release() error {
+	if l == nil {
+		return nil
+	}
+	return l.f.Close()
+}

@@ -31,7 +31,7 @@ func TryExistingIn(dir *os.File, name string) (*Lock, error) {
 	if err != nil {
 		return nil, err
 	}
-	return tryFlock(true, f)
+	return TryOpened(f, true)
 }
 
 // WaitIn is Wait for a file beneath an open directory, as TryIn.

@@ -17,12 +17,15 @@ var translations = map[string]Translation{
 	"{bytes}": {`BYTEA`, `BLOB`},         // the type of ids
 }
 
+// compileOnce returns a function that compiles a pattern, at its first call.
+func compileOnce(pattern string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(pattern) })
+}
+
 // eachPattern matches {each TABLE ALIAS: CONDITION}, a join that looks the rows of a table up
 // one by one, by an index, whatever the planner makes of the sizes of the tables. LEFT may
 // stand before it.
-var eachPattern = sync.OnceValue(func() *regexp.Regexp {
-	return regexp.MustCompile(`\{each (\w+) (\w+): ([^}]*)\}`)
-})
+var eachPattern = compileOnce(`\{each (\w+) (\w+): ([^}]*)\}`)
 
 // eachTemplate is the translation of {each}.
 var eachTemplate = Translation{
@@ -33,9 +36,7 @@ var eachTemplate = Translation{
 }
 
 // hasBytePattern matches {has BYTES HEX}, a condition: the bytes contain that byte.
-var hasBytePattern = sync.OnceValue(func() *regexp.Regexp {
-	return regexp.MustCompile(`\{has ([\w.]+) ([0-9a-f]{2})\}`)
-})
+var hasBytePattern = compileOnce(`\{has ([\w.]+) ([0-9a-f]{2})\}`)
 
 // hasByteTemplate is the translation of {has}.
 var hasByteTemplate = Translation{
@@ -44,9 +45,7 @@ var hasByteTemplate = Translation{
 }
 
 // parameterPattern matches a parameter, such as $1.
-var parameterPattern = sync.OnceValue(func() *regexp.Regexp {
-	return regexp.MustCompile(`\$([0-9]+)`)
-})
+var parameterPattern = compileOnce(`\$([0-9]+)`)
 
 // dialect translates queries into the SQL of one engine.
 type dialect struct {

@@ -1,7 +1,6 @@
 package sqldb
 
 import (
-	"cmp"
 	"context"
 	"math/rand/v2"
 	"slices"
@@ -142,17 +141,7 @@ func (p *postgresDB) readResult(res pgx.BatchResults, q Query, began *bool) erro
 		return err
 	}
 	defer r.Close()
-	missing := q.missing
-	for r.Next() {
-		missing = nil
-		if began != nil && q.ResetRows == nil {
-			*began = true
-		}
-		if err := q.scanRow(r.Scan); err != nil {
-			return err
-		}
-	}
-	return cmp.Or(r.Err(), missing)
+	return q.handOutRows(r, began)
 }
 
 func (p *postgresDB) Freeing(fn func() error) error { return fn() }

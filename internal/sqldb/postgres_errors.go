@@ -43,8 +43,7 @@ var (
 
 // sqlState returns the code and the class of an error of the server; "" for other errors.
 func sqlState(err error) (code, class string) {
-	var pe *pgconn.PgError
-	if errors.As(err, &pe) && len(pe.Code) == 5 {
+	if pe, ok := errors.AsType[*pgconn.PgError](err); ok && len(pe.Code) == 5 {
 		return pe.Code, pe.Code[:2]
 	}
 	return "", ""

@@ -1,5 +1,7 @@
 package sqldb
 
+import "cmp"
+
 // A Query is one SQL statement with its arguments, and where its rows go. Parameters are
 // written $1, $2 and so on. {now} is the clock of the database, in nanoseconds since 1970, so
 // that the clocks of hosts need not agree. {lock} locks the rows that a SELECT in a transaction
@@ -22,6 +24,29 @@ type Query struct {
 
 // Scanner copies the columns of a row to dest, as sql.Rows.Scan does.
 type Scanner func(dest ...any) error
+
+// handOutRows hands the rows of the query to the program. began, if not nil, is set when a row is
+// handed out that cannot be taken back.
+func (q Query) handOutRows(rows interface {
+	Next() bool
+	Scan(dest ...any) error
+	Err() error
+}, began *bool) error {
+	missing := q.missing
+	for rows.Next() {
+		missing = nil
+		if began != nil && q.ResetRows == nil {
+			*began = true
+		}
+		if q.scanRow == nil {
+			continue
+		}
+		if err := q.scanRow(rows.Scan); err != nil {
+			return err
+		}
+	}
+	return cmp.Or(rows.Err(), missing)
+}
 
 // Statement makes a query that returns no rows.
 func Statement(sql string, args ...any) Query { return Query{SQL: sql, Args: args} }

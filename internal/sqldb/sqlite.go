@@ -1,7 +1,6 @@
 package sqldb
 
 import (
-	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -12,8 +11,6 @@ import (
 	"github.com/volehq/vole/internal/catalog"
 	"github.com/volehq/vole/internal/durable"
 	"github.com/volehq/vole/internal/migrate"
-	"modernc.org/sqlite"
-	sqlite3 "modernc.org/sqlite/lib"
 )
 
 // sqliteDB is a SQLite database, for any number of processes of one host. Writers of one
@@ -104,17 +101,7 @@ func translateSQLiteError(ctx context.Context, err error) error {
 // scanRows hands the rows of a query out and closes them.
 func scanRows(rows *sql.Rows, q Query) error {
 	defer rows.Close()
-	missing := q.missing
-	for rows.Next() {
-		missing = nil
-		if q.scanRow == nil {
-			continue
-		}
-		if err := q.scanRow(rows.Scan); err != nil {
-			return err
-		}
-	}
-	return cmp.Or(rows.Err(), missing)
+	return q.handOutRows(rows, nil)
 }
 
 // RunTx needs no receipts: the answer to a commit cannot be lost.
@@ -136,12 +123,8 @@ func (l *sqliteDB) Freeing(fn func() error) error { return l.ballast.Freeing(fn)
 
 func (l *sqliteDB) IsRemote() bool { return false }
 
-func (l *sqliteDB) IsUniqueViolation(err error) bool { return catalog.IsUnique(err) }
-
-func (l *sqliteDB) IsForeignKeyViolation(err error) bool {
-	e := (*sqlite.Error)(nil)
-	return errors.As(err, &e) && e.Code() == sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY
-}
+func (l *sqliteDB) IsUniqueViolation(err error) bool     { return catalog.IsUnique(err) }
+func (l *sqliteDB) IsForeignKeyViolation(err error) bool { return catalog.IsForeignKey(err) }
 
 // Close closes the database and refills the ballast, now that SQLite's log is gone.
 func (l *sqliteDB) Close() error {

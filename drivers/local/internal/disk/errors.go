@@ -38,8 +38,7 @@ func translateError(err error) error {
 
 // translateErrno is translateError for the errors of the host alone.
 func translateErrno(err error) error {
-	var errno unix.Errno
-	if errors.As(err, &errno) {
+	if errno, ok := errors.AsType[unix.Errno](err); ok {
 		if kind := driver.FromErrno(errno); kind != errno {
 			return kind
 		}

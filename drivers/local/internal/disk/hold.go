@@ -14,12 +14,12 @@ import (
 	"github.com/volehq/vole/internal/flock"
 )
 
-// holdKind says which of the two locks of an image a hold takes. An attachment locks the image
-// itself: a consumer that inherits the open file, a virtual machine for example, keeps the lock
-// when the process that attached dies. Users of the files lock the volume's directory. Each kind
-// takes its own lock and then tests the other one, so never both succeed. Readers share a lock,
-// writers exclude all others. Holds on files do not keep a volume from being removed;
-// attachments do.
+// holdKind says which of the two locks of an image a hold takes. A hold is the right to use the
+// image. An attachment locks the image itself: a consumer that inherits the open file, a virtual
+// machine for example, keeps the lock when the process that attached dies. Users of the files lock
+// the volume's directory. Each kind takes its own lock and then tests the other one, so never both
+// succeed. Readers share a lock, writers exclude all others. Holds on files do not keep a volume
+// from being removed; attachments do.
 type holdKind int
 
 const (
@@ -29,26 +29,6 @@ const (
 
 // holdPatience is how long to wait for a lock: users of files come and go.
 const holdPatience = 400 * time.Millisecond
-
-// Hold is the right to use an image: an open file with a lock on it.
-type Hold struct{ f *os.File }
-
-// Release gives the right back, unless another process has inherited the open file. A nil Hold
-// has nothing to give back.
-func (h *Hold) Release() {
-	if h != nil {
-		h.f.Close()
-	}
-}
-
-// File is the open file with the lock, which a consumer of the image may inherit; nil without a
-// hold.
-func (h *Hold) File() *os.File {
-	if h == nil {
-		return nil
-	}
-	return h.f
-}
 
 // pollPatiently calls try, with growing pauses, until it reports that it is done, fails, or
 // holdPatience has passed or ctx has ended: then the error is that of busy.
@@ -71,7 +51,7 @@ func pollPatiently(ctx context.Context, try func() (done bool, err error), busy 
 
 // acquireHold takes the right to use an image, and waits holdPatience for it. ErrInUse: another
 // process holds it, and the error names that process.
-func (v Volume) acquireHold(ctx context.Context, image *os.File, kind holdKind, shared bool) (h *Hold, err error) {
+func (v Volume) acquireHold(ctx context.Context, image *os.File, kind holdKind, shared bool) (h *flock.Lock, err error) {
 	err = pollPatiently(ctx, func() (bool, error) {
 		h, err = v.tryAcquireHold(image, kind, shared)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -83,7 +63,7 @@ func (v Volume) acquireHold(ctx context.Context, image *os.File, kind holdKind, 
 }
 
 // tryAcquireHold is acquireHold without waiting. It returns nil and no error if the image is in use.
-func (v Volume) tryAcquireHold(image *os.File, kind holdKind, shared bool) (*Hold, error) {
+func (v Volume) tryAcquireHold(image *os.File, kind holdKind, shared bool) (*flock.Lock, error) {
 	own, err := v.tryFlockFile(kind, shared)
 	if own == nil || err != nil {
 		return nil, err
@@ -99,7 +79,7 @@ func (v Volume) tryAcquireHold(image *os.File, kind holdKind, shared bool) (*Hol
 
 // tryFlockFile opens and locks the file that holds of this kind lock. It returns nil and no error if
 // another process has the lock.
-func (v Volume) tryFlockFile(kind holdKind, shared bool) (*Hold, error) {
+func (v Volume) tryFlockFile(kind holdKind, shared bool) (*flock.Lock, error) {
 	var f *os.File
 	var err error
 	if kind == holdAttach {
@@ -110,16 +90,13 @@ func (v Volume) tryFlockFile(kind holdKind, shared bool) (*Hold, error) {
 	if err != nil {
 		return nil, translateErrno(err)
 	}
-	if held, err := flock.TryFile(f, !shared); err != nil || !held {
-		f.Close()
-		return nil, translateErrno(err)
-	}
-	return &Hold{f}, nil
+	hold, err := flock.TryOpened(f, !shared)
+	return hold, translateErrno(err)
 }
 
 // HoldForAttachment takes a hold on the volume's image for a consumer that uses it as a block
 // device. verify checks that the path which that gets leads to the open image.
-func (v Volume) HoldForAttachment(ctx context.Context, readOnly bool, verify func(image *os.File) error) (*Hold, error) {
+func (v Volume) HoldForAttachment(ctx context.Context, readOnly bool, verify func(image *os.File) error) (*flock.Lock, error) {
 	if err := v.replaySideLog(ctx); err != nil {
 		return nil, err
 	}
@@ -147,7 +124,7 @@ func (v Volume) HoldForRemoval(ctx context.Context) (release func(), err error) 
 		return end, nil // a volume whose image is lost can still be removed
 	}
 	defer image.Close()
-	var hold *Hold
+	var hold *flock.Lock
 	err = pollPatiently(ctx, func() (done bool, err error) {
 		if hold, err = v.tryFlockFile(holdAttach, false); err != nil {
 			return true, nil
@@ -199,7 +176,7 @@ func (v Volume) serializeRemoval(ctx context.Context) (end func(), err error) {
 
 // HoldClosed keeps the files of the volume from being opened, until the hold is released.
 // ErrInUse: a process has them open. A volume whose directory is lost needs no hold.
-func (v Volume) HoldClosed(ctx context.Context) (h *Hold, err error) {
+func (v Volume) HoldClosed(ctx context.Context) (h *flock.Lock, err error) {
 	err = pollPatiently(ctx, func() (bool, error) {
 		h, err = v.tryFlockFile(holdFiles, false)
 		if errors.Is(err, fs.ErrNotExist) {

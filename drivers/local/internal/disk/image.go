@@ -12,6 +12,7 @@ import (
 	"github.com/volehq/vole/ext4"
 	"github.com/volehq/vole/internal/beneath"
 	"github.com/volehq/vole/internal/fault"
+	"github.com/volehq/vole/internal/flock"
 	"github.com/volehq/vole/internal/sparse"
 	"golang.org/x/sys/unix"
 )
@@ -120,7 +121,7 @@ type heldImage struct {
 	device
 	volume   Volume
 	readOnly bool
-	hold     *Hold
+	hold     *flock.Lock
 
 	makesSideLog bool     // a side log that is missing is made
 	sideLog      *os.File // nil: not opened, or there is none
@@ -133,7 +134,7 @@ func (v Volume) openHeldImage(ctx context.Context, readOnly bool) (*heldImage, e
 	if err != nil {
 		return nil, err
 	}
-	var hold *Hold
+	var hold *flock.Lock
 	st, err := f.Stat()
 	if err == nil {
 		hold, err = v.acquireHold(ctx, f, holdFiles, readOnly)
