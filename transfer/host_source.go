@@ -228,14 +228,7 @@ func (s *hostSource) openFile(ctx context.Context, p string, _ int64) (sparse.Co
 
 // listNames lists a directory, which stays open for the look-ups of its entries that follow.
 func (s *hostSource) listNames(ctx context.Context, p string, _ *item) ([]string, error) {
-	var f *os.File
-	err := s.withOpenParent("open", p, func(dirfd int, base string) error {
-		fd, err := openBeside(dirfd, base, unix.O_DIRECTORY)
-		if err == nil {
-			f = os.NewFile(uintptr(fd), s.displayPath(p))
-		}
-		return err
-	})
+	f, err := s.openDirectory(p, s.withOpenParent)
 	if err != nil {
 		return nil, err
 	}
@@ -335,12 +328,7 @@ func (f *hostFile) NextData(context.Context) (off, n int64, err error) {
 	return start, end - start, f.wrapError("seek", err)
 }
 
-func (f *hostFile) wrapError(op string, err error) error {
-	if err == nil {
-		return nil
-	}
-	return &fs.PathError{Op: op, Path: f.tree.displayPath(f.path), Err: err}
-}
+func (f *hostFile) wrapError(op string, err error) error { return f.tree.wrapError(op, f.path, err) }
 
 // Close implements io.Closer.
 func (f *hostFile) Close() error {

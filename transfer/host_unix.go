@@ -46,9 +46,10 @@ func (t *hostTree) withParentDir(op, p string, fn func(dirfd int, base string) e
 }
 
 // openDirectory opens the directory at p, which is no link to one and no fifo that would wait
-// for a writer, whatever others put there since it was made or listed.
-func (t *hostTree) openDirectory(p string) (f *os.File, err error) {
-	err = t.withParentDir("open", p, func(dirfd int, base string) error {
+// for a writer, whatever others put there since it was made or listed. withParent opens the
+// directory that holds p.
+func (t *hostTree) openDirectory(p string, withParent func(op, p string, fn func(dirfd int, base string) error) error) (f *os.File, err error) {
+	err = withParent("open", p, func(dirfd int, base string) error {
 		fd, err := openBeside(dirfd, base, unix.O_DIRECTORY)
 		if err == nil {
 			f = os.NewFile(uintptr(fd), t.displayPath(p))
@@ -60,7 +61,7 @@ func (t *hostTree) openDirectory(p string) (f *os.File, err error) {
 
 func (t *hostTree) setMetadata(ctx context.Context, p string, it *item) error {
 	if it.mode.IsDir() {
-		f, err := t.openDirectory(p)
+		f, err := t.openDirectory(p, t.withParentDir)
 		if err != nil {
 			return err
 		}
@@ -111,7 +112,7 @@ func (t *hostTree) setNodeMetadata(dirfd int, base, p string, it *item) error {
 }
 
 func (t *hostTree) setXattrs(ctx context.Context, p string, it *item) error {
-	f, err := t.openDirectory(p)
+	f, err := t.openDirectory(p, t.withParentDir)
 	if err != nil {
 		return err
 	}
