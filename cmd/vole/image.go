@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 
 	"github.com/spf13/cobra"
 	"github.com/volehq/vole"
@@ -34,14 +33,7 @@ disk, but each counts them. An image that has "damaged" there is fetched again w
   vole image ls --json | jq -r 'map(.size) | add'
   vole image ls -q`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			m, err := a.openSandboxes(cmd.Context())
-			switch {
-			case errors.Is(err, errNoHome):
-				return a.printImages([]sandbox.ImageInfo{}, nil)
-			case err != nil:
-				return err
-			}
-			return a.printImages(m.Images(cmd.Context()))
+			return a.printImages(listInHome(cmd.Context(), a, (*sandbox.Manager).Images))
 		},
 	}
 	a.addBytesFlag(cmd)
@@ -83,29 +75,31 @@ or a digest. Sandboxes that run are not touched; 'vole run' fetches what it need
 			return minArgs(1, "the name of at least one image, or --all")(cmd, args)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			m, err := a.openSandboxes(cmd.Context())
-			switch {
-			case all && errors.Is(err, errNoHome):
-				return a.forEachName(cmd.Context(), nil, nil)
-			case err != nil:
-				return err
+			if all {
+				return a.removeAllImages(cmd.Context())
 			}
-			return a.removeImages(cmd.Context(), m, args, all)
+			return a.removeImages(cmd.Context(), args)
 		},
 	}
 	cmd.Flags().BoolVar(&all, "all", false, "all images")
 	return cmd
 }
 
-// removeImages removes the named images, or all, and prints their names.
-func (a *app) removeImages(ctx context.Context, m *sandbox.Manager, refs []string, all bool) error {
-	if !all {
-		return a.forEachName(ctx, refs, func(ref string) (bool, error) {
-			err := m.RemoveImage(ctx, ref)
-			return err == nil, withHint(err, vole.ErrNoSuch, "'vole image ls' lists the images")
-		})
+// removeImages removes the named images, and prints their names.
+func (a *app) removeImages(ctx context.Context, refs []string) error {
+	m, err := a.openSandboxes(ctx)
+	if err != nil {
+		return err
 	}
-	gone, err := m.RemoveImages(ctx)
+	return a.forEachName(ctx, refs, func(ref string) (bool, error) {
+		err := m.RemoveImage(ctx, ref)
+		return err == nil, withHint(err, vole.ErrNoSuch, "'vole image ls' lists the images")
+	})
+}
+
+// removeAllImages removes all images, and prints their names.
+func (a *app) removeAllImages(ctx context.Context) error {
+	gone, err := listInHome(ctx, a, (*sandbox.Manager).RemoveImages)
 	if err != nil {
 		return err
 	}
@@ -119,11 +113,7 @@ func (a *app) removeImages(ctx context.Context, m *sandbox.Manager, refs []strin
 // completeImages completes the names of images that were fetched.
 func completeImages(a *app) completer {
 	return completeAmong(a, 0, func(ctx context.Context) (names []string) {
-		m, err := a.openSandboxes(ctx)
-		if err != nil {
-			return nil
-		}
-		list, _ := m.Images(ctx)
+		list, _ := listInHome(ctx, a, (*sandbox.Manager).Images)
 		for _, i := range list {
 			names = append(names, i.Name)
 		}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/volehq/vole"
+	"github.com/volehq/vole/drivers/cloud"
 	"github.com/volehq/vole/internal/api"
 )
 
@@ -21,17 +22,13 @@ valid. VOLUMES are the names of the only volumes that a key sees, or the ids of 
 that were removed; --json has ids.`,
 		Example: `  vole key ls
   vole key ls --json | jq -r '.[] | select(.revoked | not) | .name'`,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			server, err := a.openServer(cmd.Context(), "key ls")
+		RunE: a.withServer("key ls", func(ctx context.Context, server *cloud.Backend, _ []string) error {
+			keys, err := server.Keys(ctx)
 			if err != nil {
 				return err
 			}
-			keys, err := server.Keys(cmd.Context())
-			if err != nil {
-				return err
-			}
-			return a.printKeys(keys, a.volumeNamesByID(cmd.Context(), keys))
-		},
+			return a.printKeys(keys, a.volumeNamesByID(ctx, keys))
+		}),
 	}
 }
 

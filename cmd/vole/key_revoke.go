@@ -30,12 +30,7 @@ server is, makes another one.`,
   vole key revoke 019ab3c4-5d6e-7f80-9123-456789abcdef`,
 		Args:              minArgs(1, "the name or id of at least one key"),
 		ValidArgsFunction: completeKeys(a),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx := cmd.Context()
-			server, err := a.openServer(ctx, "key revoke")
-			if err != nil {
-				return err
-			}
+		RunE: a.withServer("key revoke", func(ctx context.Context, server *cloud.Backend, args []string) error {
 			list := sync.OnceValues(func() ([]api.Key, error) { return server.Keys(ctx) })
 			return a.forEachName(ctx, args, func(ref string) (bool, error) {
 				id, err := resolveKeyID(ref, list)
@@ -45,7 +40,7 @@ server is, makes another one.`,
 				err = a.revokeKey(ctx, server, id, force)
 				return err == nil, err
 			})
-		},
+		}),
 	}
 	cmd.Flags().BoolVar(&force, "force", false, "also the last admin key of the organisation and the last operator key of the server")
 	return cmd

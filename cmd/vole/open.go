@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/spf13/cobra"
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/drivers/cloud"
@@ -183,6 +184,17 @@ func (a *app) openServer(ctx context.Context, op string) (*cloud.Backend, error)
 	}
 	a.serverOp = op
 	return server, nil
+}
+
+// withServer makes the function of a command that is all about the server of openServer.
+func (a *app) withServer(op string, run func(ctx context.Context, server *cloud.Backend, args []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		server, err := a.openServer(cmd.Context(), op)
+		if err != nil {
+			return err
+		}
+		return run(cmd.Context(), server, args)
+	}
 }
 
 // askServer returns what the server of a profile says of itself and of the profile's key.

@@ -1,7 +1,10 @@
 package main
 
 import (
+	"context"
+
 	"github.com/spf13/cobra"
+	"github.com/volehq/vole/drivers/cloud"
 )
 
 func newOrgCmd(a *app) *cobra.Command {
@@ -25,12 +28,8 @@ had again. Servers of a local home have one organisation and make no others.`,
 		Example: `  vole org create acme > acme.key
   vole login https://vole.example.com --profile acme < acme.key`,
 		Args: exactArgs(1, "the organisation's name"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			server, err := a.openServer(cmd.Context(), "org create")
-			if err != nil {
-				return err
-			}
-			return a.printNewKey(server.CreateOrg(cmd.Context(), args[0]))
-		},
+		RunE: a.withServer("org create", func(ctx context.Context, server *cloud.Backend, args []string) error {
+			return a.printNewKey(server.CreateOrg(ctx, args[0]))
+		}),
 	}
 }

@@ -1,7 +1,10 @@
 package main
 
 import (
+	"context"
+
 	"github.com/spf13/cobra"
+	"github.com/volehq/vole/drivers/cloud"
 )
 
 func newOrgLsCmd(a *app) *cobra.Command {
@@ -11,13 +14,9 @@ func newOrgLsCmd(a *app) *cobra.Command {
 		Short:   "List the organisations of a server",
 		Example: `  vole org ls
   vole org ls --json | jq -r '.[].name'`,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			server, err := a.openServer(cmd.Context(), "org ls")
-			if err != nil {
-				return err
-			}
-			return a.printOrgs(server.Orgs(cmd.Context()))
-		},
+		RunE: a.withServer("org ls", func(ctx context.Context, server *cloud.Backend, _ []string) error {
+			return a.printOrgs(server.Orgs(ctx))
+		}),
 	}
 }
 

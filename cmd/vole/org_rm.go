@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/volehq/vole"
+	"github.com/volehq/vole/drivers/cloud"
 )
 
 func newOrgRmCmd(a *app) *cobra.Command {
@@ -20,12 +21,7 @@ the organisation of the key in use.`,
   vole org rm --force acme`,
 		Args:              minArgs(1, "the name of at least one organisation"),
 		ValidArgsFunction: completeOrgs(a),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx := cmd.Context()
-			server, err := a.openServer(ctx, "org rm")
-			if err != nil {
-				return err
-			}
+		RunE: a.withServer("org rm", func(ctx context.Context, server *cloud.Backend, args []string) error {
 			return a.forEachName(ctx, args, func(name string) (bool, error) {
 				err := server.RemoveOrg(ctx, name, force)
 				if err != nil {
@@ -33,7 +29,7 @@ the organisation of the key in use.`,
 				}
 				return err == nil, withHint(err, vole.ErrNotEmpty, "--force removes the organisation with its volumes")
 			})
-		},
+		}),
 	}
 	cmd.Flags().BoolVar(&force, "force", false, "with all its volumes")
 	return cmd

@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"errors"
 	"strconv"
 	"strings"
 
@@ -24,18 +23,16 @@ with the exit code, or crashed (vole or the runtime died under it).`,
   vole ps -a --json | jq '.[] | select(.exit_code != 0)'
   vole stop $(vole ps -q)`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			m, err := a.openSandboxes(cmd.Context())
-			switch {
-			case errors.Is(err, errNoHome):
-				return a.printSandboxes([]sandbox.Info{}, nil)
-			case err != nil:
-				return err
-			}
-			return a.printSandboxes(m.List(cmd.Context(), all))
+			return a.printSandboxes(a.listSandboxes(cmd.Context(), all))
 		},
 	}
 	cmd.Flags().BoolVarP(&all, "all", "a", false, "also those that ended")
 	return cmd
+}
+
+// listSandboxes lists the sandboxes of the home; all: also those that have ended.
+func (a *app) listSandboxes(ctx context.Context, all bool) ([]sandbox.Info, error) {
+	return listInHome(ctx, a, func(m *sandbox.Manager, ctx context.Context) ([]sandbox.Info, error) { return m.List(ctx, all) })
 }
 
 // printSandboxes lists sandboxes, or returns the error of finding them.
@@ -92,11 +89,7 @@ func sandboxCommand(i sandbox.Info) string {
 // have ended.
 func completeSandboxes(a *app, all bool, max int, want func(sandbox.Info) bool) completer {
 	return completeAmong(a, max, func(ctx context.Context) (names []string) {
-		m, err := a.openSandboxes(ctx)
-		if err != nil {
-			return nil
-		}
-		list, _ := m.List(ctx, all)
+		list, _ := a.listSandboxes(ctx, all)
 		for _, i := range list {
 			if want(i) {
 				names = append(names, i.Name)

@@ -210,6 +210,19 @@ func (a *app) openSandboxes(ctx context.Context) (*sandbox.Manager, error) {
 	return m, nil
 }
 
+// listInHome lists what a method of the Manager of openSandboxes finds in the home, or removes from
+// it; nothing where there is no home.
+func listInHome[T any](ctx context.Context, a *app, list func(m *sandbox.Manager, ctx context.Context) ([]T, error)) ([]T, error) {
+	m, err := a.openSandboxes(ctx)
+	switch {
+	case errors.Is(err, errNoHome):
+		return []T{}, nil
+	case err != nil:
+		return nil, err
+	}
+	return list(m, ctx)
+}
+
 // openManager opens the sandboxes of the home that s is, which the caller closes.
 func (a *app) openManager(ctx context.Context, s *vole.Store) (*sandbox.Manager, error) {
 	home, err := a.homeDir()

@@ -29,17 +29,13 @@ Under --json each change is an object on a line of its own.`,
   vole watch site --json | while read -r change; do ./publish; done`,
 		Args:              rangeArgs(0, 1, ""),
 		ValidArgsFunction: completeNames(a, 1),
-		RunE: func(cmd *cobra.Command, args []string) error {
+		RunE: a.withServer("watch", func(ctx context.Context, server *cloud.Backend, args []string) error {
 			volume := ""
 			if len(args) > 0 {
 				volume = args[0]
 			}
-			server, err := a.openServer(cmd.Context(), "watch")
-			if err != nil {
-				return err
-			}
-			return a.watchVolumes(cmd.Context(), server, volume)
-		},
+			return a.watchVolumes(ctx, server, volume)
+		}),
 	}
 }
 
