@@ -13,6 +13,7 @@ import (
 	"github.com/volehq/vole/drivers/local"
 	"github.com/volehq/vole/internal/api"
 	"github.com/volehq/vole/server/internal/accounts"
+	"github.com/volehq/vole/server/internal/native"
 )
 
 // OfflineKey describes a key to make without a server.
@@ -47,16 +48,7 @@ func CreateKeyOffline(ctx context.Context, opts Options, k OfflineKey) (api.NewK
 	if err = errors.Join(err, acc.Close()); err != nil {
 		return api.NewKey{}, err
 	}
-	return api.NewKey{Secret: secret, Key: api.Key{ID: made.ID, Org: made.Org, Name: made.Name, Scopes: toAPIScopes(made.Scopes), Created: made.Created,
-		CreatedBy: made.CreatedBy, Expires: made.Expires, Format: made.Format}}, nil
-}
-
-// toAPIScopes returns the wire form of scopes.
-func toAPIScopes(s accounts.Scope) (list []api.Scope) {
-	for _, name := range s.Strings() {
-		list = append(list, api.Scope(name))
-	}
-	return list
+	return api.NewKey{Secret: secret, Key: native.APIKey(made)}, nil
 }
 
 // checkOrgExists returns an error unless what opts serves has the organisation.

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/x509"
@@ -75,8 +76,8 @@ func (o *OIDC) newTokenVerifier(log *slog.Logger) (core.Verifier, error) {
 	if t.scopes, err = o.scopesByClaimValue(); err != nil {
 		return nil, err
 	}
-	setDefault(&t.OrgClaim, "vole_org")
-	setDefault(&t.ScopeClaim, "vole_scopes")
+	t.OrgClaim = cmp.Or(t.OrgClaim, "vole_org")
+	t.ScopeClaim = cmp.Or(t.ScopeClaim, "vole_scopes")
 	var roots *x509.CertPool
 	if o.CAFile != "" {
 		pem, err := os.ReadFile(o.CAFile)
@@ -107,13 +108,6 @@ func (o *OIDC) scopesByClaimValue() (map[string]accounts.Scope, error) {
 		m[value] = s
 	}
 	return m, nil
-}
-
-// setDefault sets *v to def if it is empty.
-func setDefault(v *string, def string) {
-	if *v == "" {
-		*v = def
-	}
 }
 
 // tokenRefused returns the error for a token that is not accepted.

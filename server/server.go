@@ -14,6 +14,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	_ "embed"
@@ -105,12 +106,8 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
 	opts.Log = core.RequestLog(opts.Log)
-	if opts.Lease == 0 {
-		opts.Lease = 30 * time.Second
-	}
-	if opts.Memory == 0 {
-		opts.Memory = core.DefaultMemory
-	}
+	opts.Lease = cmp.Or(opts.Lease, 30*time.Second)
+	opts.Memory = cmp.Or(opts.Memory, core.DefaultMemory)
 	if opts.Memory < MinMemory {
 		return nil, driver.Errorf(driver.ErrInvalid, "Memory is %v: a server needs at least %v", driver.Size(opts.Memory), driver.Size(MinMemory))
 	}

@@ -152,7 +152,7 @@ func Open(ctx context.Context, opts Options) (*Namespace, error) {
 		return nil, err
 	}
 	ns := &Namespace{opts: opts, log: opts.Log, metrics: newMetrics(), processID: newID(), maintenanceDone: make(chan struct{}), wakeups: make(chan struct{}, 1)}
-	ns.reserves.ns = ns
+	ns.reserves.ns, ns.reserves.orgs = ns, map[string]*orgReserve{}
 	var err error
 	if ns.db, err = ns.openDatabase(ctx); err != nil {
 		return nil, err

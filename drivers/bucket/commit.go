@@ -4,7 +4,6 @@ import (
 	"context"
 
 	"github.com/volehq/vole/driver"
-	"github.com/volehq/vole/drivers/bucket/internal/rows"
 	"github.com/volehq/vole/internal/sqldb"
 )
 
@@ -186,12 +185,4 @@ func (o *openInode) commitHole(ctx context.Context, fsys *volumeFS, off, length 
 	}
 	o.recordCommit(size)
 	return nil
-}
-
-// compactBestEffort compacts the file around pos where that is due. What the caller wrote is
-// committed, so a failure is only logged.
-func (o *openInode) compactBestEffort(ctx context.Context, fsys *volumeFS, pos int64) {
-	if err := o.maybeCompact(ctx, fsys, pos); err != nil && ctx.Err() == nil {
-		o.fs.b.ns.log.Warn("compacting a file failed", "volume", rows.FormatID([]byte(o.key.vol)), "inode", o.key.ino, "error", err)
-	}
 }

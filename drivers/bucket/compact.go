@@ -4,6 +4,7 @@ import (
 	"context"
 	"math/rand/v2"
 
+	"github.com/volehq/vole/drivers/bucket/internal/rows"
 	"github.com/volehq/vole/internal/sqldb"
 )
 
@@ -15,14 +16,17 @@ const (
 	compactAt = 64
 )
 
-// maybeCompact merges, now and then, the many small chunks that small writes and appends leave
-// near pos: reading them takes a request for each, and inline blobs would stay in the
-// database. The caller holds commitMu.
-func (o *openInode) maybeCompact(ctx context.Context, fsys *volumeFS, pos int64) error {
+// compactBestEffort merges, now and then, the many small chunks that small writes and appends
+// leave near pos: reading them takes a request for each, and inline blobs would stay in the
+// database. What the caller wrote is committed, so a failure is only logged. The caller holds
+// commitMu.
+func (o *openInode) compactBestEffort(ctx context.Context, fsys *volumeFS, pos int64) {
 	if rand.N(compactOdds) != 0 {
-		return nil
+		return
 	}
-	return o.compactNear(ctx, fsys, pos)
+	if err := o.compactNear(ctx, fsys, pos); err != nil && ctx.Err() == nil {
+		o.fs.b.ns.log.Warn("compacting a file failed", "volume", rows.FormatID([]byte(o.key.vol)), "inode", o.key.ino, "error", err)
+	}
 }
 
 // compactRows bounds how many chunks are looked at. A file with more single bytes than that

@@ -19,7 +19,7 @@ type dirHandle struct {
 
 	mu       sync.Mutex // guards what follows
 	closed   bool
-	after    []byte         // the last name that was read; nil: none
+	after    []byte         // the last name that was read; at first the empty one, which sorts before all
 	page     []driver.Entry // entries that Read has not returned yet
 	lastPage bool           // page is the last one
 }
@@ -37,7 +37,7 @@ func (fsys *volumeFS) OpenDir(ctx context.Context, path string, opts driver.DirO
 	if !target.node.isDir() {
 		return nil, driver.ErrNotDir
 	}
-	return &dirHandle{fs: fsys, ino: target.node.ino, opts: opts}, nil
+	return &dirHandle{fs: fsys, ino: target.node.ino, opts: opts, after: []byte{}}, nil
 }
 
 // Read implements driver.Dir.
@@ -77,17 +77,12 @@ func (n *namedInode) scanDest() []any { return append(n.inode.scanDest(), &n.nam
 // times.
 func (d *dirHandle) loadPage(ctx context.Context, limit int) error {
 	var list []namedInode
-	// The empty name sorts before all others, and is never an entry's.
-	after := d.after
-	if after == nil {
-		after = []byte{}
-	}
 	before := d.fs.b.commitCount.Load()
 	err := d.fs.b.ns.db.RunQueries(ctx,
 		d.fs.b.requireVolumeQuery(d.fs.vol),
 		sqldb.SelectAll(&list, (*namedInode).scanDest, `SELECT `+inodeCols+`, e.name
 		FROM dirents e JOIN inodes i ON i.vol = e.vol AND i.ino = e.ino
-		WHERE e.vol = $1 AND e.parent = $2 AND e.name > $3 ORDER BY e.name LIMIT CAST($4 AS INTEGER)`, d.fs.vol, d.ino, after, limit))
+		WHERE e.vol = $1 AND e.parent = $2 AND e.name > $3 ORDER BY e.name LIMIT CAST($4 AS INTEGER)`, d.fs.vol, d.ino, d.after, limit))
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/periodic"
 	"github.com/volehq/vole/internal/sqldb"
 )
 
@@ -97,7 +98,7 @@ func (f *exportFailures) joinedErr() error { return errors.Join(f.list...) }
 // runPeriodicExports exports every Options.Export until ctx ends. All processes of the
 // namespace check whether an export is due, and one at a time runs it.
 func (ns *Namespace) runPeriodicExports(ctx context.Context) {
-	for range ticks(ctx, min(ns.opts.Export, max(ns.opts.Export/10, time.Second), time.Minute)) {
+	for range periodic.Ticks(ctx, min(ns.opts.Export, max(ns.opts.Export/10, time.Second), time.Minute)) {
 		due, err := ns.isExportDue(ctx)
 		if err == nil && due {
 			err = ns.recordExporter(ctx)

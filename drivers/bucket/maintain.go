@@ -3,11 +3,11 @@ package bucket
 import (
 	"context"
 	"errors"
-	"iter"
 	"sync"
 	"time"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/periodic"
 	"github.com/volehq/vole/internal/sqldb"
 )
 
@@ -91,24 +91,6 @@ func (ns *Namespace) runMaintenanceRounds(ctx context.Context, before, after fun
 	})
 }
 
-// ticks yields the time every interval until ctx ends.
-func ticks(ctx context.Context, interval time.Duration) iter.Seq[time.Time] {
-	return func(yield func(time.Time) bool) {
-		tick := time.NewTicker(interval)
-		defer tick.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case now := <-tick.C:
-				if !yield(now) {
-					return
-				}
-			}
-		}
-	}
-}
-
 // jobLease is how long a process that went silent keeps others from a job.
 const jobLease = 30 * time.Second
 
@@ -134,7 +116,7 @@ func (ns *Namespace) runExclusiveJob(ctx context.Context, name string, fn func(c
 	ctx, cancel := context.WithCancel(ctx)
 	var renewal sync.WaitGroup
 	renewal.Go(func() {
-		for range ticks(ctx, jobLease/3) {
+		for range periodic.Ticks(ctx, jobLease/3) {
 			if err := ns.acquireJobLease(ctx, name); errors.Is(err, driver.ErrInUse) {
 				cancel()
 			}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/drivers/bucket/internal/blob"
+	"github.com/volehq/vole/internal/periodic"
 	"github.com/volehq/vole/internal/sqldb"
 )
 
@@ -70,9 +71,6 @@ type abandonedBlob struct {
 func (pool *reservePool) forOrg(org []byte) *orgReserve {
 	pool.mu.Lock()
 	defer pool.mu.Unlock()
-	if pool.orgs == nil {
-		pool.orgs = map[string]*orgReserve{}
-	}
 	reserve := pool.orgs[string(org)]
 	if reserve == nil {
 		reserve = &orgReserve{busy: make(chan struct{}, 1)}
@@ -311,7 +309,7 @@ func (pool *reservePool) startKeepAlive() {
 	}
 	pool.ownerClaimed = true
 	pool.ns.goroutines.Go(func() {
-		for range ticks(pool.ns.lifetime, ownerLease/8) {
+		for range periodic.Ticks(pool.ns.lifetime, ownerLease/8) {
 			err := pool.ns.db.RunTx(pool.ns.lifetime, sqldb.TxOptions{Lazy: true}, func(tx sqldb.Tx) error { pool.ns.queueOwnerRenewal(tx); return nil })
 			if err != nil && pool.ns.lifetime.Err() == nil {
 				pool.ns.log.Warn("cannot renew the claim on registered blobs", "error", err)

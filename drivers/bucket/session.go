@@ -8,6 +8,7 @@ import (
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/drivers/bucket/internal/rows"
+	"github.com/volehq/vole/internal/periodic"
 	"github.com/volehq/vole/internal/proc"
 	"github.com/volehq/vole/internal/sqldb"
 )
@@ -90,7 +91,7 @@ func (s *session) stopRenewal() {
 func (s *session) renewUntilStopped(ctx context.Context, row []byte, done chan struct{}) {
 	defer close(done)
 	lease := s.b.ns.opts.Lease
-	for range ticks(ctx, lease/3) {
+	for range periodic.Ticks(ctx, lease/3) {
 		asked := time.Now()
 		attemptCtx, cancel := context.WithTimeout(ctx, lease/3)
 		alive, err := s.b.ns.renewLease(attemptCtx, row, lease)
@@ -296,18 +297,12 @@ func (h *heldAttachment) Detach(ctx context.Context) error {
 	if err := h.b.flushVolumeBestEffort(ctx, parseID(h.info.VolumeID)); err != nil {
 		return err
 	}
-	return h.releaseAttachment(ctx)
-}
-
-// releaseAttachment deletes the attachment's row, and the fence if it is the exclusive writer.
-func (h *heldAttachment) releaseAttachment(ctx context.Context) error {
+	// The fence goes with the row, if it is the exclusive writer.
 	err := sqldb.Exec(ctx, h.b.ns.db, sqldb.TxOptions{},
 		sqldb.Statement(`UPDATE volumes SET writer = CASE WHEN writer = $3 THEN NULL ELSE writer END, `+usedNow+` WHERE org = $1 AND id = $2`,
 			h.b.org, parseID(h.info.VolumeID), h.id),
 		sqldb.Statement(`DELETE FROM attachments WHERE id = $1`, h.id))
-	if err == nil {
-		h.detached = true
-	}
+	h.detached = err == nil
 	return err
 }
 

@@ -13,46 +13,36 @@ import (
 
 // Keys lists the organisation's keys, newest first. The key must be an administrator's.
 func (b *Backend) Keys(ctx context.Context) ([]api.Key, error) {
-	var out api.Keys
-	err := b.sendJSON(ctx, call{method: "GET", path: "/keys", repeatable: true}, nil, &out)
+	out, err := requestJSON[api.Keys](ctx, b, call{method: "GET", path: "/keys", repeatable: true}, nil)
 	return out.Keys, err
 }
 
 // CreateKey makes a key. The secret in its result cannot be read again.
 func (b *Backend) CreateKey(ctx context.Context, in api.CreateKey) (api.NewKey, error) {
-	var out api.NewKey
-	err := b.sendJSON(ctx, call{method: "POST", path: "/keys"}, in, &out)
-	return out, err
+	return requestJSON[api.NewKey](ctx, b, call{method: "POST", path: "/keys"}, in)
 }
 
 // CreateOrgKey makes a key of any organisation. The key of the Backend must be an operator's.
 func (b *Backend) CreateOrgKey(ctx context.Context, org string, in api.CreateKey) (api.NewKey, error) {
-	var out api.NewKey
-	err := b.sendJSON(ctx, call{method: "POST", path: "/orgs/" + url.PathEscape(org) + "/keys"}, in, &out)
-	return out, err
+	return requestJSON[api.NewKey](ctx, b, call{method: "POST", path: "/orgs/" + url.PathEscape(org) + "/keys"}, in)
 }
 
 // RevokeKey revokes a key for good. ErrNoSuch; ErrInUse: it is the last admin key of the
 // organisation or the last operator key of the server, and force is not set.
 func (b *Backend) RevokeKey(ctx context.Context, id string, force bool) (api.Key, error) {
-	var out api.Key
 	q := withParams(url.Values{}, "force", formatFlag(force))
-	err := b.sendJSON(ctx, call{method: "DELETE", path: "/keys/" + url.PathEscape(id), query: q, repeatable: true}, nil, &out)
-	return out, err
+	return requestJSON[api.Key](ctx, b, call{method: "DELETE", path: "/keys/" + url.PathEscape(id), query: q, repeatable: true}, nil)
 }
 
 // Orgs lists the organisations. The key must be an operator's.
 func (b *Backend) Orgs(ctx context.Context) ([]string, error) {
-	var out api.Orgs
-	err := b.sendJSON(ctx, call{method: "GET", path: "/orgs", repeatable: true}, nil, &out)
+	out, err := requestJSON[api.Orgs](ctx, b, call{method: "GET", path: "/orgs", repeatable: true}, nil)
 	return out.Orgs, err
 }
 
 // CreateOrg makes an organisation and its first key.
 func (b *Backend) CreateOrg(ctx context.Context, name string) (api.NewKey, error) {
-	var out api.NewKey
-	err := b.sendJSON(ctx, call{method: "POST", path: "/orgs"}, api.CreateOrg{Name: name}, &out)
-	return out, err
+	return requestJSON[api.NewKey](ctx, b, call{method: "POST", path: "/orgs"}, api.CreateOrg{Name: name})
 }
 
 // RemoveOrg removes an organisation and revokes its keys. ErrNoSuch; ErrNotEmpty: it has
@@ -65,8 +55,7 @@ func (b *Backend) RemoveOrg(ctx context.Context, name string, force bool) error 
 // Audit returns a page of the organisation's audit log, newest first.
 func (b *Backend) Audit(ctx context.Context, cursor string, limit int) (api.AuditPage, error) {
 	q := withParams(url.Values{}, "cursor", cursor, "limit", formatFrom(1, limit))
-	var out api.AuditPage
-	err := b.sendJSON(ctx, call{method: "GET", path: "/audit", query: q, repeatable: true}, nil, &out)
+	out, err := requestJSON[api.AuditPage](ctx, b, call{method: "GET", path: "/audit", query: q, repeatable: true}, nil)
 	if err == nil && out.Next != "" && out.Next == cursor {
 		err = errNoAdvance
 	}

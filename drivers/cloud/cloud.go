@@ -25,6 +25,7 @@
 package cloud
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -103,12 +104,8 @@ func Open(ctx context.Context, opts Options) (*Backend, error) {
 	if opts.Key == "" || strings.ContainsFunc(opts.Key, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		return nil, driver.Errorf(driver.ErrInvalid, "the API key is empty, or has characters that no key has")
 	}
-	if opts.Patience == 0 {
-		opts.Patience = 15 * time.Second
-	}
-	if opts.UserAgent == "" {
-		opts.UserAgent = "vole"
-	}
+	opts.Patience = cmp.Or(opts.Patience, 15*time.Second)
+	opts.UserAgent = cmp.Or(opts.UserAgent, "vole")
 	transport, err := newTransport(opts.CAFile)
 	if err != nil {
 		return nil, err

@@ -1,9 +1,11 @@
 package cloud
 
 import (
+	"errors"
 	"sync"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/api"
 )
 
 // dirtyChanges counts changes that a server has acknowledged but not yet made durable. When the
@@ -55,6 +57,18 @@ func (l *dirtyChanges) endSync(upTo uint64) error {
 		return errChangesLost
 	}
 	return nil
+}
+
+// endClosing takes the result of closing what made the changes, and returns the error to report.
+// What the server does not know any more was closed with it, and its changes may be lost.
+func (l *dirtyChanges) endClosing(err error) error {
+	switch {
+	case errors.Is(err, api.ErrStale):
+		l.markLost()
+	case err != nil:
+		return err
+	}
+	return l.endSync(0)
 }
 
 // isDirty reports whether an acknowledged change is not durable yet.

@@ -252,14 +252,7 @@ func (h *handle) Finish(context.Context) error {
 	if errors.Is(err, driver.ErrNotFound) && h.fs.b.isClosed() {
 		return nil
 	}
-	if errors.Is(err, api.ErrStale) {
-		err = nil
-		h.dirty.markLost()
-	}
-	if err != nil {
-		return err
-	}
-	return h.dirty.endSync(0)
+	return h.dirty.endClosing(err)
 }
 
 // Free implements openset.Member: this process holds nothing of the file.

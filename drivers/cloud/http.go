@@ -77,6 +77,12 @@ func (b *Backend) sendJSON(ctx context.Context, c call, in, out any) error {
 	return nil
 }
 
+// requestJSON is sendJSON for a response that the caller returns.
+func requestJSON[T any](ctx context.Context, b *Backend, c call, in any) (out T, err error) {
+	err = b.sendJSON(ctx, c, in, &out)
+	return out, err
+}
+
 // readResponseBytes makes a request whose response is bytes, and reads as many as fit into p. A response
 // that breaks off is requested again, so c must be repeatable.
 func (b *Backend) readResponseBytes(ctx context.Context, c call, p []byte) (int, error) {
@@ -146,7 +152,7 @@ func drainResponse(res *http.Response) {
 
 // roundTrip makes a request once and returns a response with a status below 300. stream wraps
 // c.stream and is nil for a call without one. Errors are an unreachableError or a responseError.
-func (b *Backend) roundTrip(ctx context.Context, c call, stream *singleUseReader) (*http.Response, error) {
+func (b *Backend) roundTrip(ctx context.Context, c call, stream *uploadSource) (*http.Response, error) {
 	u := *b.baseURL
 	if c.server != nil {
 		u = *c.server

@@ -10,7 +10,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
-	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -36,7 +35,7 @@ func (b *Backend) sendRetrying(ctx context.Context, c call) (*http.Response, err
 	}
 	mayBeDone := false // an earlier try may have had its effect
 	for try := newBackoff(cmp.Or(c.patience, b.opts.Patience)); ; {
-		once := &singleUseReader{r: c.stream}
+		once := newUploadSource(c.stream)
 		res, err := b.roundTrip(ctx, c, once)
 		if err == nil {
 			return res, nil
@@ -202,29 +201,4 @@ func (b *Backend) onlyInstance(at *url.URL) string {
 		return list[0]
 	}
 	return ""
-}
-
-// singleUseReader is the body of one try. It hides every other method of the reader, since
-// net/http would close it or rewind it, and tells whether reading has begun.
-type singleUseReader struct {
-	r     io.Reader
-	state atomic.Int32 // fresh, begun or stopped
-}
-
-const (
-	notRead int32 = iota
-	readBegun
-	readPrevented
-)
-
-func (o *singleUseReader) Read(p []byte) (int, error) {
-	if o.state.CompareAndSwap(notRead, readBegun); o.state.Load() == readPrevented {
-		return 0, context.Canceled
-	}
-	return o.r.Read(p)
-}
-
-// preventReading keeps r from being read from now on. It returns false if reading has begun.
-func (o *singleUseReader) preventReading() bool {
-	return o.state.CompareAndSwap(notRead, readPrevented)
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/api"
+	"github.com/volehq/vole/internal/periodic"
 	"github.com/volehq/vole/internal/proc"
 	"github.com/volehq/vole/internal/profile"
 )
@@ -81,14 +82,7 @@ func (b *Backend) ensureSession(ctx context.Context) (*session, error) {
 // Backend is closed or the server does not know the session any more. Other errors are left to
 // the next renewal.
 func (b *Backend) renewSession(s *session) {
-	tick := time.NewTicker(s.lease / 3)
-	defer tick.Stop()
-	for {
-		select {
-		case <-b.lifetime.Done():
-			return
-		case <-tick.C:
-		}
+	for range periodic.Ticks(b.lifetime, s.lease/3) {
 		ctx, cancel := context.WithTimeout(b.lifetime, s.lease/3)
 		err := b.sendDiscard(ctx, call{method: "POST", path: "/sessions/" + s.id + "/renew", server: s.server, repeatable: true})
 		cancel()

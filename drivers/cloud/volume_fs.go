@@ -274,12 +274,5 @@ func (f *volumeFS) Finish(context.Context) error {
 		return nil
 	}
 	err := f.b.sendClosing(call{method: "DELETE", path: "/filesystems/" + ref.id, server: ref.session.server, repeatable: true, keyed: true, longRunning: true})
-	if errors.Is(err, api.ErrStale) {
-		err = nil
-		f.dirty.markLost()
-	}
-	if err != nil {
-		return err
-	}
-	return f.dirty.endSync(0)
+	return f.dirty.endClosing(err)
 }

@@ -84,7 +84,8 @@ const maxBufferedBody = 256 << 10
 
 // uploadSource is the reader of a request body. net/http may still read it for a moment after the
 // round trip has returned, when the caller already owns the underlying reader again: stopReading
-// prevents that. It records whether reading began, and the error of the reader.
+// prevents that. It records whether reading began, and the error of the reader. It hides every
+// other method of the reader, since net/http would close it or rewind it.
 type uploadSource struct {
 	r       io.Reader
 	reading chan struct{} // a semaphore: full while r is read
@@ -128,6 +129,15 @@ func (s *uploadSource) readState() (begun bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.begun, s.err
+}
+
+// preventReading keeps the reader from being read from now on. It returns false if reading has
+// begun.
+func (s *uploadSource) preventReading() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ended = s.ended || !s.begun
+	return !s.begun
 }
 
 // stopReading returns once the reader is not being read any more and never will be. It gives up

@@ -1,6 +1,7 @@
 package accounts
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"sync"
@@ -46,10 +47,7 @@ func Open(ctx context.Context, database string, opts Options) (*Store, error) {
 	if s.clock == nil {
 		s.clock = time.Now
 	}
-	s.cache.lifetime = opts.CacheFor
-	if opts.CacheFor == 0 {
-		s.cache.lifetime = 2 * time.Second
-	}
+	s.cache.lifetime = cmp.Or(opts.CacheFor, 2*time.Second)
 	if err := s.openDatabase(ctx, database, opts); err != nil {
 		return nil, err
 	}

@@ -28,7 +28,7 @@ func WriteJSON(w http.ResponseWriter, status int, v any) error {
 			return err
 		}
 	}
-	setJSONHeader(w)
+	setJSONHeader(w.Header())
 	if a, ok := w.(*pacedResponse); ok && a.http2 { // flushSmallAnswer flushes before net/http knows the length
 		w.Header().Set("Content-Length", strconv.Itoa(len(b)+1))
 	}
@@ -38,9 +38,9 @@ func WriteJSON(w http.ResponseWriter, status int, v any) error {
 }
 
 // setJSONHeader sets the header of every JSON answer.
-func setJSONHeader(w http.ResponseWriter) {
+func setJSONHeader(h http.Header) {
 	for name, v := range jsonHeader {
-		w.Header().Set(name, v)
+		h.Set(name, v)
 	}
 }
 
@@ -72,7 +72,7 @@ type JSONArray struct {
 
 // NewJSONArray begins an answer. begin is all before the first element, end all after the last.
 func NewJSONArray(w http.ResponseWriter, begin, end string) *JSONArray {
-	setJSONHeader(w)
+	setJSONHeader(w.Header())
 	b := bufio.NewWriterSize(w, 64<<10)
 	// The encoder ends each element with a newline, which JSON allows between elements.
 	enc := json.NewEncoder(b)

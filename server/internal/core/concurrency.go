@@ -2,6 +2,7 @@ package core
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -84,18 +85,15 @@ func (g *concurrencyLimiter) acquireSlot(ctx context.Context, org string, wait b
 func (g *concurrencyLimiter) leaveQueue(ctx context.Context, queued *queuedRequest) (release func(), err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for i, x := range g.queue {
-		if x == queued {
-			g.removeQueued(i)
-			if err := ctx.Err(); err != nil {
-				return nil, err
-			}
-			if full := g.reachedBound(queued.bounds); full != nil {
-				return nil, full
-			}
-			g.addToCounts(queued.bounds, 1)
-			break
+	if i := slices.Index(g.queue, queued); i >= 0 {
+		g.removeQueued(i)
+		if err := ctx.Err(); err != nil {
+			return nil, err
 		}
+		if full := g.reachedBound(queued.bounds); full != nil {
+			return nil, full
+		}
+		g.addToCounts(queued.bounds, 1)
 	}
 	return func() { g.releaseSlot(queued.bounds) }, nil
 }

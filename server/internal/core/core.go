@@ -9,9 +9,12 @@
 package core
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
+	"maps"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,6 +23,7 @@ import (
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/budget"
+	"github.com/volehq/vole/internal/periodic"
 	"github.com/volehq/vole/server/internal/accounts"
 )
 
@@ -137,21 +141,11 @@ func New(opts Options) *Core {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
 	opts.Redacted = longestFirst(opts.Redacted)
-	if opts.Timeout == 0 {
-		opts.Timeout = time.Minute
-	}
-	if opts.MinRate == 0 {
-		opts.MinRate = 1 << 10
-	}
-	if opts.Grace == 0 {
-		opts.Grace = defaultGrace
-	}
-	if opts.Memory == 0 {
-		opts.Memory = DefaultMemory
-	}
-	if opts.Budget == nil {
-		opts.Budget = NewBudget(DefaultMemory)
-	}
+	opts.Timeout = cmp.Or(opts.Timeout, time.Minute)
+	opts.MinRate = cmp.Or(opts.MinRate, 1<<10)
+	opts.Grace = cmp.Or(opts.Grace, defaultGrace)
+	opts.Memory = cmp.Or(opts.Memory, DefaultMemory)
+	opts.Budget = cmp.Or(opts.Budget, NewBudget(DefaultMemory))
 	if opts.Descriptors == (Descriptors{}) {
 		opts.Descriptors = NewDescriptors(0)
 	}
@@ -276,26 +270,16 @@ func (c *Core) closeRemovedOrgs(list []*org) {
 // maintenanceLoop closes idle file systems and drops expired rate limits and answers, every
 // maintenanceInterval until the server ends.
 func (c *Core) maintenanceLoop() {
-	tick := time.NewTicker(maintenanceInterval)
-	defer tick.Stop()
-	for {
-		select {
-		case <-c.lifetime.Done():
-			return
-		case now := <-tick.C:
-			c.mu.Lock()
-			var list []*org
-			for _, o := range c.orgs {
-				list = append(list, o)
-			}
-			c.mu.Unlock()
-			for _, o := range list {
-				o.fsCache.evictIdle(now)
-			}
-			c.closeRemovedOrgs(list)
-			c.rates.forgetIdleKeys(now)
-			c.idempotency.evictExpired()
+	for now := range periodic.Ticks(c.lifetime, maintenanceInterval) {
+		c.mu.Lock()
+		list := slices.Collect(maps.Values(c.orgs))
+		c.mu.Unlock()
+		for _, o := range list {
+			o.fsCache.evictIdle(now)
 		}
+		c.closeRemovedOrgs(list)
+		c.rates.forgetIdleKeys(now)
+		c.idempotency.evictExpired()
 	}
 }
 

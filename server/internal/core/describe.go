@@ -105,12 +105,6 @@ func describeBackendFault(part driver.Part, c driver.Class) (status int, code, m
 // isSystemError reports whether err comes from the operating system or the network: its text may
 // contain paths and hosts.
 func isSystemError(err error) bool {
-	return matchesType[*fs.PathError](err) || matchesType[*os.LinkError](err) || matchesType[*os.SyscallError](err) || matchesType[syscall.Errno](err) ||
-		matchesType[*net.OpError](err) || matchesType[*net.DNSError](err) || matchesType[*url.Error](err)
-}
-
-// matchesType reports whether err or an error that it wraps has type E.
-func matchesType[E error](err error) bool {
-	var e E
-	return errors.As(err, &e)
+	return errors.As(err, new(*fs.PathError)) || errors.As(err, new(*os.LinkError)) || errors.As(err, new(*os.SyscallError)) || errors.As(err, new(syscall.Errno)) ||
+		errors.As(err, new(*net.OpError)) || errors.As(err, new(*net.DNSError)) || errors.As(err, new(*url.Error))
 }

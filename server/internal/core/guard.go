@@ -43,38 +43,23 @@ type guardedSession struct {
 }
 
 func (g guardedBackend) Create(ctx context.Context, name string, spec driver.Spec) (driver.Info, error) {
-	if err := reauthorize(ctx); err != nil {
-		return driver.Info{}, err
-	}
-	return g.Backend.Create(ctx, name, spec)
+	return valueIfAuthorized(ctx, func() (driver.Info, error) { return g.Backend.Create(ctx, name, spec) })
 }
 
 func (g guardedBackend) Update(ctx context.Context, id string, change driver.Update) (driver.Info, error) {
-	if err := reauthorize(ctx); err != nil {
-		return driver.Info{}, err
-	}
-	return g.Backend.Update(ctx, id, change)
+	return valueIfAuthorized(ctx, func() (driver.Info, error) { return g.Backend.Update(ctx, id, change) })
 }
 
 func (g guardedBackend) Remove(ctx context.Context, ref driver.Ref) (driver.Info, error) {
-	if err := reauthorize(ctx); err != nil {
-		return driver.Info{}, err
-	}
-	return g.Backend.Remove(ctx, ref)
+	return valueIfAuthorized(ctx, func() (driver.Info, error) { return g.Backend.Remove(ctx, ref) })
 }
 
 func (g guardedBackend) RemoveUnused(ctx context.Context, id string, since time.Time) (driver.Info, error) {
-	if err := reauthorize(ctx); err != nil {
-		return driver.Info{}, err
-	}
-	return g.Backend.RemoveUnused(ctx, id, since)
+	return valueIfAuthorized(ctx, func() (driver.Info, error) { return g.Backend.RemoveUnused(ctx, id, since) })
 }
 
 func (g guardedBackend) Attach(ctx context.Context, id string, opts driver.AttachOptions) (driver.Attachment, error) {
-	if err := reauthorize(ctx); err != nil {
-		return nil, err
-	}
-	return g.Backend.Attach(ctx, id, opts)
+	return valueIfAuthorized(ctx, func() (driver.Attachment, error) { return g.Backend.Attach(ctx, id, opts) })
 }
 
 func (g guardedBackend) OpenFS(ctx context.Context, id string, opts driver.FSOptions) (driver.FS, error) {
@@ -181,23 +166,23 @@ func (s *guardedSource) Read(p []byte) (int, error) {
 }
 
 func (f *guardedFS) Mkdir(ctx context.Context, path string, mode fs.FileMode) error {
-	return f.changeIfAuthorized(ctx, func() error { return f.FS.Mkdir(ctx, path, mode) })
+	return ifAuthorized(ctx, func() error { return f.FS.Mkdir(ctx, path, mode) })
 }
 
 func (f *guardedFS) MkdirAll(ctx context.Context, path string, mode fs.FileMode) error {
-	return f.changeIfAuthorized(ctx, func() error { return f.FS.MkdirAll(ctx, path, mode) })
+	return ifAuthorized(ctx, func() error { return f.FS.MkdirAll(ctx, path, mode) })
 }
 
 func (f *guardedFS) Remove(ctx context.Context, path string) error {
-	return f.changeIfAuthorized(ctx, func() error { return f.FS.Remove(ctx, path) })
+	return ifAuthorized(ctx, func() error { return f.FS.Remove(ctx, path) })
 }
 
 func (f *guardedFS) RemoveAll(ctx context.Context, path string) error {
-	return f.changeIfAuthorized(ctx, func() error { return f.FS.RemoveAll(ctx, path) })
+	return ifAuthorized(ctx, func() error { return f.FS.RemoveAll(ctx, path) })
 }
 
 func (f *guardedFS) Rename(ctx context.Context, from, to string, opts driver.RenameOptions) error {
-	return f.changeIfAuthorized(ctx, func() error { return f.FS.Rename(ctx, from, to, opts) })
+	return ifAuthorized(ctx, func() error { return f.FS.Rename(ctx, from, to, opts) })
 }
 
 func (f *guardedFS) Copy(ctx context.Context, from, to string, opts driver.CopyOptions) error {
@@ -206,54 +191,63 @@ func (f *guardedFS) Copy(ctx context.Context, from, to string, opts driver.CopyO
 			return err
 		}
 	}
-	return f.changeIfAuthorized(ctx, func() error { return f.FS.Copy(ctx, from, to, opts) })
+	return ifAuthorized(ctx, func() error { return f.FS.Copy(ctx, from, to, opts) })
 }
 
 func (f *guardedFS) Link(ctx context.Context, target, path string) error {
-	return f.changeIfAuthorized(ctx, func() error { return f.FS.Link(ctx, target, path) })
+	return ifAuthorized(ctx, func() error { return f.FS.Link(ctx, target, path) })
 }
 
 func (f *guardedFS) Symlink(ctx context.Context, target, path string) error {
-	return f.changeIfAuthorized(ctx, func() error { return f.FS.Symlink(ctx, target, path) })
+	return ifAuthorized(ctx, func() error { return f.FS.Symlink(ctx, target, path) })
 }
 
 func (f *guardedFS) Mknod(ctx context.Context, path string, mode fs.FileMode, rdev uint64) error {
-	return f.changeIfAuthorized(ctx, func() error { return f.FS.Mknod(ctx, path, mode, rdev) })
+	return ifAuthorized(ctx, func() error { return f.FS.Mknod(ctx, path, mode, rdev) })
 }
 
 func (f *guardedFS) Chmod(ctx context.Context, path string, mode fs.FileMode) error {
-	return f.changeIfAuthorized(ctx, func() error { return f.FS.Chmod(ctx, path, mode) })
+	return ifAuthorized(ctx, func() error { return f.FS.Chmod(ctx, path, mode) })
 }
 
 func (f *guardedFS) Chown(ctx context.Context, path string, uid, gid int) error {
-	return f.changeIfAuthorized(ctx, func() error { return f.FS.Chown(ctx, path, uid, gid) })
+	return ifAuthorized(ctx, func() error { return f.FS.Chown(ctx, path, uid, gid) })
 }
 
 func (f *guardedFS) Chtimes(ctx context.Context, path string, atime, mtime time.Time) error {
-	return f.changeIfAuthorized(ctx, func() error { return f.FS.Chtimes(ctx, path, atime, mtime) })
+	return ifAuthorized(ctx, func() error { return f.FS.Chtimes(ctx, path, atime, mtime) })
 }
 
 func (f *guardedFS) Setxattr(ctx context.Context, path, name string, value []byte) error {
-	return f.changeIfAuthorized(ctx, func() error { return f.FS.Setxattr(ctx, path, name, value) })
+	return ifAuthorized(ctx, func() error { return f.FS.Setxattr(ctx, path, name, value) })
 }
 
 func (f *guardedFS) Removexattr(ctx context.Context, path, name string) error {
-	return f.changeIfAuthorized(ctx, func() error { return f.FS.Removexattr(ctx, path, name) })
+	return ifAuthorized(ctx, func() error { return f.FS.Removexattr(ctx, path, name) })
 }
 
 func (f *guardedFS) Truncate(ctx context.Context, path string, size int64) error {
 	if err := f.backend.checkFileSize(size); err != nil {
 		return err
 	}
-	return f.changeIfAuthorized(ctx, func() error { return f.FS.Truncate(ctx, path, size) })
+	return ifAuthorized(ctx, func() error { return f.FS.Truncate(ctx, path, size) })
 }
 
-// changeIfAuthorized runs fn if the caller still has the rights.
-func (f *guardedFS) changeIfAuthorized(ctx context.Context, fn func() error) error {
+// ifAuthorized runs fn if the caller still has the rights.
+func ifAuthorized(ctx context.Context, fn func() error) error {
 	if err := reauthorize(ctx); err != nil {
 		return err
 	}
 	return fn()
+}
+
+// valueIfAuthorized is ifAuthorized for what returns a value.
+func valueIfAuthorized[T any](ctx context.Context, fn func() (T, error)) (value T, err error) {
+	err = ifAuthorized(ctx, func() error {
+		value, err = fn()
+		return err
+	})
+	return value, err
 }
 
 // checkCopySize refuses to copy a file, or a tree with a file, that is beyond the limit: one
@@ -320,10 +314,7 @@ func (h *guardedFile) WriteAt(ctx context.Context, p []byte, off int64) (int, er
 	if l.maxFile > 0 && off > l.maxFile-int64(len(p)) {
 		return 0, l.fileTooLarge()
 	}
-	if err := reauthorize(ctx); err != nil {
-		return 0, err
-	}
-	return h.File.WriteAt(ctx, p, off)
+	return valueIfAuthorized(ctx, func() (int, error) { return h.File.WriteAt(ctx, p, off) })
 }
 
 // Append reads the size and appends under a lock of the inode, so that concurrent appends of
@@ -358,15 +349,9 @@ func (h *guardedFile) Truncate(ctx context.Context, size int64) error {
 	if err := h.fs.backend.checkFileSize(size); err != nil {
 		return err
 	}
-	if err := reauthorize(ctx); err != nil {
-		return err
-	}
-	return h.File.Truncate(ctx, size)
+	return ifAuthorized(ctx, func() error { return h.File.Truncate(ctx, size) })
 }
 
 func (h *guardedFile) PunchHole(ctx context.Context, off, length int64) error {
-	if err := reauthorize(ctx); err != nil {
-		return err
-	}
-	return h.File.PunchHole(ctx, off, length)
+	return ifAuthorized(ctx, func() error { return h.File.PunchHole(ctx, off, length) })
 }

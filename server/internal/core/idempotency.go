@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 
 	"github.com/volehq/vole/driver"
@@ -160,14 +161,12 @@ func (c *answerRecorder) record(p []byte) {
 	}
 }
 
-// packedHeader is the header of a kept answer in little memory. A nil pointer stands for that of
-// every JSON answer, emptyHeader for none.
-type packedHeader struct {
-	none bool
-	of   http.Header
-}
+// packedHeader is the header of a kept answer in little memory: nil stands for that of every JSON
+// answer.
+type packedHeader http.Header
 
-var emptyHeader = &packedHeader{none: true}
+// emptyHeader is that of every answer without one.
+var emptyHeader = packedHeader{}
 
 // jsonHeader is the header of every JSON answer. perRequestHeaders belong to one request and are
 // not repeated with its answer.
@@ -177,7 +176,7 @@ var (
 )
 
 // packHeader packs a header without perRequestHeaders.
-func packHeader(h http.Header) *packedHeader {
+func packHeader(h http.Header) packedHeader {
 	h = h.Clone()
 	for name := range perRequestHeaders {
 		h.Del(name)
@@ -192,30 +191,24 @@ func packHeader(h http.Header) *packedHeader {
 	case usual:
 		return nil
 	}
-	return &packedHeader{of: h}
+	return packedHeader(h)
 }
 
 // applyTo sets the packed fields in h.
-func (p *packedHeader) applyTo(h http.Header) {
-	switch {
-	case p == nil:
-		for name, v := range jsonHeader {
-			h.Set(name, v)
-		}
-	case !p.none:
-		for name, v := range p.of {
-			h[name] = v
-		}
+func (p packedHeader) applyTo(h http.Header) {
+	if p == nil {
+		setJSONHeader(h)
 	}
+	maps.Copy(h, http.Header(p))
 }
 
 // memorySize estimates the memory of a packed header, in bytes.
-func (p *packedHeader) memorySize() int64 {
-	if p == nil || p.none {
+func (p packedHeader) memorySize() int64 {
+	if len(p) == 0 {
 		return 0
 	}
 	n := int64(256)
-	for name, v := range p.of {
+	for name, v := range p {
 		n += int64(len(name)) + 64
 		for _, s := range v {
 			n += int64(len(s)) + 16

@@ -49,7 +49,7 @@ type cachedAnswer struct {
 	pending        *pendingAnswer // nil once the request has ended
 	finishedAt     int64          // in Unix nanoseconds
 	next           *cachedAnswer  // completed after it
-	header         *packedHeader  // see packHeader
+	header         packedHeader   // see packHeader
 	body           string
 	status         uint16 // 0: no answer to keep
 	cancelled      bool   // by cancelRequest

@@ -88,6 +88,12 @@ func (q *Query) Int(name string, def, low, high int64) int64 {
 	return n
 }
 
+// RequiredInt returns a number from 0 to high that must be sent.
+func (q *Query) RequiredInt(name string, high int64) int64 {
+	q.Required(name)
+	return q.Int(name, 0, 0, high)
+}
+
 // Time returns a time in RFC 3339, zero if the parameter is missing.
 func (q *Query) Time(name string) time.Time {
 	v := q.String(name)

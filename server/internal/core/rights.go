@@ -3,6 +3,7 @@ package core
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -200,22 +201,14 @@ func (w *rightsWatcher) unwatch(r *Rights) {
 func (w *rightsWatcher) watchedCredentials() []credential {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	list := make([]credential, 0, len(w.byCredential))
-	for cred := range w.byCredential {
-		list = append(list, cred)
-	}
-	return list
+	return slices.Collect(maps.Keys(w.byCredential))
 }
 
 // rightsByCredential returns a snapshot of the rights that rest on a credential.
 func (w *rightsWatcher) rightsByCredential(cred credential) []*Rights {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	list := make([]*Rights, 0, len(w.byCredential[cred]))
-	for r := range w.byCredential[cred] {
-		list = append(list, r)
-	}
-	return list
+	return slices.Collect(maps.Keys(w.byCredential[cred]))
 }
 
 // RecheckRights makes the watch check now instead of at its next tick. Handlers call it after a

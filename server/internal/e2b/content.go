@@ -12,11 +12,7 @@ import (
 
 // readContent answers with the content of a file, or with the ranges that the request asks for.
 func readContent(w http.ResponseWriter, r *core.Request) error {
-	path, err := pathParameter(r, lenientQuery(r))
-	if err != nil {
-		return err
-	}
-	return withVolumeFS(r, true, func(f *vole.FS) error {
+	return withPath(r, lenientQuery(r), true, func(f *vole.FS, path string) error {
 		h, err := f.Open(r.Context(), path, vole.OpenOptions{})
 		// SDKs expect status 400 for a directory.
 		if errors.Is(err, vole.ErrIsDir) {
@@ -35,11 +31,7 @@ func readContent(w http.ResponseWriter, r *core.Request) error {
 func writeContent(w http.ResponseWriter, r *core.Request) error {
 	q := lenientQuery(r)
 	force, m := q.Bool("force"), parseMetadata(q)
-	name, err := pathParameter(r, q)
-	if err != nil {
-		return err
-	}
-	return withVolumeFS(r, false, func(f *vole.FS) error {
+	return withPath(r, q, false, func(f *vole.FS, name string) error {
 		missingParent, err := checkWritable(r.Context(), f, name, force)
 		if err != nil {
 			return err

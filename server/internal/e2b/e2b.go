@@ -110,6 +110,16 @@ func pathParameter(r *core.Request, q *core.Query) (string, error) {
 	return driver.CleanPath(path)
 }
 
+// withPath calls fn with the files of the volume of the token, and with the parameter path. The
+// other parameters must have been read from q before.
+func withPath(r *core.Request, q *core.Query, readOnly bool, fn func(f *vole.FS, path string) error) error {
+	path, err := pathParameter(r, q)
+	if err != nil {
+		return err
+	}
+	return withVolumeFS(r, readOnly, func(f *vole.FS) error { return fn(f, path) })
+}
+
 // notDirAsNotExist maps ErrNotDir to ErrNotExist: SDKs test for status 404.
 func notDirAsNotExist(err error) error {
 	if errors.Is(err, vole.ErrNotDir) {

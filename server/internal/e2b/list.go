@@ -25,11 +25,7 @@ const (
 func listEntries(w http.ResponseWriter, r *core.Request) error {
 	q := lenientQuery(r)
 	depth := int(q.Int("depth", 1, 1, maxDepth))
-	path, err := pathParameter(r, q)
-	if err != nil {
-		return err
-	}
-	return withVolumeFS(r, true, func(f *vole.FS) error {
+	return withPath(r, q, true, func(f *vole.FS, path string) error {
 		e, err := f.Lstat(r.Context(), path)
 		if err != nil {
 			return notDirAsNotExist(err)

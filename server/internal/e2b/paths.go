@@ -139,11 +139,7 @@ func (m metadata) applyToPath(ctx context.Context, f *vole.FS, path string) erro
 
 // statPath answers with the metadata of a path, of a symbolic link itself.
 func statPath(w http.ResponseWriter, r *core.Request) error {
-	path, err := pathParameter(r, lenientQuery(r))
-	if err != nil {
-		return err
-	}
-	return withVolumeFS(r, true, func(f *vole.FS) error { return answerEntry(w, r, f, http.StatusOK, path) })
+	return withPath(r, lenientQuery(r), true, func(f *vole.FS, path string) error { return answerEntry(w, r, f, http.StatusOK, path) })
 }
 
 // setMetadata sets owner and mode of a path and answers with its new metadata.
@@ -178,11 +174,7 @@ func setMetadata(w http.ResponseWriter, r *core.Request) error {
 // removePath removes a file, a link, or a directory with everything in it: SDKs have no other
 // way to remove a tree.
 func removePath(w http.ResponseWriter, r *core.Request) error {
-	path, err := pathParameter(r, lenientQuery(r))
-	if err != nil {
-		return err
-	}
-	return withVolumeFS(r, false, func(f *vole.FS) error {
+	return withPath(r, lenientQuery(r), false, func(f *vole.FS, path string) error {
 		e, err := f.Lstat(r.Context(), path)
 		if err == nil && e.Mode.IsDir() {
 			err = f.RemoveAll(r.Context(), path)
@@ -198,11 +190,7 @@ func removePath(w http.ResponseWriter, r *core.Request) error {
 func makeDirectory(w http.ResponseWriter, r *core.Request) error {
 	q := lenientQuery(r)
 	force, m := q.Bool("force"), parseMetadata(q)
-	path, err := pathParameter(r, q)
-	if err != nil {
-		return err
-	}
-	return withVolumeFS(r, false, func(f *vole.FS) error {
+	return withPath(r, q, false, func(f *vole.FS, path string) (err error) {
 		made := []string{path}
 		if force {
 			made, err = makeDirAll(r.Context(), f, path, m)

@@ -29,8 +29,8 @@ func (a *API) adminRoutes() []*core.Route {
 	}
 }
 
-// apiKey returns the wire form of a key.
-func apiKey(k accounts.Key) api.Key {
+// APIKey returns the wire form of a key.
+func APIKey(k accounts.Key) api.Key {
 	return api.Key{ID: k.ID, Org: k.Org, Name: k.Name, Scopes: apiScopes(k.Scopes), Volumes: k.Volumes, Created: k.Created, CreatedBy: k.CreatedBy,
 		Expires: k.Expires, Revoked: k.Revoked, LastUsed: k.LastUsed, Format: k.Format}
 }
@@ -65,7 +65,7 @@ func (a *API) listKeys(w http.ResponseWriter, r *core.Request) error {
 	out := api.Keys{Keys: []api.Key{}}
 	for _, k := range list {
 		if mayManageKey(r, k) {
-			out.Keys = append(out.Keys, apiKey(k))
+			out.Keys = append(out.Keys, APIKey(k))
 		}
 	}
 	return core.WriteJSON(w, http.StatusOK, out)
@@ -125,7 +125,7 @@ func (a *API) createAndReturnKey(w http.ResponseWriter, r *core.Request, n accou
 		return err
 	}
 	r.Audit.Volume, r.Audit.VolumeName, r.Audit.Detail = "", "", strings.TrimSpace(r.Audit.Detail+" "+k.ID+" "+k.Name)
-	return core.WriteJSON(w, http.StatusCreated, api.NewKey{Key: apiKey(k), Secret: secret})
+	return core.WriteJSON(w, http.StatusCreated, api.NewKey{Key: APIKey(k), Secret: secret})
 }
 
 // createOrgKey makes a key in any organisation, for operators. That organisation's audit log
@@ -266,7 +266,7 @@ func (a *API) revokeKey(w http.ResponseWriter, r *core.Request) error {
 	}
 	a.core.RecheckRights()
 	r.Audit.Detail += " " + k.Name
-	out := apiKey(k)
+	out := APIKey(k)
 	if loss.Any() {
 		out.Warning = loss.Text(r.Caller.Org)
 		r.Audit.Detail += ": " + out.Warning
@@ -322,5 +322,5 @@ func (a *API) createOrg(w http.ResponseWriter, r *core.Request, in api.CreateOrg
 		return err
 	}
 	k, secret, err := a.core.Options().Accounts.CreateKey(r.Context(), accounts.NewKey{Org: in.Name, Name: "first", Scopes: adminScope, CreatedBy: r.Caller.KeyID})
-	return core.AnswerJSON(w, http.StatusCreated, api.NewKey{Key: apiKey(k), Secret: secret}, err)
+	return core.AnswerJSON(w, http.StatusCreated, api.NewKey{Key: APIKey(k), Secret: secret}, err)
 }

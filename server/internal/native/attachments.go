@@ -89,7 +89,8 @@ func (a *API) attachVolume(w http.ResponseWriter, r *core.Request, in api.Attach
 	if holder == "" {
 		holder = r.Caller.KeyName
 	}
-	if err := a.countAttachment(s); err != nil {
+	// Counted before it is made, so that concurrent ones are bounded too.
+	if err := a.countInSession(s, func() { s.attachments++ }); err != nil {
 		if in.Session == "" {
 			_ = a.endSession(s, false)
 		}
@@ -118,13 +119,7 @@ func (a *API) attachVolume(w http.ResponseWriter, r *core.Request, in api.Attach
 	return core.WriteJSON(w, http.StatusCreated, out)
 }
 
-// countAttachment counts an attachment toward what its organisation has open. It is called
-// before the attachment is made.
-func (a *API) countAttachment(s *session) error {
-	return a.countInSession(s, func() { s.attachments++ })
-}
-
-// uncountAttachment undoes countAttachment.
+// uncountAttachment undoes the counting of an attachment that was not made, or has ended.
 func (a *API) uncountAttachment(s *session) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -287,8 +287,7 @@ func (a *API) changeTimes(w http.ResponseWriter, r *core.Request) error {
 func (a *API) truncateFile(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
 	path := q.Required("path")
-	q.Required("size")
-	size := q.Int("size", 0, 0, math.MaxInt64)
+	size := q.RequiredInt("size", math.MaxInt64)
 	return a.changePath(w, r, q, path, func(f *vole.FS) error { return f.Truncate(r.Context(), path, size) })
 }
 

@@ -112,18 +112,10 @@ func (a *API) closeHandle(w http.ResponseWriter, r *core.Request) error {
 	return a.closeOpened(w, h, err)
 }
 
-// queryOffset returns the required parameter offset.
-func queryOffset(q *core.Query) int64 {
-	q.Required("offset")
-	return q.Int("offset", 0, 0, math.MaxInt64)
-}
-
 // readHandle answers with up to length bytes from offset, fewer at the end of the file.
 func (a *API) readHandle(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
-	off := queryOffset(q)
-	q.Required("length")
-	n := q.Int("length", 0, 0, api.MaxIO)
+	off, n := q.RequiredInt("offset", math.MaxInt64), q.RequiredInt("length", api.MaxIO)
 	return a.withHandle(r, q, func(f *vole.File) error {
 		if err := r.ReserveMemory(n); err != nil {
 			return err
@@ -185,7 +177,7 @@ const firstBodyPiece = 64 << 10
 // writeHandle writes the body at offset.
 func (a *API) writeHandle(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
-	off := queryOffset(q)
+	off := q.RequiredInt("offset", math.MaxInt64)
 	return a.withHandle(r, q, func(f *vole.File) error {
 		b, err := readWholeBody(r)
 		if err != nil {
@@ -211,7 +203,7 @@ func (a *API) appendHandle(w http.ResponseWriter, r *core.Request) error {
 // nextData answers with the first range of data at or after offset, 204 if there is none.
 func (a *API) nextData(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
-	off := queryOffset(q)
+	off := q.RequiredInt("offset", math.MaxInt64)
 	return a.withHandle(r, q, func(f *vole.File) error {
 		start, end, err := f.NextData(r.Context(), off)
 		if errors.Is(err, io.EOF) {
@@ -224,17 +216,14 @@ func (a *API) nextData(w http.ResponseWriter, r *core.Request) error {
 // truncateHandle sets the size of an open file.
 func (a *API) truncateHandle(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
-	q.Required("size")
-	size := q.Int("size", 0, 0, math.MaxInt64)
+	size := q.RequiredInt("size", math.MaxInt64)
 	return a.changeHandle(w, r, q, func(f *vole.File) error { return f.Truncate(r.Context(), size) })
 }
 
 // punchHole deallocates a range of an open file.
 func (a *API) punchHole(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
-	off := queryOffset(q)
-	q.Required("length")
-	n := q.Int("length", 0, 0, math.MaxInt64)
+	off, n := q.RequiredInt("offset", math.MaxInt64), q.RequiredInt("length", math.MaxInt64)
 	return a.changeHandle(w, r, q, func(f *vole.File) error { return f.PunchHole(r.Context(), off, n) })
 }
 

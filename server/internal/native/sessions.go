@@ -12,6 +12,7 @@ import (
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/api"
+	"github.com/volehq/vole/internal/periodic"
 	"github.com/volehq/vole/server/internal/core"
 )
 
@@ -297,15 +298,8 @@ func ignoreErrors(err error, these ...error) error {
 // reapLoop ends expired sessions and abandoned listings until the server ends. It ticks four
 // times per lease, at least once a second.
 func (a *API) reapLoop() {
-	tick := time.NewTicker(min(a.opts.Lease/4, time.Second))
-	defer tick.Stop()
-	for {
-		select {
-		case <-a.core.Lifetime().Done():
-			return
-		case now := <-tick.C:
-			a.endExpired(now)
-		}
+	for now := range periodic.Ticks(a.core.Lifetime(), min(a.opts.Lease/4, time.Second)) {
+		a.endExpired(now)
 	}
 }
 

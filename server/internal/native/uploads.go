@@ -14,6 +14,7 @@ import (
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/api"
 	"github.com/volehq/vole/internal/filemode"
+	"github.com/volehq/vole/internal/periodic"
 	"github.com/volehq/vole/server/internal/accounts"
 	"github.com/volehq/vole/server/internal/core"
 )
@@ -151,7 +152,7 @@ func (a *API) getUpload(w http.ResponseWriter, r *core.Request) error {
 // even if the connection breaks: the client asks for the offset and continues.
 func (a *API) continueUpload(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
-	off := queryOffset(q)
+	off := q.RequiredInt("offset", math.MaxInt64)
 	if err := q.Err(); err != nil {
 		return err
 	}
@@ -267,14 +268,7 @@ func (a *API) removeUpload(ctx context.Context, up accounts.Upload, f *vole.FS) 
 
 // sweepLoop runs a sweep every sweepInterval until the server ends.
 func (a *API) sweepLoop() {
-	tick := time.NewTicker(sweepInterval)
-	defer tick.Stop()
-	for {
-		select {
-		case <-a.core.Lifetime().Done():
-			return
-		case <-tick.C:
-		}
+	for range periodic.Ticks(a.core.Lifetime(), sweepInterval) {
 		if err := a.sweepExpired(a.core.Lifetime()); err != nil && a.core.Lifetime().Err() == nil {
 			a.core.Options().Log.Warn("uploads: cannot remove expired ones", "error", err)
 		}

@@ -146,23 +146,11 @@ func checkPrefix(prefix string) error {
 	return checkKey(strings.TrimSuffix(prefix, "/"))
 }
 
-// checkTTL returns ErrInvalid for a time that a signature cannot be valid for.
-func checkTTL(ttl time.Duration) error {
-	if ttl < time.Second || ttl > 7*24*time.Hour {
-		return driver.Errorf(driver.ErrInvalid, "a signed request can be valid for 1 second to 7 days, not %v", ttl)
-	}
-	return nil
-}
+// errChecksum is the error for data that does not have the checksum that its caller gave.
+var errChecksum = driver.Errorf(driver.ErrCorrupt, "the data does not have the checksum that came with it")
 
-// checksumError is the error for data that does not have the checksum that its caller gave.
-func checksumError() error {
-	return driver.Errorf(driver.ErrCorrupt, "the data does not have the checksum that came with it")
-}
-
-// keyTakenError is the error for a key that holds another object.
-func keyTakenError() error {
-	return driver.Errorf(driver.ErrExists, "the key holds another object")
-}
+// errKeyTaken is the error for a key that holds another object.
+var errKeyTaken = driver.Errorf(driver.ErrExists, "the key holds another object")
 
 // truncatedError is the error for an object that ends before byte end.
 func truncatedError(end int64) error {

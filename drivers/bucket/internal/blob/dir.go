@@ -108,7 +108,7 @@ func (s *dirStore) Put(ctx context.Context, key string, data []byte, sum uint32)
 		return wrapFailure("put", key, err)
 	}
 	if crc32.Checksum(data, Castagnoli) != sum {
-		return wrapFailure("put", key, checksumError())
+		return wrapFailure("put", key, errChecksum)
 	}
 	return wrapFailure("put", key, s.storeObject(key, func(f *os.File) (int64, uint32, error) {
 		n, err := f.Write(data)
@@ -204,21 +204,21 @@ func (s *dirStore) compareObject(key string, size int64, sum uint32) error {
 	f, st, err := s.openObject(key)
 	if errors.Is(err, fs.ErrNotExist) {
 		// The name is that of a directory, or was just removed.
-		return keyTakenError()
+		return errKeyTaken
 	}
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	if st.Size() != size {
-		return keyTakenError()
+		return errKeyTaken
 	}
 	got := crc32.New(Castagnoli)
 	if err := hashAll(got, f); err != nil {
 		return err
 	}
 	if got.Sum32() != sum {
-		return keyTakenError()
+		return errKeyTaken
 	}
 	return nil
 }

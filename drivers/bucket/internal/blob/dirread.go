@@ -255,18 +255,16 @@ func (e dirEntry) sortKey() string {
 
 // PresignPut implements Store.
 func (s *dirStore) PresignPut(context.Context, string, int64, uint32, time.Duration) (Request, error) {
-	return Request{}, noSigningError()
+	return Request{}, errNoSigning
 }
 
 // PresignGet implements Store.
 func (s *dirStore) PresignGet(context.Context, string, time.Duration) (Request, error) {
-	return Request{}, noSigningError()
+	return Request{}, errNoSigning
 }
 
-// noSigningError is the error of a directory for signed requests.
-func noSigningError() error {
-	return driver.Errorf(driver.ErrUnsupported, "a directory cannot sign requests; use an S3 bucket")
-}
+// errNoSigning is the error of a directory for signed requests.
+var errNoSigning = driver.Errorf(driver.ErrUnsupported, "a directory cannot sign requests; use an S3 bucket")
 
 // Close implements Store.
 func (s *dirStore) Close() error { return s.root.Close() }

@@ -49,16 +49,9 @@ func waitBackoff(ctx context.Context, attempt int) error {
 	}
 }
 
-// serviceResponse returns the answer of the service, if err is one.
-func serviceResponse(err error) (minio.ErrorResponse, bool) {
-	var response minio.ErrorResponse
-	ok := errors.As(err, &response)
-	return response, ok
-}
-
 // serviceErrorCode returns the S3 code of an error, or "".
 func serviceErrorCode(err error) string {
-	response, _ := serviceResponse(err)
+	response, _ := errors.AsType[minio.ErrorResponse](err)
 	return response.Code
 }
 
@@ -76,7 +69,7 @@ func isTransient(ctx context.Context, err error) bool {
 	if ctx.Err() != nil {
 		return false
 	}
-	if response, ok := serviceResponse(err); ok {
+	if response, ok := errors.AsType[minio.ErrorResponse](err); ok {
 		switch response.StatusCode {
 		case http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout,
 			http.StatusRequestTimeout, http.StatusTooManyRequests:
@@ -89,34 +82,30 @@ func isTransient(ctx context.Context, err error) bool {
 
 // isTLSFailure reports that TLS with this server failed.
 func isTLSFailure(err error) bool {
-	var verify *tls.CertificateVerificationError
-	var header tls.RecordHeaderError
-	var authority x509.UnknownAuthorityError
-	var host x509.HostnameError
-	return errors.As(err, &verify) || errors.As(err, &header) || errors.As(err, &authority) || errors.As(err, &host)
+	return errors.As(err, new(*tls.CertificateVerificationError)) || errors.As(err, new(tls.RecordHeaderError)) ||
+		errors.As(err, new(x509.UnknownAuthorityError)) || errors.As(err, new(x509.HostnameError))
 }
 
 // mayHaveTakenEffect reports a failure after which the request may have taken effect, or may
 // still do so.
 func mayHaveTakenEffect(err error) bool {
-	if response, ok := serviceResponse(err); ok {
+	if response, ok := errors.AsType[minio.ErrorResponse](err); ok {
 		return response.StatusCode >= 500 && response.StatusCode != http.StatusNotImplemented && response.StatusCode != http.StatusInsufficientStorage
 	}
-	var dial *dialError
-	return !errors.As(err, &dial) && !isTLSFailure(err) &&
+	return !errors.As(err, new(*dialError)) && !isTLSFailure(err) &&
 		!slices.ContainsFunc(permanentErrors, func(kind error) bool { return errors.Is(err, kind) })
 }
 
 // isKeyConflict reports that the key of a put was taken, or was being taken at the time.
 func isKeyConflict(err error) bool {
-	response, ok := serviceResponse(err)
+	response, ok := errors.AsType[minio.ErrorResponse](err)
 	return ok && (response.StatusCode == http.StatusPreconditionFailed || response.StatusCode == http.StatusConflict)
 }
 
 // translateError makes an answer of the service match a sentinel of package driver. It quotes
 // the service's code and message, which contain no secrets; the rest of the answer might.
 func (s *s3Store) translateError(err error) error {
-	response, ok := serviceResponse(err)
+	response, ok := errors.AsType[minio.ErrorResponse](err)
 	if !ok {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/minio/minio-go/v7"
+	"github.com/volehq/vole/driver"
 )
 
 const (
@@ -69,7 +70,7 @@ func (u *multipartUpload) sendParts(ctx context.Context, r io.Reader) error {
 			return err
 		}
 		if n > 0 && number > maxParts {
-			err := tooLargeError(maxParts * u.s.opts.PartSize)
+			err := driver.Errorf(driver.ErrInvalid, "an object can have %d bytes at most; set a larger part size", maxParts*u.s.opts.PartSize)
 			cancel(err)
 			return err
 		}

@@ -42,7 +42,7 @@ func (s *s3Store) putObject(ctx context.Context, key string, data []byte, sum ui
 		_, err := s.client.PutObject(ctx, s.opts.Bucket, s.objectName(key), bytes.NewReader(data), int64(len(data)), "", "", opts)
 		if isChecksumMismatch(err) {
 			if crc32.Checksum(data, Castagnoli) != sum {
-				return checksumError()
+				return errChecksum
 			}
 			return errDamaged
 		}
@@ -115,7 +115,7 @@ func (s *s3Store) compareObject(ctx context.Context, key string, size int64, sum
 		return err
 	}
 	if found.Size != size {
-		return keyTakenError()
+		return errKeyTaken
 	}
 	got := found.ChecksumCRC32C
 	if got == "" || strings.Contains(got, "-") {
@@ -125,7 +125,7 @@ func (s *s3Store) compareObject(ctx context.Context, key string, size int64, sum
 		}
 	}
 	if got != encodeChecksum(sum) {
-		return keyTakenError()
+		return errKeyTaken
 	}
 	return nil
 }
@@ -173,9 +173,4 @@ func (s *s3Store) writeStream(ctx context.Context, key string, r io.Reader) erro
 		u.abortUpload(ctx)
 	}
 	return err
-}
-
-// tooLargeError is the error for more parts than S3 allows.
-func tooLargeError(limit int64) error {
-	return driver.Errorf(driver.ErrInvalid, "an object can have %d bytes at most; set a larger part size", limit)
 }
