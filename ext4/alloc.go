@@ -165,13 +165,9 @@ type freeMap struct {
 // groupFreeMap returns the free map of a group's blocks.
 func (fs *FS) groupFreeMap(g uint32, d groupDesc) (freeMap, error) {
 	m := freeMap{len: fs.sb.groupBlockCount(g)}
-	b, err := fs.readGroupBitmap(g, d, false)
+	b, err := fs.readBlockBitmap(g, d)
 	if err != nil {
 		return m, err
-	}
-	if b == nil {
-		b = make([]byte, fs.sb.blockSize)
-		fs.sb.fillInitialBlockBitmap(g, d, b)
 	}
 	m.used[0], m.used[1], m.used[2] = b, fs.tx.freedBlocks[g], fs.heldBlocks[g]
 	if fs.committing != nil {

@@ -114,7 +114,7 @@ func (c *checker) checkBlockBitmap(g uint32, d groupDesc, found, disk []byte, to
 	c.usedClusters.copyToBitmap(g, found)
 	k := c.sb.clusterBlocks
 	n := (c.sb.groupBlockCount(g) + k - 1) / k
-	if c.hasGroupChecksums() && d.flags()&groupBlockUninit != 0 {
+	if c.sb.hasGroupChecksums() && d.flags()&groupBlockUninit != 0 {
 		c.sb.fillInitialBlockBitmap(g, d, disk)
 	} else if !c.readDiskBitmap(g, d, false, n, disk) {
 		return
@@ -154,7 +154,7 @@ func (c *checker) checkInodeBitmap(g uint32, d groupDesc, found, disk []byte, to
 			}
 		}
 	}
-	if !(c.hasGroupChecksums() && d.flags()&groupInodeUninit != 0) && !c.readDiskBitmap(g, d, true, n, disk) {
+	if !(c.sb.hasGroupChecksums() && d.flags()&groupInodeUninit != 0) && !c.readDiskBitmap(g, d, true, n, disk) {
 		return
 	}
 	free := c.compareBitmaps(g, found, disk, n, func(inUse bool, i, count uint32) {

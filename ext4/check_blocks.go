@@ -16,10 +16,11 @@ type mappingState struct {
 	unsound  bool   // the mapping is not sound
 }
 
-// reportMapping reports a problem that makes the mapping unsound.
-func (m *mappingState) reportMapping(c *checker, code, format string, args ...any) {
+// reportMapping reports a problem that makes the mapping unsound, of a block or, with 0, of
+// the whole inode.
+func (m *mappingState) reportMapping(c *checker, code string, at uint64, format string, args ...any) {
 	m.unsound = true
-	c.reportInode(code, m.i.num, format, args...)
+	c.reportBlock(code, m.i.num, at, format, args...)
 }
 
 // claimFileBlocks claims the clusters of n blocks for an inode, and reports whether they
@@ -29,8 +30,7 @@ func (c *checker) claimFileBlocks(m *mappingState, at, n uint64) bool {
 	m.clusters += b - a + 1
 	k, twice := c.usedClusters.claimRange(a, b-a+1)
 	if twice {
-		m.unsound = true
-		c.reportBlock(ProblemShared, m.i.num, k*uint64(c.sb.clusterBlocks)+c.sb.firstBlock, "has another owner too")
+		m.reportMapping(c, ProblemShared, k*uint64(c.sb.clusterBlocks)+c.sb.firstBlock, "has another owner too")
 	}
 	return !twice
 }
@@ -44,13 +44,13 @@ func (c *checker) claimDataBlocks(m *mappingState, logical, at, n uint64) {
 		return
 	}
 	if (at-c.sb.firstBlock)%k != logical%k {
-		m.reportMapping(c, ProblemMapping, "block %d has another offset in its cluster than block %d of the file", at, logical)
+		m.reportMapping(c, ProblemMapping, 0, "block %d has another offset in its cluster than block %d of the file", at, logical)
 	}
 	if m.prev != 0 && c.clusterOf(m.prev) == c.clusterOf(at) {
 		skip := min(n, k-(at-c.sb.firstBlock)%k)
 		at, n = at+skip, n-skip
 	} else if m.prev != 0 && logical%k != 0 && uint64(m.last)/k == logical/k {
-		m.reportMapping(c, ProblemMapping, "a cluster of the file lies in two places")
+		m.reportMapping(c, ProblemMapping, 0, "a cluster of the file lies in two places")
 	}
 	if n > 0 {
 		c.claimFileBlocks(m, at, n)
@@ -100,7 +100,7 @@ func (c *checker) checkContent(i *inode, s *inodeState, more uint64) {
 		c.reportInode(ProblemInode, i.num, "has an index, but is not a directory")
 	}
 	c.checkFileSize(m)
-	if want, got := m.clusters*uint64(c.sb.clusterBlocks), c.statedStorage(i); want*uint64(c.sb.blockSize) != got {
+	if want, got := m.clusters*uint64(c.sb.clusterBlocks), uint64(c.fs.statedStorage(i)); want*uint64(c.sb.blockSize) != got {
 		c.reportInode(ProblemInodeBlocks, i.num, "counts %d bytes of storage, but has %d", got, want*uint64(c.sb.blockSize))
 	}
 	if i.fileType() == typeSymlink && !m.unsound {
@@ -109,18 +109,6 @@ func (c *checker) checkContent(i *inode, s *inodeState, more uint64) {
 	if m.unsound {
 		s.flags |= stateSkip
 	}
-}
-
-// statedStorage returns the bytes of storage that an inode states.
-func (c *checker) statedStorage(i *inode) uint64 {
-	n, hi := uint64(le.Uint32(i.raw[inBlocksLo:])), uint64(le.Uint16(i.raw[inBlocksHi:]))
-	if c.sb.roCompat&roHugeFile == 0 {
-		return n * 512
-	}
-	if i.hasFlag(flagHugeFile) {
-		return (n | hi<<32) * uint64(c.sb.blockSize)
-	}
-	return (n | hi<<32) * 512
 }
 
 // checkFileSize compares an inode's size with the blocks that it maps.
@@ -165,7 +153,7 @@ func (c *checker) maxBlockMapSize() uint64 {
 func (c *checker) checkExtentTree(m *mappingState) {
 	n := extentNode(m.i.blockArea())
 	if !c.validExtentHeader(n) || n.treeDepth() > maxDepth {
-		m.reportMapping(c, ProblemMapping, "the root of the extent tree is invalid")
+		m.reportMapping(c, ProblemMapping, 0, "the root of the extent tree is invalid")
 		return
 	}
 	c.checkExtentNode(m, n, n.treeDepth(), 0, maxLogical+1)
@@ -191,10 +179,9 @@ func (c *checker) checkExtentNode(m *mappingState, n extentNode, depth int, from
 		at := n.childBlock(k)
 		switch {
 		case !c.containsBlocks(at, 1):
-			m.unsound = true
-			c.reportBlock(ProblemOutside, m.i.num, at, "a node of the extent tree lies there")
+			m.reportMapping(c, ProblemOutside, at, "a node of the extent tree lies there")
 		case key < m.next || key < from || key >= limit:
-			m.reportMapping(c, ProblemMapping, "the extent tree node of block %d is out of order", key)
+			m.reportMapping(c, ProblemMapping, 0, "the extent tree node of block %d is out of order", key)
 		case !c.claimFileBlocks(m, at, 1):
 			// Reported. Each node is checked once, so damaged trees cannot cause loops.
 		default:
@@ -212,8 +199,7 @@ func (c *checker) checkExtentChild(m *mappingState, at uint64, depth int, key, l
 	}
 	n := extentNode(bytes.Clone(b)) // the block may be evicted before the end
 	if !c.validExtentHeader(n) || n.treeDepth() != depth || n.entryCount() == 0 {
-		m.unsound = true
-		c.reportBlock(ProblemMapping, m.i.num, at, "the header of an extent tree node is invalid")
+		m.reportMapping(c, ProblemMapping, at, "the header of an extent tree node is invalid")
 		return
 	}
 	if c.sb.metadataCsum {
@@ -233,19 +219,18 @@ func (c *checker) checkExtent(m *mappingState, e extent, from, to uint64) {
 	eof := (uint64(m.i.size()) + uint64(c.sb.blockSize) - 1) / uint64(c.sb.blockSize)
 	switch {
 	case e.n == 0:
-		m.reportMapping(c, ProblemMapping, "an extent without blocks")
+		m.reportMapping(c, ProblemMapping, 0, "an extent without blocks")
 		return
 	case !c.containsBlocks(e.start, uint64(e.n)):
-		m.unsound = true
-		c.reportBlock(ProblemOutside, m.i.num, e.start, "%d blocks", e.n)
+		m.reportMapping(c, ProblemOutside, e.start, "%d blocks", e.n)
 		return
 	case uint64(e.logical) < m.next || uint64(e.logical) < from || e.endBlock() > to || e.endBlock() > maxLogical+1:
-		m.reportMapping(c, ProblemMapping, "the extent of block %d overlaps another or is out of order", e.logical)
+		m.reportMapping(c, ProblemMapping, 0, "the extent of block %d overlaps another or is out of order", e.logical)
 		return
 	case m.i.isDir() && e.unwritten:
-		m.reportMapping(c, ProblemDir, "block %d is unwritten", e.logical)
+		m.reportMapping(c, ProblemDir, 0, "block %d is unwritten", e.logical)
 	case m.i.isDir() && uint64(e.logical) > uint64(m.last+1):
-		m.reportMapping(c, ProblemDir, "a hole before block %d", e.logical)
+		m.reportMapping(c, ProblemDir, 0, "a hole before block %d", e.logical)
 	case from > 0 && !e.unwritten && e.endBlock() > eof && !m.i.hasFlag(flagVerity) && m.i.isRegular():
 		if _, orphan := c.orphans[m.i.num]; !orphan {
 			c.reportInode(ProblemInodeSize, m.i.num, "content beyond the end, in block %d", e.endBlock()-1)
@@ -262,6 +247,6 @@ func (c *checker) checkExtent(m *mappingState, e extent, from, to uint64) {
 // checkDirLength reports directories that are longer than the features allow.
 func (c *checker) checkDirLength(m *mappingState, blocks uint64) {
 	if m.i.isDir() && c.sb.incompat&incompatLargeDir == 0 && blocks*uint64(c.sb.blockSize) > 1<<31 {
-		m.reportMapping(c, ProblemDir, "%d blocks", blocks)
+		m.reportMapping(c, ProblemDir, 0, "%d blocks", blocks)
 	}
 }

@@ -5,10 +5,6 @@ import (
 	"slices"
 )
 
-// hasGroupChecksums reports whether descriptors have checksums, without which their flags
-// mean nothing.
-func (c *checker) hasGroupChecksums() bool { return c.sb.metadataCsum || c.sb.roCompat&roGDTCsum != 0 }
-
 // readGroupDesc returns a group's descriptor, unchecked; nil if the check has to end.
 func (c *checker) readGroupDesc(g uint32) groupDesc {
 	n, off := c.sb.locateGroupDesc(g)
@@ -32,16 +28,15 @@ func (c *checker) checkDescriptors() {
 		if d == nil {
 			return
 		}
-		sum := le.Uint16(d[gdChecksum:])
-		if sb.metadataCsum && descChecksum(sb.csumSeed, g, d) != sum || !sb.metadataCsum && c.hasGroupChecksums() && c.fs.crc16DescChecksum(g, d) != sum {
+		if !sb.verifyDescChecksum(g, d) {
 			c.reportGroup(ProblemDescChecksum, g, "wrong checksum")
 		}
 		c.checkMetadataAreas(g, d)
-		if f := d.flags() & (groupBlockUninit | groupInodeUninit); !c.hasGroupChecksums() && (f != 0 || d.unusedInodes() != 0) {
+		if f := d.flags() & (groupBlockUninit | groupInodeUninit); !c.sb.hasGroupChecksums() && (f != 0 || d.unusedInodes() != 0) {
 			c.reportProblem(Problem{Code: ProblemDesc, Group: int64(g), minor: f == groupBlockUninit && d.unusedInodes() == 0,
 				Detail: fmt.Sprintf("flags %#x and %d unused inodes without checksums", f, d.unusedInodes())})
 		}
-		if c.hasGroupChecksums() && g == sb.groups-1 && d.flags()&groupBlockUninit != 0 {
+		if c.sb.hasGroupChecksums() && g == sb.groups-1 && d.flags()&groupBlockUninit != 0 {
 			c.reportGroup(ProblemDesc, g, "the last group has no block bitmap")
 		}
 		if d.unusedInodes() > sb.inodesPerGroup {

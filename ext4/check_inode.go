@@ -26,7 +26,7 @@ func (c *checker) checkInodes() {
 			return
 		}
 		n := c.sb.inodesPerGroup
-		if c.hasGroupChecksums() {
+		if c.sb.hasGroupChecksums() {
 			if d.flags()&groupInodeUninit != 0 {
 				n = 0
 			}

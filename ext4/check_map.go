@@ -16,7 +16,7 @@ func (c *checker) checkBlockMap(m *mappingState) {
 		base += span
 	}
 	if m.i.isDir() && m.last >= 0 && uint64(m.last+1) != m.next {
-		m.reportMapping(c, ProblemDir, "has a hole")
+		m.reportMapping(c, ProblemDir, 0, "has a hole")
 	}
 }
 
@@ -27,12 +27,11 @@ func (c *checker) checkBlockPointer(m *mappingState, at, logical uint64) {
 		return
 	}
 	if !c.containsBlocks(at, 1) {
-		m.unsound = true
-		c.reportBlock(ProblemOutside, m.i.num, at, "block %d of the file", logical)
+		m.reportMapping(c, ProblemOutside, at, "block %d of the file", logical)
 		return
 	}
 	if !m.i.isDir() && !m.i.isRegular() && m.i.num != badBlocksInode && logical > 0 {
-		m.reportMapping(c, ProblemMapping, "has more than one block")
+		m.reportMapping(c, ProblemMapping, 0, "has more than one block")
 	}
 	c.checkDirLength(m, logical+1)
 	c.claimDataBlocks(m, logical, at, 1)
@@ -46,8 +45,7 @@ func (c *checker) checkIndirectBlock(m *mappingState, at uint64, depth int, base
 		return
 	}
 	if !c.containsBlocks(at, 1) {
-		m.unsound = true
-		c.reportBlock(ProblemOutside, m.i.num, at, "an indirect block lies there")
+		m.reportMapping(c, ProblemOutside, at, "an indirect block lies there")
 		return
 	}
 	if !c.claimFileBlocks(m, at, 1) {
@@ -85,7 +83,7 @@ func (c *checker) checkBadBlocksInode(i *inode) {
 // checkResizeInode checks the inode that holds the blocks reserved for more descriptors:
 // those of the first group are its indirect blocks, which list those of the backups.
 func (c *checker) checkResizeInode(i *inode) {
-	used := c.statedStorage(i)
+	used := uint64(c.fs.statedStorage(i))
 	area := i.blockArea()
 	if c.sb.compat&compatResizeInode == 0 && isAllZero(area) {
 		return // otherwise tune2fs took the feature away, and e2fsck -f is to empty it

@@ -46,35 +46,24 @@ func (c *checker) checkSuperblock() {
 // checkSuperSizes checks sizes that parseSuperblock does not rely on.
 func (c *checker) checkSuperSizes() {
 	sb, raw := c.sb, c.sb.raw
-	bad := func(format string, args ...any) { c.reportSuper(ProblemSuper, format, args...) }
-	if v := le.Uint32(raw[sbRevision:]); v > 1 {
-		bad("revision %d", v)
+	badIf := func(bad bool, format string, args ...any) {
+		if bad {
+			c.reportSuper(ProblemSuper, format, args...)
+		}
 	}
-	if r := sb.splitCount(sbReservedLo, sbReservedHi); r > sb.blocks/2 {
-		bad("%d of %d blocks are reserved", r, sb.blocks)
-	}
+	revision, reserved := le.Uint32(raw[sbRevision:]), sb.splitCount(sbReservedLo, sbReservedHi)
+	badIf(revision > 1, "revision %d", revision)
+	badIf(reserved > sb.blocks/2, "%d of %d blocks are reserved", reserved, sb.blocks)
 	clusters := sb.blocksPerGroup / sb.clusterBlocks
-	if clusters%8 != 0 || clusters > maxPerGroup {
-		bad("groups of %d blocks", sb.blocksPerGroup)
-	}
-	if sb.inodesPerGroup%8 != 0 || int64(sb.inodesPerGroup) > 65536-sb.blockSize/int64(sb.inodeSize) {
-		bad("groups of %d inodes", sb.inodesPerGroup)
-	}
-	if le.Uint32(raw[sbClustersPer:]) != clusters {
-		bad("groups of %d clusters", le.Uint32(raw[sbClustersPer:]))
-	}
-	if sb.roCompat&roBigalloc == 0 && le.Uint32(raw[sbLogCluster:]) != le.Uint32(raw[sbLogBlock:]) {
-		bad("clusters of 2^%d KiB", le.Uint32(raw[sbLogCluster:]))
-	}
-	if n := raw[sbLogFlex]; n > 31 {
-		bad("flexible groups of 2^%d groups", n)
-	}
-	if sb.firstBlock == 0 && sb.blockSize == 1024 && sb.clusterBlocks == 1 {
-		bad("the first data block is 0")
-	}
-	if sb.incompat&incompatMetaBG != 0 && sb.firstMetaBG > sb.descBlockCount() {
-		bad("the first meta_bg descriptor block is %d of %d", sb.firstMetaBG, sb.descBlockCount())
-	}
+	badIf(clusters%8 != 0 || clusters > maxPerGroup, "groups of %d blocks", sb.blocksPerGroup)
+	badIf(sb.inodesPerGroup%8 != 0 || int64(sb.inodesPerGroup) > 65536-sb.blockSize/int64(sb.inodeSize), "groups of %d inodes", sb.inodesPerGroup)
+	badIf(le.Uint32(raw[sbClustersPer:]) != clusters, "groups of %d clusters", le.Uint32(raw[sbClustersPer:]))
+	badIf(sb.roCompat&roBigalloc == 0 && le.Uint32(raw[sbLogCluster:]) != le.Uint32(raw[sbLogBlock:]),
+		"clusters of 2^%d KiB", le.Uint32(raw[sbLogCluster:]))
+	badIf(raw[sbLogFlex] > 31, "flexible groups of 2^%d groups", raw[sbLogFlex])
+	badIf(sb.firstBlock == 0 && sb.blockSize == 1024 && sb.clusterBlocks == 1, "the first data block is 0")
+	badIf(sb.incompat&incompatMetaBG != 0 && sb.firstMetaBG > sb.descBlockCount(),
+		"the first meta_bg descriptor block is %d of %d", sb.firstMetaBG, sb.descBlockCount())
 	if sb.inodeSize == oldInodeSize {
 		return
 	}
@@ -91,21 +80,19 @@ func validExtraSize(n, inodeSize int) bool { return n >= 4 && n <= inodeSize-old
 // checkFeatureSet checks which features occur together.
 func (c *checker) checkFeatureSet() {
 	sb := c.sb
-	bad := func(what string) { c.reportSuper(ProblemFeatures, "%s", what) }
-	if sb.metadataCsum && sb.roCompat&roGDTCsum != 0 {
-		bad("uninit_bg together with metadata_csum")
-	}
-	if sb.incompat&incompatMetaBG != 0 && sb.compat&compatResizeInode != 0 {
-		bad("meta_bg together with resize_inode")
-	}
-	if sb.incompat&incompat64bit != 0 && sb.incompat&incompatExtents == 0 {
-		bad("64bit without extent")
-	}
-	if sb.incompat&incompatCsumSeed != 0 && !sb.metadataCsum {
-		bad("metadata_csum_seed without metadata_csum")
-	}
-	if sb.compat&compatOrphanFile == 0 && sb.roCompat&roOrphanPresent != 0 {
-		bad("orphan_present without orphan_file")
+	for _, f := range []struct {
+		bad  bool
+		what string
+	}{
+		{sb.metadataCsum && sb.roCompat&roGDTCsum != 0, "uninit_bg together with metadata_csum"},
+		{sb.incompat&incompatMetaBG != 0 && sb.compat&compatResizeInode != 0, "meta_bg together with resize_inode"},
+		{sb.incompat&incompat64bit != 0 && sb.incompat&incompatExtents == 0, "64bit without extent"},
+		{sb.incompat&incompatCsumSeed != 0 && !sb.metadataCsum, "metadata_csum_seed without metadata_csum"},
+		{sb.compat&compatOrphanFile == 0 && sb.roCompat&roOrphanPresent != 0, "orphan_present without orphan_file"},
+	} {
+		if f.bad {
+			c.reportSuper(ProblemFeatures, "%s", f.what)
+		}
 	}
 }
 

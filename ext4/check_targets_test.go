@@ -80,7 +80,7 @@ func (s *targets) addGroup(g uint32) error {
 	}
 	seal := func(b []byte) { le.PutUint16(b[gdChecksum:], descChecksum(fs.sb.csumSeed, g, b)) }
 	if fs.sb.roCompat&roGDTCsum != 0 {
-		seal = func(b []byte) { le.PutUint16(b[gdChecksum:], fs.crc16DescChecksum(g, b)) }
+		seal = func(b []byte) { le.PutUint16(b[gdChecksum:], fs.sb.crc16DescChecksum(g, b)) }
 	}
 	t := target{what: "descriptor", at: int64(n)*fs.sb.blockSize + int64(off), n: fs.sb.descSize, seal: seal}
 	if !fs.sb.metadataCsum && fs.sb.roCompat&roGDTCsum == 0 {

@@ -108,15 +108,11 @@ func (r *fastReplay) claimInodeNumber(num uint32, dir bool) error {
 	}
 	d.setSplitCount(gdUnused, gdUnusedHi, fs.sb.inodesPerGroup-index-1)
 	for k := used; d.flags()&groupInodeZeroed == 0 && k < index; k++ {
-		n, off, err := fs.locateInode(g*fs.sb.inodesPerGroup + k + 1)
+		raw, err := fs.modifyRawInode(g*fs.sb.inodesPerGroup + k + 1)
 		if err != nil {
 			return err
 		}
-		b, err := fs.modifyBlock(n)
-		if err != nil {
-			return err
-		}
-		clear(b[off : off+fs.sb.inodeSize])
+		clear(raw)
 		if err := r.checkChangeLimit(len(fs.op.undoLog)); err != nil { // a table may be as large as memory
 			return err
 		}

@@ -304,18 +304,11 @@ func (r *fastReplay) replayRemoveRange(num uint32, e extent) error {
 
 // freeUnnamedInode frees an inode that has no name.
 func (r *fastReplay) freeUnnamedInode(i *inode) error {
-	fs := r.fs
 	delete(r.extraNames, i.num)
-	if _, err := fs.freeContent(i); err != nil {
+	if _, err := r.fs.freeContent(i); err != nil {
 		return err
 	}
-	if err := fs.releaseXattrBlock(i); err != nil {
-		return err
-	}
-	if err := fs.removeOrphan(i); err != nil {
-		return err
-	}
-	return fs.freeInode(i)
+	return r.fs.freeEmptiedInode(i)
 }
 
 // finishInode frees an inode that lost its last name, and counts the blocks of others. An

@@ -11,21 +11,21 @@ func (p *formatPlan) fillFirstInodes(table, super []byte) {
 
 	root := slot(rootInode)
 	p.fillInode(root, typeDir|uint16(p.opts.Mode), 3, defaultBlock, 1)
-	putExtents(root, []blockRun{{p.rootDirBlock(), 1}})
+	putExtents(root, []run{{p.rootDirBlock(), 1}})
 	(&inode{raw: root}).setModeAndOwner(typeDir|uint16(p.opts.Mode), p.opts.UID, p.opts.GID)
-	setInodeChecksum(p.seed, rootInode, root)
+	setInodeChecksum(p.csumSeed, rootInode, root)
 
 	if !p.metaBG {
 		resize := slot(resizeInode)
-		p.fillInode(resize, typeRegular|0o600, 1, resizeSize, 1+p.spareDescs*uint64(1+len(p.backups)))
+		p.fillInode(resize, typeRegular|0o600, 1, resizeSize, 1+uint64(p.reservedDescs)*uint64(1+len(p.backups)))
 		le.PutUint32(resize[inBlock+4*13:], uint32(p.resizeInodeBlock()))
-		setInodeChecksum(p.seed, resizeInode, resize)
+		setInodeChecksum(p.csumSeed, resizeInode, resize)
 	}
 
 	lost := slot(firstInode)
 	p.fillInode(lost, typeDir|0o700, 2, lostBlocks*defaultBlock, lostBlocks)
-	putExtents(lost, []blockRun{{p.lostFoundBlock(), lostBlocks}})
-	setInodeChecksum(p.seed, firstInode, lost)
+	putExtents(lost, []run{{p.lostFoundBlock(), lostBlocks}})
+	setInodeChecksum(p.csumSeed, firstInode, lost)
 
 	if p.journalBlocks == 0 {
 		return
@@ -33,7 +33,7 @@ func (p *formatPlan) fillFirstInodes(table, super []byte) {
 	journal := slot(journalInode)
 	p.fillInode(journal, typeRegular|0o600, 1, p.journalBlocks*defaultBlock, p.journalBlocks)
 	putExtents(journal, p.journalRuns)
-	setInodeChecksum(p.seed, journalInode, journal)
+	setInodeChecksum(p.csumSeed, journalInode, journal)
 
 	putJournalInSuper(super, journal)
 }
@@ -68,14 +68,14 @@ func (p *formatPlan) fillInode(raw []byte, mode, links uint16, size, blocks uint
 }
 
 // putExtents makes an inode map up to four extents, of up to maxExtent blocks each.
-func putExtents(raw []byte, runs []blockRun) {
+func putExtents(raw []byte, runs []run) {
 	le.PutUint32(raw[inFlags:], flagExtents)
 	root := initExtentNode(raw[inBlock:][:blockAreaLen], 0, 0)
 	root.setEntryCount(len(runs))
 	var logical uint32
 	for i, r := range runs {
-		root.setExtentAt(i, extent{logical: logical, n: uint32(r.count), start: r.start})
-		logical += uint32(r.count)
+		root.setExtentAt(i, extent{logical: logical, n: r.n, start: r.start})
+		logical += r.n
 	}
 }
 
@@ -85,36 +85,26 @@ func (p *formatPlan) fillDirectories(b []byte) {
 	putEntry(b, rootInode, 12, ftDir, ".")
 	putEntry(b[12:], rootInode, 12, ftDir, "..")
 	putEntry(b[24:], firstInode, end-24, ftDir, "lost+found")
-	setDirBlockChecksum(p.seed, rootInode, 0, b[:defaultBlock])
+	setDirBlockChecksum(p.csumSeed, rootInode, 0, b[:defaultBlock])
 
 	b = b[defaultBlock:]
 	putEntry(b, firstInode, 12, ftDir, ".")
 	putEntry(b[12:], rootInode, end-12, ftDir, "..")
-	setDirBlockChecksum(p.seed, firstInode, 0, b[:defaultBlock])
+	setDirBlockChecksum(p.csumSeed, firstInode, 0, b[:defaultBlock])
 	for range lostBlocks - 1 {
 		b = b[defaultBlock:]
 		putEntry(b, 0, end, ftUnknown, "")
-		setDirBlockChecksum(p.seed, firstInode, 0, b[:defaultBlock])
+		setDirBlockChecksum(p.csumSeed, firstInode, 0, b[:defaultBlock])
 	}
 }
 
-// fillResizeTree fills the blocks of the resize inode: its double-indirect block lists the
-// spare descriptor blocks of group 0 as if they were indirect blocks, and each of those
-// lists its counterparts in the groups with backups.
+// fillResizeTree fills the blocks of the resize inode.
 func (p *formatPlan) fillResizeTree(head []byte) {
 	if p.metaBG {
 		return
 	}
-	const perBlock = defaultBlock / 4
-	double := head[p.resizeInodeBlock()*defaultBlock:][:defaultBlock]
-	for i := range p.spareDescs {
-		at := 1 + p.descBlocks + i
-		le.PutUint32(double[(p.descBlocks+i)%perBlock*4:], uint32(at))
-		single := head[at*defaultBlock:][:defaultBlock]
-		for k, g := range p.backups {
-			le.PutUint32(single[4*k:], uint32(p.groupStart(g)+at))
-		}
-	}
+	block := func(n uint64) []byte { return head[n*defaultBlock:][:defaultBlock] }
+	p.fillResizeList(block(p.resizeInodeBlock()), p.reservedDescs, block)
 }
 
 // newJournalSuperblock returns the superblock of an empty journal of so many blocks.

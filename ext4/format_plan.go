@@ -22,9 +22,6 @@ const (
 	lostBlocks       = 4 // of lost+found, so that e2fsck need not allocate
 )
 
-// blockRun is a range of adjacent blocks.
-type blockRun struct{ start, count uint64 }
-
 // formatPlan says where everything lies in a new file system. In each group the blocks in
 // use are the first ones, without a gap: superblock and descriptors with their spare
 // blocks, where sparse_super requires a backup; the group's bitmaps and inode table;
@@ -41,30 +38,27 @@ type blockRun struct{ start, count uint64 }
 // block bitmap of a group without files follows from its descriptor (BLOCK_UNINIT) and is
 // not written. The feature flex_bg permits both.
 type formatPlan struct {
+	superblock // its fields that say where things lie
 	opts       FormatOptions
-	seed       uint32 // of checksums
-	blocks     uint64 // of the file system
-	groups     uint32
 	descBlocks uint64 // blocks of descriptors
-	spareDescs uint64 // blocks after them into which they can grow
 	metaBG     bool   // each block of descriptors is in the groups that it describes
 
 	// backups are, in order, the groups but 0 that have a copy of the superblock and of
 	// the descriptors.
 	backups []uint32
 
-	inodesPerGroup uint32 // inodes of a group
-	tableBlocks    uint64 // blocks of their table
-
-	lastGroupMetaMoved bool       // the last group's metadata are in the last but one
-	journalRuns        []blockRun // at most four, which an inode can hold itself; the first is one block
+	lastGroupMetaMoved bool  // the last group's metadata are in the last but one
+	journalRuns        []run // at most four, which an inode can hold itself; the first is one block
 	journalBlocks      uint64
 }
 
 // newFormatPlan lays out a file system of at most the given number of blocks: a last group
 // that is too short for its own metadata is left out.
 func newFormatPlan(blocks uint64, opts FormatOptions) (*formatPlan, error) {
-	p := &formatPlan{opts: opts, seed: crc32c(^uint32(0), opts.UUID[:]), blocks: blocks}
+	p := &formatPlan{opts: opts, superblock: superblock{
+		blockSize: defaultBlock, blocksPerGroup: defaultPer, clusterBlocks: 1, descSize: descSize, inodeSize: newInodeSize,
+		roCompat: newRO, csumSeed: crc32c(^uint32(0), opts.UUID[:]), blocks: blocks,
+	}}
 	p.computeGeometry()
 	if last := p.groups - 1; last > 0 {
 		if p.groupBlockCount(last) < p.baseMetaBlocks(last) {
@@ -72,7 +66,7 @@ func newFormatPlan(blocks uint64, opts FormatOptions) (*formatPlan, error) {
 			p.computeGeometry()
 		}
 		last = p.groups - 1
-		p.lastGroupMetaMoved = p.groupBlockCount(last) < p.baseMetaBlocks(last)+p.bitmapAndTableBlocks()
+		p.lastGroupMetaMoved = uint64(p.groupBlockCount(last)) < uint64(p.baseMetaBlocks(last))+p.bitmapAndTableBlocks()
 	}
 	if err := p.placeJournal(); err != nil {
 		return nil, err
@@ -82,13 +76,15 @@ func newFormatPlan(blocks uint64, opts FormatOptions) (*formatPlan, error) {
 
 // computeGeometry derives all sizes from the number of blocks.
 func (p *formatPlan) computeGeometry() {
-	p.groups = uint32((p.blocks + defaultPer - 1) / defaultPer)
+	p.groups = p.groupsForBlocks(p.blocks)
 	p.backups = backupGroups(p.groups)
-	p.descBlocks = (uint64(p.groups)*descSize + defaultBlock - 1) / defaultBlock
-	p.metaBG = p.blocks >= metaBGBlocks
-	p.spareDescs = spareDescBlocks(p.blocks, p.descBlocks)
+	p.descBlocks = uint64(p.descBlockCount())
+	p.firstMetaBG = ^uint32(0)
+	if p.metaBG = p.blocks >= metaBGBlocks; p.metaBG {
+		p.firstMetaBG = 0
+	}
+	p.reservedDescs = spareDescBlocks(p.blocks, p.descBlocks)
 	p.inodesPerGroup = inodesPerGroup(p.blocks, p.groups, p.opts.BytesPerInode)
-	p.tableBlocks = uint64(p.inodesPerGroup) / inodesPerBlock
 }
 
 // metaBGBlocks is the number of blocks from which a new file system has the feature
@@ -100,14 +96,14 @@ const metaBGBlocks = 1 << 40 / defaultBlock
 // backup of the descriptors. The image can be grown beyond that, with the meta_bg
 // feature, so this is room for growing to four times the size, or to 16 GiB (one
 // group) or 32 GiB (more), and never more than half a MiB. With meta_bg no room is needed.
-func spareDescBlocks(blocks, descs uint64) uint64 {
+func spareDescBlocks(blocks, descs uint64) uint32 {
 	switch {
 	case blocks >= metaBGBlocks:
 		return 0
 	case blocks <= defaultPer:
 		return 1
 	}
-	return min(3*descs, 128)
+	return uint32(min(3*descs, 128))
 }
 
 // inodesPerGroup returns the number of inodes of each group. The rates are those of
@@ -131,60 +127,24 @@ func inodesPerGroup(blocks uint64, groups uint32, rate int64) uint32 {
 	return uint32(max(n, inodesPerBlock))
 }
 
-// groupStart returns the first block of a group.
-func (p *formatPlan) groupStart(g uint32) uint64 { return uint64(g) * defaultPer }
-
-// groupBlockCount returns how many blocks a group has: the last one may be shorter.
-func (p *formatPlan) groupBlockCount(g uint32) uint64 {
-	return min(p.blocks-p.groupStart(g), defaultPer)
-}
-
-// hasSuperblock reports whether a group begins with the superblock or a backup of it.
-func (p *formatPlan) hasSuperblock(g uint32) bool {
-	return isSparseSuperGroup(g)
-}
-
-// descsPerBlock is how many group descriptors a block of a new file system holds.
-const descsPerBlock = defaultBlock / descSize
-
 // hasMetaBGDescs reports whether, with meta_bg, a group holds a block of descriptors: the
 // first, second and last of the groups that the block describes do.
 func (p *formatPlan) hasMetaBGDescs(g uint32) bool {
-	k := g % descsPerBlock
-	return p.metaBG && (k <= 1 || k == descsPerBlock-1)
+	k := g % p.descsPerBlock()
+	return p.metaBG && (k <= 1 || k == p.descsPerBlock()-1)
 }
 
 // metaBGDescGroups returns, in order, the groups for which hasMetaBGDescs is true.
 func (p *formatPlan) metaBGDescGroups() (gs []uint32) {
-	for first := uint32(0); p.metaBG && first < p.groups; first += descsPerBlock {
-		for _, g := range []uint32{first, first + 1, first + descsPerBlock - 1} {
-			if g < p.groups {
-				gs = append(gs, g)
-			}
-		}
+	for n := uint32(0); p.metaBG && n < p.descBlockCount(); n++ {
+		gs = append(gs, p.metaBGGroups(n)...)
 	}
 	return gs
 }
 
-// baseMetaBlocks returns how many blocks at the start of a group hold superblock,
-// descriptors and spare descriptors.
-func (p *formatPlan) baseMetaBlocks(g uint32) uint64 {
-	n := uint64(0)
-	if p.hasSuperblock(g) {
-		n = 1
-		if !p.metaBG {
-			n += p.descBlocks + p.spareDescs
-		}
-	}
-	if p.hasMetaBGDescs(g) {
-		n++
-	}
-	return n
-}
-
 // bitmapAndTableBlocks returns how many blocks the bitmaps and the inode table of a group
 // take.
-func (p *formatPlan) bitmapAndTableBlocks() uint64 { return 2 + p.tableBlocks }
+func (p *formatPlan) bitmapAndTableBlocks() uint64 { return 2 + p.inodeTableBlocks() }
 
 // firstGroupBlocks returns how many more blocks group 0 has in use: the resize inode's
 // tree, the root directory, lost+found, and the journal's superblock.
@@ -202,7 +162,7 @@ func (p *formatPlan) firstGroupBlocks() uint64 {
 // metadataBlocks returns how many blocks of a group are in use, except those of the
 // journal after its first.
 func (p *formatPlan) metadataBlocks(g uint32) uint64 {
-	n := p.baseMetaBlocks(g)
+	n := uint64(p.baseMetaBlocks(g))
 	last := p.groups - 1
 	if g != last || !p.lastGroupMetaMoved {
 		n += p.bitmapAndTableBlocks()
@@ -221,7 +181,7 @@ func (p *formatPlan) usedBlocks(g uint32) uint64 {
 	n := p.metadataBlocks(g)
 	for _, r := range p.journalRuns[min(1, len(p.journalRuns)):] {
 		if r.start/defaultPer == uint64(g) {
-			n += r.count
+			n += uint64(r.n)
 		}
 	}
 	return n
@@ -230,7 +190,7 @@ func (p *formatPlan) usedBlocks(g uint32) uint64 {
 // locateGroupMetadata returns where a group's block bitmap, inode bitmap and inode table
 // lie.
 func (p *formatPlan) locateGroupMetadata(g uint32) (blockMap, inodeMap, table uint64) {
-	at := p.groupStart(g) + p.baseMetaBlocks(g)
+	at := p.groupStart(g) + uint64(p.baseMetaBlocks(g))
 	if p.lastGroupMetaMoved && g == p.groups-1 {
 		at = p.groupStart(g-1) + p.metadataBlocks(g-1) - p.bitmapAndTableBlocks()
 	}
@@ -243,7 +203,7 @@ func (p *formatPlan) locateGroupMetadata(g uint32) (blockMap, inodeMap, table ui
 
 // resizeInodeBlock returns the double-indirect block of the resize inode. This block and
 // the following ones lie in group 0 between the bitmaps and the inode table.
-func (p *formatPlan) resizeInodeBlock() uint64 { return p.baseMetaBlocks(0) + 2 }
+func (p *formatPlan) resizeInodeBlock() uint64 { return uint64(p.baseMetaBlocks(0)) + 2 }
 
 // rootDirBlock returns the block of the root directory.
 func (p *formatPlan) rootDirBlock() uint64 {
@@ -317,17 +277,17 @@ func (p *formatPlan) placeJournal() error {
 	}
 	left := p.journalBlocks
 	if left > 0 {
-		p.journalRuns = []blockRun{{p.firstJournalBlock(), 1}}
+		p.journalRuns = []run{{p.firstJournalBlock(), 1}}
 		left--
 	}
 	for g := uint32(0); left > 0 && g < p.groups && len(p.journalRuns) < 4; g++ {
-		meta := p.metadataBlocks(g)
-		if n := min(left, p.groupBlockCount(g)-min(meta, p.groupBlockCount(g))); n > 0 {
-			p.journalRuns = append(p.journalRuns, blockRun{p.groupStart(g) + meta, n})
+		meta, size := p.metadataBlocks(g), uint64(p.groupBlockCount(g))
+		if n := min(left, size-min(meta, size)); n > 0 {
+			p.journalRuns = append(p.journalRuns, run{p.groupStart(g) + meta, uint32(n)})
 			left -= n
 		}
 	}
-	if left > 0 || p.metadataBlocks(0) > p.groupBlockCount(0) {
+	if left > 0 || p.metadataBlocks(0) > uint64(p.groupBlockCount(0)) {
 		return fmt.Errorf("%w: an image of %d bytes is too small for a journal of %d bytes and %d inodes",
 			errInvalid, p.blocks*defaultBlock, p.journalBlocks*defaultBlock, uint64(p.inodesPerGroup)*uint64(p.groups))
 	}
@@ -341,5 +301,5 @@ func (p *formatPlan) overheadBlocks() uint64 {
 	if p.metaBG {
 		return n + uint64(len(p.metaBGDescGroups()))
 	}
-	return n + uint64(1+len(p.backups))*(p.descBlocks+p.spareDescs)
+	return n + uint64(1+len(p.backups))*(p.descBlocks+uint64(p.reservedDescs))
 }

@@ -60,12 +60,12 @@ func TestFormatLargestWrites(t *testing.T) {
 		t.Fatal(err)
 	}
 	groups := MaxSize / fmtGroup
-	if w.syncs != 1 || w.last != 0 || len(w.at) > int(groups)/descsPerBlock*3+32 {
+	if w.syncs != 1 || w.last != 0 || len(w.at) > int(groups)/(defaultBlock/descSize)*3+32 {
 		t.Errorf("%d writes, the last at %d, %d syncs", len(w.at), w.last, w.syncs)
 	}
-	for first := int64(0); first < groups; first += descsPerBlock {
+	for first := int64(0); first < groups; first += (defaultBlock / descSize) {
 		var sums []uint32
-		for _, g := range []int64{first, first + 1, first + descsPerBlock - 1} {
+		for _, g := range []int64{first, first + 1, first + (defaultBlock / descSize) - 1} {
 			off := g * fmtGroup
 			if g == 0 || isSparseSuperGroup(uint32(g)) {
 				off += defaultBlock // behind the superblock

@@ -21,7 +21,7 @@ const (
 // writeImage writes everything that is not zero. The primary superblock comes last, so
 // that an interrupted Format leaves something that is not recognized as a file system.
 func (p *formatPlan) writeImage(dev Device) error {
-	head := make([]byte, (p.baseMetaBlocks(0)+2+p.firstGroupBlocks()+1)*defaultBlock)
+	head := make([]byte, (uint64(p.baseMetaBlocks(0))+2+p.firstGroupBlocks()+1)*defaultBlock)
 	block := func(n uint64) []byte { return head[n*defaultBlock:][:defaultBlock] }
 	blockMap, inodeMap, table := p.locateGroupMetadata(0)
 	p.fillBlockBitmap(0, block(blockMap))
@@ -56,7 +56,7 @@ func (p *formatPlan) writeImage(dev Device) error {
 func (p *formatPlan) groupDescCopies(g uint32, descs []byte) []byte {
 	switch {
 	case p.hasMetaBGDescs(g):
-		return descs[g/descsPerBlock*defaultBlock:][:defaultBlock]
+		return descs[g/p.descsPerBlock()*defaultBlock:][:defaultBlock]
 	case !p.metaBG && p.hasSuperblock(g):
 		return descs
 	}
@@ -122,7 +122,7 @@ func (p *formatPlan) appendBlockBitmap(dev Device, g uint32, b []byte) ([]byte, 
 // fillBlockBitmap fills a group's block bitmap.
 func (p *formatPlan) fillBlockBitmap(g uint32, b []byte) {
 	setBits(b, 0, p.usedBlocks(g))
-	n := p.groupBlockCount(g)
+	n := uint64(p.groupBlockCount(g))
 	setBits(b, n, defaultPer-n)
 }
 
@@ -137,14 +137,14 @@ func (p *formatPlan) fillDescriptors(descs, inodeMap []byte) (free uint64) {
 	mapped := p.groupsWithBitmap()
 	for g := range p.groups {
 		d := groupDesc(descs[uint64(g)*descSize:][:descSize])
-		n := p.groupBlockCount(g) - p.usedBlocks(g)
+		n := uint64(p.groupBlockCount(g)) - p.usedBlocks(g)
 		free += n
 		p.fillDescriptor(g, d, uint32(n))
 		if slices.Contains(mapped, g) {
 			var b [defaultBlock]byte
 			p.fillBlockBitmap(g, b[:])
 			le.PutUint16(d[gdFlags:], groupInodeUninit|groupInodeZeroed)
-			d.setSplitCount(gdBlockCsum, gdBlockCsumHi, crc32c(p.seed, b[:]))
+			d.setSplitCount(gdBlockCsum, gdBlockCsumHi, crc32c(p.csumSeed, b[:]))
 		}
 		if g == 0 {
 			left := p.inodesPerGroup - usedInodes
@@ -152,9 +152,9 @@ func (p *formatPlan) fillDescriptors(descs, inodeMap []byte) (free uint64) {
 			d.setSplitCount(gdUnused, gdUnusedHi, left)
 			d.setSplitCount(gdDirs, gdDirsHi, firstDirs)
 			le.PutUint16(d[gdFlags:], groupInodeZeroed)
-			d.setSplitCount(gdInodeCsum, gdInodeCsumHi, crc32c(p.seed, inodeMap[:p.inodesPerGroup/8]))
+			d.setSplitCount(gdInodeCsum, gdInodeCsumHi, crc32c(p.csumSeed, inodeMap[:p.inodesPerGroup/8]))
 		}
-		le.PutUint16(d[gdChecksum:], descChecksum(p.seed, g, d))
+		le.PutUint16(d[gdChecksum:], descChecksum(p.csumSeed, g, d))
 	}
 	return free
 }
@@ -163,9 +163,7 @@ func (p *formatPlan) fillDescriptors(descs, inodeMap []byte) (free uint64) {
 // bitmap follows from the descriptor.
 func (p *formatPlan) fillDescriptor(g uint32, d groupDesc, free uint32) {
 	blockMap, inodeMap, table := p.locateGroupMetadata(g)
-	d.setSplitBlockNumber(gdBlockBitmap, gdBlockHi, blockMap)
-	d.setSplitBlockNumber(gdInodeBitmap, gdInodeHi, inodeMap)
-	d.setSplitBlockNumber(gdInodeTable, gdTableHi, table)
+	d.setPlaces(blockMap, inodeMap, table)
 	d.setSplitCount(gdFreeBlocks, gdFreeBlocksHi, free)
 	d.setSplitCount(gdFreeInodes, gdFreeInodesHi, p.inodesPerGroup)
 	d.setSplitCount(gdUnused, gdUnusedHi, p.inodesPerGroup)
@@ -205,7 +203,7 @@ func (p *formatPlan) fillSuperblock(sb []byte) {
 	p32(sbROCompat, newRO)
 	copy(sb[sbUUID:], p.opts.UUID[:])
 	copy(sb[sbLabel:], p.opts.Label)
-	p16(sbReservedGDT, uint16(p.spareDescs))
+	p16(sbReservedGDT, uint16(p.reservedDescs))
 	copy(sb[sbHashSeed:], p.opts.HashSeed[:])
 	sb[sbHashVersion] = 1 // half MD4
 	p16(sbDescSize, descSize)

@@ -47,6 +47,13 @@ func (d groupDesc) usedDirs() uint32     { return d.splitCount(gdDirs, gdDirsHi)
 func (d groupDesc) unusedInodes() uint32 { return d.splitCount(gdUnused, gdUnusedHi) }
 func (d groupDesc) flags() uint16        { return le.Uint16(d[gdFlags:]) }
 
+// setPlaces sets where a group's bitmaps and inode table lie.
+func (d groupDesc) setPlaces(blockBitmap, inodeBitmap, inodeTable uint64) {
+	d.setSplitBlockNumber(gdBlockBitmap, gdBlockHi, blockBitmap)
+	d.setSplitBlockNumber(gdInodeBitmap, gdInodeHi, inodeBitmap)
+	d.setSplitBlockNumber(gdInodeTable, gdTableHi, inodeTable)
+}
+
 // readGroupDesc returns a group's descriptor, checked, for reading.
 func (fs *FS) readGroupDesc(g uint32) (groupDesc, error) {
 	n, off := fs.sb.locateGroupDesc(g)
@@ -68,27 +75,31 @@ func (fs *FS) readGroupDesc(g uint32) (groupDesc, error) {
 func (fs *FS) checkDescChecksums(g uint32, data []byte) error {
 	per := fs.sb.descsPerBlock()
 	for k, i := g/per*per, 0; k < fs.sb.groups && i < int(per); k, i = k+1, i+1 {
-		d := data[i*fs.sb.descSize:][:fs.sb.descSize]
-		sum := le.Uint16(d[gdChecksum:])
-		switch {
-		case fs.sb.metadataCsum:
-			if descChecksum(fs.sb.csumSeed, k, d) != sum {
-				return corruptf("the descriptor of group %d has a wrong checksum", k)
-			}
-		case fs.sb.roCompat&roGDTCsum != 0:
-			if fs.crc16DescChecksum(k, d) != sum {
-				return corruptf("the descriptor of group %d has a wrong checksum", k)
-			}
+		if !fs.sb.verifyDescChecksum(k, data[i*fs.sb.descSize:][:fs.sb.descSize]) {
+			return corruptf("the descriptor of group %d has a wrong checksum", k)
 		}
 	}
 	return nil
 }
 
+// hasGroupChecksums reports whether descriptors have checksums, without which their flags
+// mean nothing.
+func (s *superblock) hasGroupChecksums() bool { return s.metadataCsum || s.roCompat&roGDTCsum != 0 }
+
+// verifyDescChecksum checks the checksum of a group descriptor, if the features give it one.
+func (s *superblock) verifyDescChecksum(g uint32, d []byte) bool {
+	sum := le.Uint16(d[gdChecksum:])
+	if s.metadataCsum {
+		return descChecksum(s.csumSeed, g, d) == sum
+	}
+	return !s.hasGroupChecksums() || s.crc16DescChecksum(g, d) == sum
+}
+
 // crc16DescChecksum computes the checksum of a descriptor with the feature uninit_bg.
-func (fs *FS) crc16DescChecksum(g uint32, d []byte) uint16 {
+func (s *superblock) crc16DescChecksum(g uint32, d []byte) uint16 {
 	var num [4]byte
 	le.PutUint32(num[:], g)
-	c := crc16(0xffff, fs.sb.raw[sbUUID:sbUUID+16])
+	c := crc16(0xffff, s.raw[sbUUID:sbUUID+16])
 	c = crc16(crc16(c, num[:]), d[:gdChecksum])
 	return crc16(c, d[gdChecksum+2:])
 }
@@ -161,7 +172,7 @@ func (fs *FS) readGroupBitmap(g uint32, d groupDesc, inodes bool) ([]byte, error
 	if inodes {
 		n, flag, csumLo, csumHi, size = d.inodeBitmap(), groupInodeUninit, gdInodeCsum, gdInodeCsumHi, fs.sb.inodesPerGroup/8
 	}
-	if d.flags()&flag != 0 && (fs.sb.metadataCsum || fs.sb.roCompat&roGDTCsum != 0) {
+	if d.flags()&flag != 0 && fs.sb.hasGroupChecksums() {
 		return nil, nil
 	}
 	if n < fs.sb.firstBlock {
@@ -184,6 +195,17 @@ func (fs *FS) readGroupBitmap(g uint32, d groupDesc, inodes bool) ([]byte, error
 	}
 	b.verified.Store(key)
 	return b.data, nil
+}
+
+// readBlockBitmap returns a group's block bitmap, checked: its initial state if the group
+// has none yet.
+func (fs *FS) readBlockBitmap(g uint32, d groupDesc) ([]byte, error) {
+	b, err := fs.readGroupBitmap(g, d, false)
+	if b == nil && err == nil {
+		b = make([]byte, fs.sb.blockSize)
+		fs.sb.fillInitialBlockBitmap(g, d, b)
+	}
+	return b, err
 }
 
 // metadataArea is a part of the fixed metadata of a group.

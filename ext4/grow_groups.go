@@ -46,12 +46,7 @@ func (g *grower) prepareDescRoom() (uint32, error) {
 // hasBackupGroup reports whether one of the groups from..to-1 holds a backup of the
 // superblock.
 func (g *grower) hasBackupGroup(from, to uint32) bool {
-	for k := from; k < to; k++ {
-		if isSparseSuperGroup(k) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(backupGroups(to), func(k uint32) bool { return k >= from })
 }
 
 // addGroupsUpTo writes new groups, and then the superblock that makes them part of the
@@ -144,18 +139,15 @@ func (w *groupWriter) writeGroups(first uint32) error {
 
 // writeDescBlock writes a block of descriptors and, with meta_bg, its two copies.
 func (w *groupWriter) writeDescBlock(n uint32, table []byte) error {
-	per := w.sb.descsPerBlock()
-	at, _ := w.sb.locateGroupDesc(n * per)
+	at, _ := w.sb.locateGroupDesc(n * w.sb.descsPerBlock())
 	places := []uint64{at}
 	if n >= w.sb.firstMetaBG {
-		for _, k := range []uint32{n*per + 1, n*per + per - 1} {
-			if k < w.sb.groups {
-				at := w.sb.groupStart(k)
-				if w.sb.hasSuperblock(k) {
-					at++
-				}
-				places = append(places, at)
+		for _, k := range w.sb.metaBGGroups(n)[1:] {
+			at := w.sb.groupStart(k)
+			if w.sb.hasSuperblock(k) {
+				at++
 			}
+			places = append(places, at)
 		}
 	}
 	for _, at := range places {
@@ -174,9 +166,7 @@ func (w *groupWriter) writeGroup(k uint32, d groupDesc) error {
 	used := sb.baseMetaBlocks(k) + 2 + uint32(sb.inodeTableBlocks())
 	free := sb.groupBlockCount(k) - used
 	clear(d)
-	d.setSplitBlockNumber(gdBlockBitmap, gdBlockHi, at)
-	d.setSplitBlockNumber(gdInodeBitmap, gdInodeHi, at+1)
-	d.setSplitBlockNumber(gdInodeTable, gdTableHi, at+2)
+	d.setPlaces(at, at+1, at+2)
 	d.setSplitCount(gdFreeBlocks, gdFreeBlocksHi, free)
 	d.setSplitCount(gdFreeInodes, gdFreeInodesHi, sb.inodesPerGroup)
 	w.free += uint64(free)

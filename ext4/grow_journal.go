@@ -33,7 +33,7 @@ func newJournalInode(fs *FS, start uint64, n uint32) *inode {
 	in := &inode{journalInode, make([]byte, fs.sb.inodeSize)}
 	p := formatPlan{opts: FormatOptions{Time: fs.now()}}
 	p.fillInode(in.raw, typeRegular|0o600, 1, uint64(n)*defaultBlock, uint64(n))
-	putExtents(in.raw, []blockRun{{start, uint64(n)}})
+	putExtents(in.raw, []run{{start, n}})
 	return in
 }
 

@@ -133,8 +133,7 @@ func (g *grower) restoreReservedDescs() error {
 	})
 }
 
-// writeResizeList lists n blocks after the descriptors in the resize inode as if they were
-// indirect blocks, and in each of them its copies in the groups with backups.
+// writeResizeList lists n blocks after the descriptors in the resize inode.
 func (fs *FS) writeResizeList(n uint32) error {
 	i, at, err := fs.readResizeInode()
 	if err != nil {
@@ -145,20 +144,26 @@ func (fs *FS) writeResizeList(n uint32) error {
 		return err
 	}
 	clear(double)
-	perBlock, first := uint32(fs.sb.blockSize/4), uint32(fs.sb.firstBlock)
-	backups := backupGroups(fs.sb.groups)
-	descs := fs.sb.descBlockCount()
+	fs.sb.fillResizeList(double, n, fs.createZeroedBlock)
+	have := fs.allocatedBytes(i) / fs.sb.blockSize
+	fs.changeBlockCount(i, 1+int64(n)*int64(1+len(backupGroups(fs.sb.groups)))-have)
+	return fs.storeInode(i)
+}
+
+// fillResizeList fills the zeros of the resize inode's double-indirect block: it lists n
+// blocks after the descriptors as if they were indirect blocks, and each of those, which
+// single returns as zeros, lists its copies in the groups with backups.
+func (s *superblock) fillResizeList(double []byte, n uint32, single func(at uint64) []byte) {
+	perBlock, first, descs := uint32(s.blockSize/4), uint32(s.firstBlock), s.descBlockCount()
+	backups := backupGroups(s.groups)
 	for k := range n {
 		own := 1 + descs + k
 		le.PutUint32(double[(descs+k)%perBlock*4:], first+own)
-		single := fs.createZeroedBlock(uint64(first + own))
-		for j, b := range backups {
-			le.PutUint32(single[4*j:], uint32(fs.sb.groupStart(b))+own)
+		b := single(uint64(first + own))
+		for j, g := range backups {
+			le.PutUint32(b[4*j:], uint32(s.groupStart(g))+own)
 		}
 	}
-	have := fs.allocatedBytes(i) / fs.sb.blockSize
-	fs.changeBlockCount(i, 1+int64(n)*int64(1+len(backups))-have)
-	return fs.storeInode(i)
 }
 
 // convertToMetaBG gives the image the feature meta_bg: every 64 groups (128 with short
@@ -197,13 +202,7 @@ func (fs *FS) removeResizeInode() error {
 	fs.sb.compat &^= compatResizeInode
 	le.PutUint32(fs.sb.raw[sbCompat:], fs.sb.compat)
 	// Nothing but zeros: Linux and e2fsck want no checksum then.
-	n, off, err := fs.locateInode(i.num)
-	if err != nil {
-		return err
-	}
-	b, err := fs.modifyBlock(n)
-	if err == nil {
-		clear(b[off:][:fs.sb.inodeSize])
-	}
+	raw, err := fs.modifyRawInode(i.num)
+	clear(raw)
 	return err
 }

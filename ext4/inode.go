@@ -49,10 +49,15 @@ func (i *inode) xattrBlock() uint64 {
 
 // allocatedBytes returns the bytes of storage that an inode takes (st_blocks).
 func (f *FS) allocatedBytes(i *inode) int64 {
-	n := int64(le.Uint32(i.raw[inBlocksLo:]))
 	if i.hasFlag(flagInline) && i.isRegular() {
-		return n*512 + roundUpTo(i.size(), 512) // as Linux tells it
+		return f.statedStorage(i) + roundUpTo(i.size(), 512) // as Linux tells it
 	}
+	return f.statedStorage(i)
+}
+
+// statedStorage returns the bytes of storage that an inode states, without those in it.
+func (f *FS) statedStorage(i *inode) int64 {
+	n := int64(le.Uint32(i.raw[inBlocksLo:]))
 	if f.sb.roCompat&roHugeFile == 0 {
 		return n * 512
 	}
@@ -323,19 +328,28 @@ func (f *FS) checkInodeFields(i *inode) error {
 
 // storeInode sets the checksum of a changed inode and stores it.
 func (f *FS) storeInode(i *inode) error {
-	n, off, err := f.locateInode(i.num)
-	if err != nil {
-		return err
-	}
-	b, err := f.modifyBlock(n)
+	raw, err := f.modifyRawInode(i.num)
 	if err != nil {
 		return err
 	}
 	if f.sb.metadataCsum {
 		setInodeChecksum(f.sb.csumSeed, i.num, i.raw)
 	}
-	copy(b[off:], i.raw)
+	copy(raw, i.raw)
 	return nil
+}
+
+// modifyRawInode returns the bytes of an inode in its table for changing.
+func (f *FS) modifyRawInode(num uint32) ([]byte, error) {
+	n, off, err := f.locateInode(num)
+	if err != nil {
+		return nil, err
+	}
+	b, err := f.modifyBlock(n)
+	if err != nil {
+		return nil, err
+	}
+	return b[off:][:f.sb.inodeSize], nil
 }
 
 // setTimesToNow sets times of an inode to that of the operation under way.
@@ -345,31 +359,26 @@ func (f *FS) setTimesToNow(i *inode, stamps ...[2]int) {
 	}
 }
 
+// fileModeTypes are the type bits of an io/fs mode for those of a mode on disk, shifted
+// right by 12.
+var fileModeTypes = [16]fs.FileMode{
+	typeDir >> 12: fs.ModeDir, typeSymlink >> 12: fs.ModeSymlink, typeFifo >> 12: fs.ModeNamedPipe, typeSocket >> 12: fs.ModeSocket,
+	typeChar >> 12: fs.ModeDevice | fs.ModeCharDevice, typeBlock >> 12: fs.ModeDevice,
+}
+
+// specialBits are the setuid, setgid and sticky bits of both kinds of modes.
+var specialBits = [...]struct {
+	disk uint16
+	mode fs.FileMode
+}{{0o4000, fs.ModeSetuid}, {0o2000, fs.ModeSetgid}, {0o1000, fs.ModeSticky}}
+
 // fileModeOf converts a mode on disk to an io/fs mode.
 func fileModeOf(m uint16) fs.FileMode {
-	mode := fs.FileMode(m & 0o777)
-	switch m & typeMask {
-	case typeDir:
-		mode |= fs.ModeDir
-	case typeSymlink:
-		mode |= fs.ModeSymlink
-	case typeFifo:
-		mode |= fs.ModeNamedPipe
-	case typeSocket:
-		mode |= fs.ModeSocket
-	case typeChar:
-		mode |= fs.ModeDevice | fs.ModeCharDevice
-	case typeBlock:
-		mode |= fs.ModeDevice
-	}
-	if m&0o4000 != 0 {
-		mode |= fs.ModeSetuid
-	}
-	if m&0o2000 != 0 {
-		mode |= fs.ModeSetgid
-	}
-	if m&0o1000 != 0 {
-		mode |= fs.ModeSticky
+	mode := fs.FileMode(m&0o777) | fileModeTypes[m>>12]
+	for _, b := range specialBits {
+		if m&b.disk != 0 {
+			mode |= b.mode
+		}
 	}
 	return mode
 }
@@ -378,14 +387,10 @@ func fileModeOf(m uint16) fs.FileMode {
 // they are on disk.
 func permBitsOf(mode fs.FileMode) uint16 {
 	m := uint16(mode.Perm())
-	if mode&fs.ModeSetuid != 0 {
-		m |= 0o4000
-	}
-	if mode&fs.ModeSetgid != 0 {
-		m |= 0o2000
-	}
-	if mode&fs.ModeSticky != 0 {
-		m |= 0o1000
+	for _, b := range specialBits {
+		if mode&b.mode != 0 {
+			m |= b.disk
+		}
 	}
 	return m
 }

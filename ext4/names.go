@@ -204,19 +204,12 @@ func (fs *FS) Readlink(path string) (target string, err error) {
 // Mknod creates the fifo, socket or device that the type bits of mode name; rdev is a
 // device number as makedev(3) makes it. EEXIST; EINVAL: another type.
 func (fs *FS) Mknod(path string, mode iofs.FileMode, rdev uint64) error {
-	var kind uint16
-	switch mode.Type() {
-	case iofs.ModeNamedPipe:
-		kind = typeFifo
-	case iofs.ModeSocket:
-		kind = typeSocket
-	case iofs.ModeDevice:
-		kind = typeBlock
-	case iofs.ModeDevice | iofs.ModeCharDevice:
-		kind = typeChar
-	default:
+	kinds := []uint16{typeFifo, typeSocket, typeBlock, typeChar}
+	k := slices.IndexFunc(kinds, func(kind uint16) bool { return fileModeOf(kind) == mode.Type() })
+	if k < 0 {
 		return errInvalid
 	}
+	kind := kinds[k]
 	return fs.createAtPath(path, kind|permBitsOf(mode), func(i *inode) error {
 		if kind == typeBlock || kind == typeChar {
 			i.setDeviceNumber(rdev)

@@ -173,13 +173,18 @@ func (fs *FS) reclaimStep(i *inode) (done bool, err error) {
 	if !done {
 		return false, fs.storeInode(i)
 	}
+	return true, fs.freeEmptiedInode(i)
+}
+
+// freeEmptiedInode frees an inode without content, and its attribute block.
+func (fs *FS) freeEmptiedInode(i *inode) error {
 	if err := fs.releaseXattrBlock(i); err != nil {
-		return false, err
+		return err
 	}
 	if err := fs.removeOrphan(i); err != nil {
-		return false, err
+		return err
 	}
-	return true, fs.freeInode(i)
+	return fs.freeInode(i)
 }
 
 // mapsBlocks reports whether an inode's block area maps blocks: device nodes, short
@@ -246,16 +251,15 @@ func (fs *FS) unmapBeyond(i *inode, size int64) (bool, error) {
 
 // lastExtent returns the last extent of an inode; false if it has none.
 func (fs *FS) lastExtent(i *inode) (extent, bool, error) {
-	n, err := fs.extentRoot(i)
-	if err != nil || n.entryCount() == 0 {
+	path, err := fs.findExtentPath(i, maxLogical)
+	if err != nil {
 		return extent{}, false, err
 	}
-	for n.treeDepth() > 0 {
-		if n, err = fs.readExtentNode(i, n.childBlock(n.entryCount()-1), n.treeDepth()-1); err != nil {
-			return extent{}, false, err
-		}
+	leaf := path[len(path)-1]
+	if leaf.entry < 0 {
+		return extent{}, false, nil
 	}
-	return n.extentAt(n.entryCount() - 1), true, nil
+	return leaf.node.extentAt(leaf.entry), true, nil
 }
 
 // eachOrphanBlock calls f for each block of the orphan file.

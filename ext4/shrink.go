@@ -258,11 +258,11 @@ func (s *shrinker) cutFreeTail() error {
 	last := sb.groups - 1
 	from, n := uint32(s.blocks-sb.groupStart(last)), uint32(sb.blocks-s.blocks)
 	if s.fs.journal == nil {
-		own, err := s.ownsBlockBitmap(last)
+		d, err := s.fs.readGroupDesc(last)
 		if err != nil {
 			return err
 		}
-		if own {
+		if home, _ := sb.locateBlock(d.blockBitmap()); home == last {
 			return s.cutTailWithoutLog(last, from, n)
 		}
 	}
@@ -287,9 +287,13 @@ func (s *shrinker) cutTailWithoutLog(last, from, n uint32) error {
 	if err := s.claimTailWithoutLog(last, from, n); err != nil {
 		return err
 	}
+	if err := s.fs.recountFree(); err != nil {
+		return err
+	}
 	raw := slices.Clone(s.fs.sb.raw)
 	putBlockCount(raw, s.fs.sb, s.blocks)
-	return s.switchSuperRecounted(raw)
+	putFreeCounts(raw, s.fs.sb, s.fs.counters)
+	return s.switchSuperblock(raw)
 }
 
 // claimTailWithoutLog marks n blocks as used. The first of them becomes the bitmap and
@@ -298,13 +302,17 @@ func (s *shrinker) claimTailWithoutLog(last, from, n uint32) error {
 	if err := s.writeUninitBitmap(last); err != nil {
 		return err
 	}
-	m, err := s.copyBlockBitmap(last)
+	d, err := s.fs.readGroupDesc(last)
 	if err != nil {
 		return err
 	}
-	if err := s.freeReplacedBitmap(last, m); err != nil {
+	bitmap, err := s.fs.readBlockBitmap(last, d)
+	if err != nil {
 		return err
 	}
+	m := slices.Clone(bitmap)
+	_, replaced := s.fs.sb.locateBlock(d.blockBitmap())
+	clearBits(m, uint64(replaced), 1)
 	setBits(m, uint64(from), uint64(n))
 	s.blocks++
 	at := s.fs.sb.groupStart(last) + uint64(from)

@@ -8,51 +8,13 @@ import (
 // group is made shorter in two steps: first its tail counts as in use, by a new bitmap
 // that the group's descriptor, which is part of one sector, then names; and then it goes.
 
-// ownsBlockBitmap reports whether a group's block bitmap lies in the group.
-func (g *grower) ownsBlockBitmap(k uint32) (bool, error) {
-	d, err := g.fs.readGroupDesc(k)
-	if err != nil {
-		return false, err
-	}
-	home, _ := g.fs.sb.locateBlock(d.blockBitmap())
-	return home == k, nil
-}
-
-// freeReplacedBitmap frees the block of a group's old bitmap in m, the new one.
-func (g *grower) freeReplacedBitmap(k uint32, m []byte) error {
-	d, err := g.fs.readGroupDesc(k)
-	if err == nil {
-		_, index := g.fs.sb.locateBlock(d.blockBitmap())
-		clearBits(m, uint64(index), 1)
-	}
-	return err
-}
-
-// copyBlockBitmap returns a copy of a group's block bitmap.
-func (g *grower) copyBlockBitmap(k uint32) ([]byte, error) {
-	d, err := g.fs.readGroupDesc(k)
-	if err != nil {
-		return nil, err
-	}
-	b, err := g.fs.readGroupBitmap(k, d, false)
-	if err != nil {
-		return nil, err
-	}
-	if b != nil {
-		return slices.Clone(b), nil
-	}
-	m := make([]byte, g.fs.sb.blockSize)
-	g.fs.sb.fillInitialBlockBitmap(k, d, m)
-	return m, nil
-}
-
 // writeUninitBitmap writes the block bitmap of a group that has none yet.
 func (g *grower) writeUninitBitmap(k uint32) error {
 	d, err := g.fs.readGroupDesc(k)
 	if err != nil || !g.fs.blockBitmapUninit(d) {
 		return err
 	}
-	m, err := g.copyBlockBitmap(k)
+	m, err := g.fs.readBlockBitmap(k, d)
 	if err != nil {
 		return err
 	}
@@ -88,13 +50,4 @@ func (g *grower) switchBlockBitmap(k uint32, at uint64, free int64) error {
 		return err
 	}
 	return g.reopenImage()
-}
-
-// switchSuperRecounted is switchSuperblock with the free count added up from the groups.
-func (g *grower) switchSuperRecounted(raw []byte) error {
-	if err := g.fs.recountFree(); err != nil {
-		return err
-	}
-	putFreeCounts(raw, g.fs.sb, g.fs.counters)
-	return g.switchSuperblock(raw)
 }

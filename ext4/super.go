@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"math/bits"
+	"slices"
 	"strings"
 )
 
@@ -211,6 +212,13 @@ func (s *superblock) locateGroupDesc(g uint32) (block uint64, offset int) {
 		block = s.superblockNumber() + 1
 	}
 	return block, offset
+}
+
+// metaBGGroups returns the groups that, with meta_bg, hold block n of the descriptors: the
+// first, second and last of the groups that it describes.
+func (s *superblock) metaBGGroups(n uint32) []uint32 {
+	first, per := n*s.descsPerBlock(), s.descsPerBlock()
+	return slices.DeleteFunc([]uint32{first, first + 1, first + per - 1}, func(g uint32) bool { return g >= s.groups })
 }
 
 // superblockNumber returns the block that holds the primary superblock; superblockOffset

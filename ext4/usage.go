@@ -38,58 +38,46 @@ func (fs *FS) overheadBlocks() uint64 {
 // SumSizes adds up the sizes of all regular files that have a name or are open.
 func (fs *FS) SumSizes(ctx context.Context) (int64, error) {
 	var sum int64
-	err := fs.eachInode(ctx, func(i *inode) error {
-		if i.isRegular() && !i.hasFlag(flagEAInode) && (i.linkCount() > 0 || fs.openInodes[i.num] != nil) {
-			sum += i.size()
-		}
-		return nil
-	})
-	return sum, err
-}
-
-// eachInode calls f for each inode in use, except reserved ones.
-func (fs *FS) eachInode(ctx context.Context, f func(*inode) error) error {
 	for g := range fs.sb.groups {
 		if err := ctx.Err(); err != nil {
-			return err
+			return sum, err
 		}
-		if err := fs.eachInodeInGroup(g, f); err != nil {
-			return err
+		n, err := fs.sumGroupSizes(g)
+		if sum += n; err != nil {
+			return sum, err
 		}
 	}
-	return nil
+	return sum, nil
 }
 
-// eachInodeInGroup is eachInode for one group, with mu held shared.
-func (fs *FS) eachInodeInGroup(g uint32, f func(*inode) error) error {
+// sumGroupSizes is SumSizes for the inodes of one group, with mu held shared.
+func (fs *FS) sumGroupSizes(g uint32) (sum int64, err error) {
 	fs.mu.RLock()
 	defer fs.mu.RUnlock()
 	if fs.closed {
-		return errClosed
+		return 0, errClosed
 	}
 	d, err := fs.readGroupDesc(g)
 	if err != nil || d.freeInodes() >= fs.sb.inodesPerGroup {
-		return err
+		return 0, err
 	}
 	bitmap, err := fs.readGroupBitmap(g, d, true)
 	if err != nil || bitmap == nil {
-		return err
+		return 0, err
 	}
 	for k := range fs.sb.inodesPerGroup {
 		num := g*fs.sb.inodesPerGroup + k + 1
-		if !testBit(bitmap, uint64(k)) || num < fs.sb.firstUserInode {
-			continue
-		}
-		if num == le.Uint32(fs.sb.raw[sbOrphanFile:]) && fs.sb.compat&compatOrphanFile != 0 {
+		if !testBit(bitmap, uint64(k)) || num < fs.sb.firstUserInode ||
+			num == le.Uint32(fs.sb.raw[sbOrphanFile:]) && fs.sb.compat&compatOrphanFile != 0 {
 			continue
 		}
 		i, err := fs.readInode(num)
 		if err != nil {
-			return err
+			return sum, err
 		}
-		if err := f(i); err != nil {
-			return err
+		if i.isRegular() && !i.hasFlag(flagEAInode) && (i.linkCount() > 0 || fs.openInodes[num] != nil) {
+			sum += i.size()
 		}
 	}
-	return nil
+	return sum, nil
 }
