@@ -28,6 +28,7 @@
 package transfer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -87,12 +88,7 @@ type Progress interface {
 	Add(n int)        // so many bytes were read
 }
 
-func (o *Options) opName() string {
-	if o.Op == "" {
-		return "copy"
-	}
-	return o.Op
-}
+func (o *Options) opName() string { return cmp.Or(o.Op, "copy") }
 
 func (o *Options) warnf(format string, args ...any) {
 	if o.Warn != nil {

@@ -40,6 +40,14 @@ func rangeArgs(n, m int, what string) cobra.PositionalArgs {
 	}
 }
 
+// argOr is an argument that may be left out; otherwise is what stands for it then.
+func argOr(args []string, i int, otherwise string) string {
+	if i < len(args) {
+		return args[i]
+	}
+	return otherwise
+}
+
 // missingArgsError is the error of usage of a command that lacks arguments; what says which.
 func missingArgsError(cmd *cobra.Command, what string) error {
 	return &hinted{usageErrorf("%s: give %s", strings.TrimPrefix(cmd.CommandPath(), cmd.Root().Name()+" "), what), "usage: " + cmd.UseLine()}

@@ -124,10 +124,7 @@ func spaceInDisk(ctx context.Context, v *vole.Volume) (*vole.Statfs, error) {
 func (a *app) newUsageListing() *listing[usageJSON] {
 	t := a.newTable("NAME", "KIND", "USED", "LIMIT", "FREE", "USE%")
 	return newListing(a, t, func(u usageJSON) string { return u.Name }, func(u usageJSON) []string {
-		limit, free, percent := "-", "-", "-"
-		if u.Limit > 0 {
-			limit = a.formatSize(u.Limit)
-		}
+		free, percent := "-", "-"
 		if u.Free != nil {
 			taken := u.Used
 			if u.Kind == vole.KindDisk {
@@ -135,6 +132,6 @@ func (a *app) newUsageListing() *listing[usageJSON] {
 			}
 			free, percent = a.formatSize(*u.Free), fmt.Sprintf("%.0f%%", 100*float64(taken)/float64(u.Limit))
 		}
-		return []string{u.Name, string(u.Kind), a.formatUsage(u.Used, u.UsedStale), limit, free, percent}
+		return []string{u.Name, string(u.Kind), a.formatUsage(u.Used, u.UsedStale), a.formatLimit(u.Limit), free, percent}
 	})
 }

@@ -32,15 +32,11 @@ FILE is, is followed; a device or fifo gets the bytes and stays.`,
 			if err != nil {
 				return err
 			}
-			file := "."
-			if len(args) > 1 {
-				file = args[1]
-			}
 			f, err := a.openFS(cmd.Context(), name, vole.FSOptions{ReadOnly: true})
 			if err != nil {
 				return err
 			}
-			return a.getFile(cmd.Context(), f, p, file)
+			return a.getFile(cmd.Context(), f, p, argOr(args, 1, "."))
 		},
 	}
 }

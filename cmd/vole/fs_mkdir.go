@@ -2,11 +2,10 @@ package main
 
 import (
 	"io/fs"
-	"strconv"
 
 	"github.com/spf13/cobra"
 	"github.com/volehq/vole"
-	"github.com/volehq/vole/internal/filemode"
+	"github.com/volehq/vole/internal/api"
 )
 
 func newFsMkdirCmd(a *app) *cobra.Command {
@@ -46,9 +45,9 @@ func parseMode(s string, def fs.FileMode) (fs.FileMode, error) {
 	if s == "" {
 		return def, nil
 	}
-	n, err := strconv.ParseUint(s, 8, 32)
-	if err != nil || n > 0o7777 {
-		return 0, usageErrorf("--mode %q: write octal permission bits, e.g. 0644", s)
+	mode, err := api.ParseMode(s)
+	if err != nil {
+		err = usageErrorf("--mode %q: write octal permission bits, e.g. 0644", s)
 	}
-	return filemode.Go(uint32(n)), nil
+	return mode, err
 }

@@ -105,9 +105,9 @@ func (a *app) printInspected(v volumeJSON) error {
 	}
 	row("Used", used)
 	if v.Kind == vole.KindDisk {
-		row("Capacity", a.formatLimit(v.Info))
+		row("Capacity", a.formatLimit(limitOrNone(v.Info)))
 	} else {
-		row("Quota", a.formatLimit(v.Info))
+		row("Quota", a.formatLimit(limitOrNone(v.Info)))
 	}
 	row("Created", a.formatTime(v.Created))
 	row("Updated", a.formatTime(v.Updated))

@@ -19,10 +19,7 @@ the current one, the local home is current then.`,
 		Args:              rangeArgs(0, 1, ""),
 		ValidArgsFunction: completeProfiles(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			name := a.profile
-			if len(args) > 0 {
-				name = args[0]
-			}
+			name := argOr(args, 0, a.profile)
 			if name == "" {
 				f, err := profile.LoadDefault()
 				if err != nil {

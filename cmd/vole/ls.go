@@ -148,7 +148,7 @@ func (a *app) newVolumeListing(paged, lastUse bool) *pagedListing[vole.Info] {
 	}
 	t := a.newTable(header...).allowShortening("LABELS")
 	return newPagedListing("volumes", paged, newListing(a, t, volumeName, func(i vole.Info) []string {
-		row := []string{i.Name, string(i.Kind), a.formatUsage(i.Used, i.UsedStale), a.formatLimit(i), formatLabels(i.Labels), a.formatTime(i.Created)}
+		row := []string{i.Name, string(i.Kind), a.formatUsage(i.Used, i.UsedStale), a.formatLimit(limitOrNone(i)), formatLabels(i.Labels), a.formatTime(i.Created)}
 		if lastUse {
 			row = append(row, a.formatTime(i.LastUsed))
 		}

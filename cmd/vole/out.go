@@ -113,10 +113,10 @@ func (a *app) formatUsage(used vole.Size, stale bool) string {
 	return a.formatSize(used)
 }
 
-// formatLimit shows a volume's quota or capacity.
-func (a *app) formatLimit(info vole.Info) string {
-	if l := limitOrNone(info); l > 0 {
-		return a.formatSize(l)
+// formatLimit shows a volume's quota or capacity; 0: none.
+func (a *app) formatLimit(limit vole.Size) string {
+	if limit > 0 {
+		return a.formatSize(limit)
 	}
 	return "-"
 }

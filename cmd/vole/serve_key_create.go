@@ -69,9 +69,7 @@ it can make and remove organisations, and enter any of them with 'vole key creat
 
 // keyOptions makes the options of the key of the arguments and flags.
 func (f *offlineFlags) keyOptions(args []string, now time.Time) (k server.OfflineKey, err error) {
-	if k.Org = server.DefaultOrg; len(args) > 0 {
-		k.Org = args[0]
-	}
+	k.Org = argOr(args, 0, server.DefaultOrg)
 	if len(args) == 0 && !f.operator {
 		return k, &hinted{usageErrorf("serve key create: give an organisation, or --operator"), "the first organisation of a server is \"default\""}
 	}

@@ -30,11 +30,7 @@ Under --json each change is an object on a line of its own.`,
 		Args:              rangeArgs(0, 1, ""),
 		ValidArgsFunction: completeNames(a, 1),
 		RunE: a.withServer("watch", func(ctx context.Context, server *cloud.Backend, args []string) error {
-			volume := ""
-			if len(args) > 0 {
-				volume = args[0]
-			}
-			return a.watchVolumes(ctx, server, volume)
+			return a.watchVolumes(ctx, server, argOr(args, 0, ""))
 		}),
 	}
 }
