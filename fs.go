@@ -38,8 +38,8 @@ func (f *FS) runOnPath(ctx context.Context, op, path string, invalid error, fn f
 	return f.vol.wrapError(op, path, err)
 }
 
-// readOnPath is runOnPath for what returns a value.
-func readOnPath[T any](ctx context.Context, f *FS, op, path string, invalid error, fn func(p string) (T, error)) (value T, err error) {
+// valueOnPath is runOnPath for what returns a value.
+func valueOnPath[T any](ctx context.Context, f *FS, op, path string, invalid error, fn func(p string) (T, error)) (value T, err error) {
 	err = f.runOnPath(ctx, op, path, invalid, func(p string) error {
 		value, err = fn(p)
 		return err
@@ -70,12 +70,12 @@ func cleanVolumePath(ctx context.Context, path string) (string, error) {
 
 // Stat describes what path leads to.
 func (f *FS) Stat(ctx context.Context, path string) (Entry, error) {
-	return readOnPath(ctx, f, "stat", path, nil, func(p string) (Entry, error) { return f.d.Stat(ctx, p) })
+	return valueOnPath(ctx, f, "stat", path, nil, func(p string) (Entry, error) { return f.d.Stat(ctx, p) })
 }
 
 // Lstat describes what is at path, a symbolic link included.
 func (f *FS) Lstat(ctx context.Context, path string) (Entry, error) {
-	return readOnPath(ctx, f, "lstat", path, nil, func(p string) (Entry, error) { return f.d.Lstat(ctx, p) })
+	return valueOnPath(ctx, f, "lstat", path, nil, func(p string) (Entry, error) { return f.d.Lstat(ctx, p) })
 }
 
 // Exists reports whether something is at path, a dangling link included.
@@ -89,7 +89,7 @@ func (f *FS) Exists(ctx context.Context, path string) (bool, error) {
 
 // Readlink returns the target of a symbolic link as it was written.
 func (f *FS) Readlink(ctx context.Context, path string) (string, error) {
-	return readOnPath(ctx, f, "readlink", path, nil, func(p string) (string, error) { return f.d.Readlink(ctx, p) })
+	return valueOnPath(ctx, f, "readlink", path, nil, func(p string) (string, error) { return f.d.Readlink(ctx, p) })
 }
 
 // ReadDir returns a directory's entries, sorted by name.
@@ -155,7 +155,7 @@ func (f *FS) OpenDir(ctx context.Context, path string, opts DirOptions) (d *Dir,
 
 // ReadFile returns what a file holds. For large files use NewReader.
 func (f *FS) ReadFile(ctx context.Context, path string) ([]byte, error) {
-	return readOnPath(ctx, f, "read", path, nil, func(p string) ([]byte, error) {
+	return valueOnPath(ctx, f, "read", path, nil, func(p string) ([]byte, error) {
 		h, err := f.d.Open(ctx, p, OpenOptions{})
 		if err != nil {
 			return nil, err
@@ -207,7 +207,7 @@ func (f *FS) WriteFile(ctx context.Context, path string, data []byte, perm fs.Fi
 // returns how much that was. When r fails, nothing changes. With opts.NextData it
 // writes a sparse file.
 func (f *FS) WriteFrom(ctx context.Context, path string, r io.Reader, opts WriteOptions) (n int64, err error) {
-	return readOnPath(ctx, f, "write", path, checkMode(opts.Mode), func(p string) (int64, error) {
+	return valueOnPath(ctx, f, "write", path, checkMode(opts.Mode), func(p string) (int64, error) {
 		if opts.NextData != nil {
 			if err := refuseNegative("size", opts.Size); err != nil {
 				return 0, err
@@ -445,7 +445,7 @@ func (f *FS) Truncate(ctx context.Context, path string, size int64) error {
 // Getxattr returns an extended attribute of what is at path.
 func (f *FS) Getxattr(ctx context.Context, path, name string) ([]byte, error) {
 	invalid := checkXattrName(name, nil)
-	return readOnPath(ctx, f, "getxattr", path, invalid, func(p string) ([]byte, error) { return f.d.Getxattr(ctx, p, name) })
+	return valueOnPath(ctx, f, "getxattr", path, invalid, func(p string) ([]byte, error) { return f.d.Getxattr(ctx, p, name) })
 }
 
 // Setxattr sets an extended attribute, of up to 64 KiB.
@@ -462,12 +462,12 @@ func (f *FS) Removexattr(ctx context.Context, path, name string) error {
 
 // Listxattr returns the names of the extended attributes, sorted.
 func (f *FS) Listxattr(ctx context.Context, path string) ([]string, error) {
-	return readOnPath(ctx, f, "listxattr", path, nil, func(p string) ([]string, error) { return f.d.Listxattr(ctx, p) })
+	return valueOnPath(ctx, f, "listxattr", path, nil, func(p string) ([]string, error) { return f.d.Listxattr(ctx, p) })
 }
 
 // Statfs tells the volume's size and what is free.
 func (f *FS) Statfs(ctx context.Context) (Statfs, error) {
-	return readOnPath(ctx, f, "statfs", ".", nil, func(string) (Statfs, error) { return f.d.Statfs(ctx) })
+	return valueOnPath(ctx, f, "statfs", ".", nil, func(string) (Statfs, error) { return f.d.Statfs(ctx) })
 }
 
 // Sync makes everything done through f durable.

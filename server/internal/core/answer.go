@@ -149,10 +149,8 @@ func (r *Request) ReadJSON(v any, lax bool) error {
 	if err == nil && dec.More() {
 		return invalidRequest("the body continues after its JSON value; send one value")
 	}
-	var own *Error
-	var tooLarge *http.MaxBytesError
-	var noRoom *budget.Error
-	if err == nil || errors.As(err, &tooLarge) || errors.As(err, &own) || errors.As(err, &noRoom) || r.Context().Err() != nil {
+	own := errors.As(err, new(*http.MaxBytesError)) || errors.As(err, new(*Error)) || errors.As(err, new(*budget.Error))
+	if err == nil || own || r.Context().Err() != nil {
 		return errors.Join(err, context.Cause(r.Context()))
 	}
 	return invalidRequest("cannot decode the JSON of the body: %v", err)

@@ -87,7 +87,6 @@ func Describe(err error) (status int, code, message string) {
 		err = e.Err
 	}
 	var own *Error
-	var tooLarge *http.MaxBytesError
 	if e := (*budget.Error)(nil); errors.As(err, &e) {
 		err = budgetRefusal(e)
 	}
@@ -96,7 +95,7 @@ func Describe(err error) (status int, code, message string) {
 		return own.httpStatus(), own.Code, own.Message
 	case errors.Is(err, accounts.ErrUnauthenticated):
 		return http.StatusUnauthorized, api.CodeUnauthenticated, err.Error()
-	case errors.As(err, &tooLarge):
+	case errors.As(err, new(*http.MaxBytesError)):
 		return http.StatusRequestEntityTooLarge, api.CodeTooLarge, "the request is too large"
 	case errors.Is(err, io.ErrUnexpectedEOF) && !errors.As(err, new(*driver.Fault)):
 		return http.StatusBadRequest, api.CodeInvalidRequest, "the request ended early"

@@ -25,7 +25,7 @@ func (m *idempotencyCache) answerOnce(r *Request, key, what string, a *pacedResp
 	// A blocked read of the body does not see ctx.
 	defer a.body.stopReadingAfter(ctx)()
 	r.Request = r.WithContext(ctx)
-	k, fingerprint := hashAnswerKey(r.callerID(), key), shortDigest(what)
+	k, fingerprint := hashAnswerKey(r.CallerID(), key), shortDigest(what)
 	for {
 		m.mu.Lock()
 		have := m.answersOf(r.Caller.Org).byKey[k]
@@ -145,7 +145,7 @@ func (m *idempotencyCache) cancelRequest(ctx context.Context, org, who, key stri
 // CancelByKey cancels the caller's request with that idempotency key, if it is running, waits
 // for its end, and reports whether it was carried out.
 func (r *Request) CancelByKey(key string) (done bool, err error) {
-	return r.Core.idempotency.cancelRequest(r.Context(), r.Caller.Org, r.callerID(), key)
+	return r.Core.idempotency.cancelRequest(r.Context(), r.Caller.Org, r.CallerID(), key)
 }
 
 // answerRecorder keeps a copy of an answer's body, unless it becomes too long.

@@ -277,10 +277,10 @@ func (c *Core) admitAndHandle(a *pacedResponse, r *Request, rt *Route) error {
 func (c *Core) acquireSlotAndMemory(a *pacedResponse, r *Request, rt *Route) (release func(), err error) {
 	d := &c.opts.Descriptors
 	bounds := []concurrencyBound{
-		{"", d.Requests, errServerBusy}, {"org " + r.Caller.Org, d.OrgRequests, errKeyBusy}, {"key " + r.callerID(), d.KeyRequests, errKeyBusy},
+		{"", d.Requests, errServerBusy}, {"org " + r.Caller.Org, d.OrgRequests, errKeyBusy}, {"key " + r.CallerID(), d.KeyRequests, errKeyBusy},
 	}
 	if rt.Endless {
-		bounds = []concurrencyBound{{"endless org " + r.Caller.Org, d.OrgStreams, errKeyBusy}, {"endless key " + r.callerID(), maxKeyStreams, errKeyBusy}}
+		bounds = []concurrencyBound{{"endless org " + r.Caller.Org, d.OrgStreams, errKeyBusy}, {"endless key " + r.CallerID(), maxKeyStreams, errKeyBusy}}
 	}
 	releaseSlot, err := c.concurrency.acquireSlot(r.Context(), r.Caller.Org, !rt.Endless && r.cheapToQueue(), bounds...)
 	if err != nil {
@@ -327,7 +327,7 @@ func (c *Core) admitCaller(a *pacedResponse, r *Request, rt *Route) error {
 		return &notStarted{err}
 	}
 	r.Caller, r.credential = who, cred
-	if wait, ok := c.rates.allowRequest(r.callerID()); !ok {
+	if wait, ok := c.rates.allowRequest(r.CallerID()); !ok {
 		a.Header().Set("Retry-After", RetryAfterSeconds(wait))
 		return ErrRateLimited
 	}

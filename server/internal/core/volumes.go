@@ -81,9 +81,9 @@ func (r *Request) Store() (*vole.Store, error) {
 	return o.store, nil
 }
 
-// callerID identifies the caller across organisations: a subject of an identity provider may
+// CallerID identifies the caller across organisations: a subject of an identity provider may
 // belong to several.
-func (r *Request) callerID() string { return r.Caller.Org + " " + r.Caller.KeyID }
+func (r *Request) CallerID() string { return r.Caller.Org + " " + r.Caller.KeyID }
 
 // Backend returns the backend below Store, without the guard of the server: its callers check
 // limits and rights themselves.

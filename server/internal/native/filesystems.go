@@ -142,7 +142,7 @@ func (a *API) findOpened(r *core.Request, id string, isFile bool) (*opened, erro
 	a.mu.Lock()
 	o := a.opened[id]
 	a.mu.Unlock()
-	if o == nil || isFile != (o.file != nil) || !o.session.ownedBy(r) {
+	if o == nil || isFile != (o.file != nil) || o.session.owner != r.CallerID() {
 		return nil, errNoSession
 	}
 	return o, r.CheckVisible(o.volume, o.name)

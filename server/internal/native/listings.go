@@ -20,7 +20,7 @@ import (
 // that the next page need not read from the start. It belongs to the request that took it out of
 // the table.
 type listing struct {
-	keyID     string // id of the key
+	owner     string // CallerID of its callers
 	org       string
 	volume    string
 	target    string // volume and path, which all pages have in common
@@ -151,7 +151,7 @@ func (a *API) resumeOrOpenListing(r *core.Request, path string, opts vole.DirOpt
 	a.mu.Lock()
 	l := a.removeListing(c.token)
 	a.mu.Unlock()
-	if l != nil && l.org == r.Caller.Org && l.keyID == r.Caller.KeyID && l.target == query && l.lastName == c.last {
+	if l != nil && l.owner == r.CallerID() && l.target == query && l.lastName == c.last {
 		return l, nil
 	}
 	if l != nil {
@@ -200,7 +200,7 @@ func (a *API) openListing(r *core.Request, path string, opts vole.DirOptions, qu
 		done(err)
 		return nil, err
 	}
-	l := &listing{keyID: r.Caller.KeyID, org: r.Caller.Org, volume: r.Audit.Volume, target: query, dir: dir, releaseFS: done}
+	l := &listing{owner: r.CallerID(), org: r.Caller.Org, volume: r.Audit.Volume, target: query, dir: dir, releaseFS: done}
 	// Closing the session must close its directories too.
 	if id := r.Header.Get(api.HeaderFilesystem); id != "" {
 		if s, err := a.findFilesystem(r, id); err == nil {
@@ -262,7 +262,7 @@ func (a *API) endListing(w http.ResponseWriter, r *core.Request) error {
 	}
 	a.mu.Lock()
 	l := a.listings[c.token]
-	if l != nil && l.org == r.Caller.Org && l.keyID == r.Caller.KeyID {
+	if l != nil && l.owner == r.CallerID() {
 		a.removeListing(c.token)
 	} else {
 		l = nil

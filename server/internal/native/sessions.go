@@ -23,9 +23,10 @@ import (
 // backend is the session in the namespace, where it may outlive this server; store makes volumes
 // through it.
 type session struct {
-	id, org, keyID string
-	backend        core.Session
-	store          *vole.Store // volumes through backend
+	id, org string
+	owner   string // CallerID of its callers
+	backend core.Session
+	store   *vole.Store // volumes through backend
 
 	attachments int // counted attachments; guarded by API.mu
 
@@ -110,14 +111,11 @@ func (a *API) countSession(key string, n int) bool {
 	return true
 }
 
-// ownerKey identifies the key of the session across organisations.
-func (s *session) ownerKey() string { return s.org + " " + s.keyID }
-
 // beginOrResumeSession begins a session with that id, or resumes one that another server began.
 // If two requests resume it at the same time, the second uses the session of the first.
 func (a *API) beginOrResumeSession(r *core.Request, id string, resume bool) (_ *session, err error) {
 	// Counted before the session exists, and uncounted unless it is kept.
-	owner := r.Caller.Org + " " + r.Caller.KeyID
+	owner := r.CallerID()
 	if !a.countSession(owner, 1) {
 		return nil, errTooManyOpen
 	}
@@ -131,7 +129,7 @@ func (a *API) beginOrResumeSession(r *core.Request, id string, resume bool) (_ *
 	if err != nil {
 		return nil, err
 	}
-	s := &session{id: id, org: r.Caller.Org, keyID: r.Caller.KeyID, backend: h, store: vole.New(h), leaseEnd: time.Now().Add(a.opts.Lease)}
+	s := &session{id: id, org: r.Caller.Org, owner: owner, backend: h, store: vole.New(h), leaseEnd: time.Now().Add(a.opts.Lease)}
 	a.mu.Lock()
 	have := a.sessions[id]
 	if have == nil && !a.closed {
@@ -172,16 +170,11 @@ func (a *API) findSession(r *core.Request, id string) (*session, error) {
 			return nil, err
 		}
 	}
-	if s == nil || !s.ownedBy(r) {
+	if s == nil || s.owner != r.CallerID() {
 		return nil, errNoSession
 	}
 	s.watchCallerRights(r)
 	return s, nil
-}
-
-// ownedBy reports whether the caller of r owns the session.
-func (s *session) ownedBy(r *core.Request) bool {
-	return s.org == r.Caller.Org && s.keyID == r.Caller.KeyID
 }
 
 // openSession begins a session and answers with its id and lease.
@@ -250,7 +243,7 @@ func (a *API) endSession(s *session, leave bool) error {
 	if rights != nil {
 		rights.Release()
 	}
-	a.countSession(s.ownerKey(), -1)
+	a.countSession(s.owner, -1)
 	// Out of the tables first, so that no new request finds them. The counts of open things go
 	// down here, not with each close.
 	var files, systems []*opened
