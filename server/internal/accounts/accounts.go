@@ -13,6 +13,7 @@
 package accounts
 
 import (
+	"cmp"
 	"errors"
 	"slices"
 	"strings"
@@ -131,13 +132,9 @@ type NewKey struct {
 
 // validate returns an error that matches driver.ErrInvalid for a key that cannot be made.
 func (n *NewKey) validate(now time.Time) error {
-	if err := validateOrg(n.Org); err != nil {
-		return err
-	}
-	if err := validateText("the name of a key", n.Name, 1, maxTextLen); err != nil {
-		return err
-	}
-	if err := validateText("the maker of a key", n.CreatedBy, 0, maxTextLen); err != nil {
+	err := cmp.Or(validateOrg(n.Org), validateText("the name of a key", n.Name, 1, maxTextLen),
+		validateText("the maker of a key", n.CreatedBy, 0, maxTextLen))
+	if err != nil {
 		return err
 	}
 	if n.Scopes == 0 || n.Scopes&^allScopes != 0 {

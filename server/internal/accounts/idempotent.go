@@ -2,6 +2,7 @@ package accounts
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"time"
 
@@ -25,10 +26,8 @@ type Idempotent struct {
 // claim, done or not. driver.ErrInvalid: the key was used for another request. Only Org, Key,
 // Fingerprint and Created (default: now) of r are used.
 func (s *Store) BeginIdempotent(ctx context.Context, r Idempotent) (prior *Idempotent, err error) {
-	if err := validateIdempotent(r.Org, r.Key); err != nil {
-		return nil, err
-	}
-	if err := validateText("the fingerprint of a request", r.Fingerprint, 1, maxFingerprint); err != nil {
+	err = cmp.Or(validateIdempotent(r.Org, r.Key), validateText("the fingerprint of a request", r.Fingerprint, 1, maxFingerprint))
+	if err != nil {
 		return nil, err
 	}
 	if r.Created.IsZero() {
@@ -117,8 +116,5 @@ func (s *Store) PruneIdempotent(ctx context.Context, olderThan time.Time) error 
 
 // validateIdempotent checks the names of a record.
 func validateIdempotent(org, key string) error {
-	if err := validateOrg(org); err != nil {
-		return err
-	}
-	return validateText("an idempotency key", key, 1, maxIdempotencyKey)
+	return cmp.Or(validateOrg(org), validateText("an idempotency key", key, 1, maxIdempotencyKey))
 }

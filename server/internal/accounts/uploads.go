@@ -1,6 +1,7 @@
 package accounts
 
 import (
+	"cmp"
 	"context"
 	"time"
 
@@ -25,10 +26,7 @@ type Upload struct {
 
 // validate returns an error that matches driver.ErrInvalid for an upload that cannot be stored.
 func (u *Upload) validate() error {
-	if err := validateOrg(u.Org); err != nil {
-		return err
-	}
-	if err := validateVolume(u.Volume); err != nil {
+	if err := cmp.Or(validateOrg(u.Org), validateVolume(u.Volume)); err != nil {
 		return err
 	}
 	switch {
