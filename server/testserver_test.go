@@ -51,7 +51,8 @@ func (l *logBuffer) String() string {
 
 func startTestServer(t testing.TB) *testServer {
 	t.Helper()
-	return startTestServerWith(t, Options{Bucket: &bucket.Options{Dir: t.TempDir()}, MaxFile: 64 << 20})
+	// What a test holds, it holds to its end, however long that takes on a busy machine.
+	return startTestServerWith(t, Options{Bucket: &bucket.Options{Dir: t.TempDir()}, MaxFile: 64 << 20, Lease: time.Hour})
 }
 
 // startTestServerWith is startTestServer with other options.

@@ -130,7 +130,7 @@ func startServe(t *testing.T, args ...string) *served {
 	first := filepath.Join(dir, "key")
 	cmd := exec.Command(self)
 	cmd.Args = append([]string{"vole", "serve", "--dir", filepath.Join(dir, "d"), "--listen", addr, "--tls-cert", cert, "--tls-key", key, "--first-key-file", first}, args...)
-	cmd.Env = append(os.Environ(), "HOME="+dir, "VOLE_CONFIG="+filepath.Join(dir, "config.json"))
+	cmd.Env = append(os.Environ(), "HOME="+dir, "VOLE_CONFIG="+filepath.Join(dir, "config.json"), "GOGC=100")
 	var log bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &log, &log
 	if err := cmd.Start(); err != nil {

@@ -93,7 +93,7 @@ func startChild(t *testing.T, spec childSpec) *child {
 		t.Fatal(err)
 	}
 	c := &child{cmd: exec.Command(os.Args[0])}
-	c.cmd.Env = append(os.Environ(), childEnv+"="+string(text))
+	c.cmd.Env = append(os.Environ(), childEnv+"="+string(text), "GOGC=100") // as processes of their own have it
 	c.cmd.Stderr = os.Stderr
 	in, err := c.cmd.StdinPipe()
 	if err != nil {
