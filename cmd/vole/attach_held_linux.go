@@ -22,19 +22,20 @@ const (
 )
 
 // processesUsing names the processes, but for this one, that use a volume by its path on the
-// host, which is known by any of these unique parts of it: what the program left running, or a daemon that it has handed the path to. Those
-// of other users are seen by root only.
-func processesUsing(parts ...string) []volumeUser {
-	if len(findProcessesUsing(parts)) == 0 {
+// host, in which there is its id or that of the attachment: what the program left running, or a
+// daemon that it has handed the path to. Those of other users are seen by root only.
+func processesUsing(volumeID, attachmentID string) []volumeUser {
+	if len(findProcessesUsing(volumeID, attachmentID)) == 0 {
 		return nil
 	}
 	time.Sleep(heldGrace)
-	return findProcessesUsing(parts)
+	return findProcessesUsing(volumeID, attachmentID)
 }
 
 // findProcessesUsing is one look at all processes, which names at most mostHeld of them. A mount
 // namespace is looked at once, for the first of its processes.
-func findProcessesUsing(parts []string) (list []volumeUser) {
+func findProcessesUsing(volumeID, attachmentID string) (list []volumeUser) {
+	parts := []string{volumeID, attachmentID}
 	deadline := time.Now().Add(heldPatience)
 	looked := map[string]bool{} // mount namespaces, the one of this process with them
 	if ns, err := os.Readlink("/proc/self/ns/mnt"); err == nil {
@@ -50,7 +51,7 @@ func findProcessesUsing(parts []string) (list []volumeUser) {
 			continue
 		}
 		how := describeOpenUse(dir, parts)
-		if how == "" && namespaceMountsVolume(dir, parts, looked) {
+		if how == "" && namespaceMountsVolume(dir, volumeID, attachmentID, looked) {
 			how = "has it mounted"
 		}
 		if comm, err := os.ReadFile(dir + "/comm"); how != "" && err == nil {
@@ -105,16 +106,28 @@ func describeOpenUse(dir string, parts []string) string {
 	return ""
 }
 
-// namespaceMountsVolume reports whether the mount namespace of a process, if it was not looked at yet,
-// has a mount of a volume, as a container has.
-func namespaceMountsVolume(dir string, parts []string, looked map[string]bool) bool {
+// namespaceMountsVolume reports whether the mount namespace of a process, if it was not looked at
+// yet, has a mount of a volume, as a container has. A copy of the attachment's read-only view at
+// its own place does not count: a namespace that was copied has one, and the kernel unmounts it
+// when the place is removed.
+func namespaceMountsVolume(dir, volumeID, attachmentID string, looked map[string]bool) bool {
 	ns, err := os.Readlink(dir + "/ns/mnt")
 	if err != nil || looked[ns] {
 		return false
 	}
 	looked[ns] = true
 	mounts, err := os.ReadFile(dir + "/mountinfo")
-	return err == nil && containsAny(string(mounts), parts)
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(mounts)) {
+		const mountPoint = 4 // field of a line, see proc_pid_mountinfo(5)
+		fields := strings.Fields(line)
+		if len(fields) > mountPoint && filepath.Base(fields[mountPoint]) != attachmentID && containsAny(line, []string{volumeID, attachmentID}) {
+			return true
+		}
+	}
+	return false
 }
 
 // containsAny reports whether text has one of the parts.
