@@ -18,7 +18,7 @@ import (
 // How many damaged images the tests go through, and from which seed on. For torture:
 // go test -run Mutat -timeout 2h ./ext4 -ext4.mutations 10000
 var (
-	mutations    = flag.Int("ext4.mutations", 0, "damaged images to compare with e2fsck; 0: a few hundred")
+	mutations    = flag.Int("ext4.mutations", 0, "damaged images to compare with e2fsck; 0: a hundred")
 	mutationSeed = flag.Uint64("ext4.seed", 1, "first seed of the damage")
 )
 
@@ -46,7 +46,7 @@ func TestMutatedAgreement(t *testing.T) {
 	ext4oracle.RequireRoot(t)
 	n := *mutations
 	if n == 0 {
-		n = 150
+		n = 90
 	}
 	for k, name := range mutated {
 		t.Run(name, func(t *testing.T) {
@@ -79,7 +79,7 @@ func TestMutatedUse(t *testing.T) {
 	ext4oracle.RequireRoot(t)
 	n := *mutations
 	if n == 0 {
-		n = 150
+		n = 90
 	}
 	for k, name := range mutated {
 		t.Run(name, func(t *testing.T) {

@@ -19,7 +19,7 @@ import (
 )
 
 var (
-	crashStates = flag.Int("crash.states", 500, "states after a crash that TestCrash tries in all")
+	crashStates = flag.Int("crash.states", 300, "states after a crash that TestCrash tries in all")
 	crashSeed   = flag.Uint64("crash.seed", 1, "seed of the crash tests")
 )
 

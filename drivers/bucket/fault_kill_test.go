@@ -14,7 +14,7 @@ import (
 )
 
 var (
-	faultKills = flag.Int("fault.kills", 50, "how many clients TestKill kills")
+	faultKills = flag.Int("fault.kills", 30, "how many clients TestKill kills")
 	faultSeed  = flag.Uint64("fault.seed", uint64(time.Now().UnixNano()), "of what the fault tests do")
 )
 
