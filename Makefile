@@ -9,6 +9,8 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 # on a tree of another owner.
 export CGO_ENABLED = 0
 export GOFLAGS := $(shell $(GO) env GOFLAGS) -trimpath -buildvcs=false
+# What staticcheck has found about packages is kept with what the go command has built of them.
+export STATICCHECK_CACHE ?= $(shell $(GO) env GOCACHE)/staticcheck
 
 GOBUILD = $(GO) build -ldflags "-s -w -X main.version=$(VERSION)"
 PLATFORMS = linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64

@@ -41,8 +41,7 @@ The exit code is 9 when something is left to repair.`,
 // given.
 func (a *app) printFindings(what string, fix bool, check func(report func(vole.Finding) error, bar *progress) error) error {
 	var found, open int
-	arr, bar := a.newJSONArray(), a.newProgress()
-	bar.thing = "volume"
+	arr, bar := a.newJSONArray(), a.startProgress(&progress{thing: "volume"})
 	err := check(func(f vole.Finding) error {
 		found++
 		if !f.Fixed {

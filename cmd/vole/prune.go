@@ -71,7 +71,7 @@ the command runs.`,
 	f.StringArrayVarP(&selectors, "selector", "l", nil, "volumes with these labels: `k, k=v or k!=v`, separated by commas")
 	f.BoolVar(&p.dryRun, "dry-run", false, "list what would be removed, remove nothing")
 	f.BoolVarP(&p.force, "force", "f", false, "do not ask")
-	noFlagFiles(cmd, "selector")
+	_ = cmd.RegisterFlagCompletionFunc("selector", completeSelector(a))
 	completeFlagWith(cmd, "unused-for", unusedSpans...)
 	return cmd
 }
