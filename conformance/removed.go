@@ -3,6 +3,7 @@ package conformance
 import (
 	"errors"
 	"fmt"
+	"io"
 	"testing"
 
 	"github.com/volehq/vole"
@@ -11,6 +12,7 @@ import (
 var removedTests = []test{
 	{"OpenFS", testRemovedFS},
 	{"OpenFiles", testRemovedFiles},
+	{"OpenDirs", testRemovedDirs},
 	{"ByAnotherStore", testRemovedByAnother},
 	{"WhileUsed", testRemovedWhileUsed},
 }
@@ -52,6 +54,34 @@ func testRemovedFS(t *testing.T, e *env) {
 	f.gone()
 	wantAny(t, "close", f.Close(), nil, vole.ErrNotFound)
 	ok(t, "close again", f.Close())
+}
+
+// Open directories end, or say that the volume is gone: not that some file is missing.
+func testRemovedDirs(t *testing.T, e *env) {
+	f := e.files(t)
+	f.fixture()
+	var open []*vole.Dir
+	for _, p := range []string{".", "full"} {
+		for _, opts := range []vole.DirOptions{{}, {NamesOnly: true}, {Sorted: true}} {
+			d, err := f.OpenDir(f.ctx, p, opts)
+			must(t, "open "+p, err)
+			open = append(open, d)
+		}
+	}
+	must(t, "remove", e.store.Remove(f.ctx, "vol"))
+	for _, d := range open {
+		for {
+			_, err := d.Read(f.ctx, 1)
+			if err == io.EOF {
+				break
+			}
+			if err != nil {
+				wantErr(t, "list in a removed volume", err, vole.ErrNotFound)
+				break
+			}
+		}
+		wantAny(t, "close", d.Close(), nil, vole.ErrNotFound)
+	}
 }
 
 // Handles of files go on or say that the volume is gone; what they write is nowhere

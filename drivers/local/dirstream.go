@@ -18,6 +18,7 @@ import (
 // does not end when the directory is renamed. A sorted stream keeps names alone in memory.
 type dirSource struct {
 	*os.File
+	fsys      *volumeFS // explains errors: reading a directory that was removed is one
 	namesOnly bool
 }
 
@@ -41,7 +42,7 @@ func (f *volumeFS) OpenDir(ctx context.Context, name string, opts driver.DirOpti
 		d.Close()
 		return nil, errVolumeRemoved()
 	}
-	return dirstream.New(dirSource{d, opts.NamesOnly}, opts.Sorted), nil
+	return dirstream.New(dirSource{d, f, opts.NamesOnly}, opts.Sorted), nil
 }
 
 // ReadBatch reads names, with types if nothing else is asked for.
@@ -52,14 +53,14 @@ func (s dirSource) ReadBatch(n int) ([]dirName, error) {
 		for i, e := range entries {
 			list[i] = dirName{e.Name(), e.Type()}
 		}
-		return list, translateError(err)
+		return list, s.fsys.explainError(err)
 	}
 	names, err := s.Readdirnames(n)
 	list := make([]dirName, len(names))
 	for i, name := range names {
 		list[i].name = name
 	}
-	return list, translateError(err)
+	return list, s.fsys.explainError(err)
 }
 
 func (s dirSource) NameOf(n dirName) string { return n.name }
