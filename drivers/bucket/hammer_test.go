@@ -21,7 +21,7 @@ import (
 )
 
 var (
-	hammerTime  = flag.Duration("hammer.time", 5*time.Second, "how long TestHammer works on each engine; with -short at most 3s")
+	hammerTime  = flag.Duration("hammer.time", 3*time.Second, "how long TestHammer works on each engine; with -short at most 3s")
 	hammerSeed  = flag.Uint64("hammer.seed", 0, "seed of TestHammer; 0: a new one")
 	hammerGrace = flag.Duration("hammer.grace", 4*time.Second, "grace time of blobs in TestHammer")
 )
