@@ -114,7 +114,12 @@ func TestPostgresStops(t *testing.T) {
 	var versions [4]int // of the file that each writer replaces
 	for w := range versions {
 		fs := []*vole.FS{f, other}[w%2]
-		writers.Go(func() { versions[w] = writeUntilStopped(ctx, t, fs, l, w) })
+		// Opened before the first stop: with bad luck a writer would wait to the end to begin.
+		log, err := fs.Open(ctx, "log", vole.OpenOptions{Append: true, Create: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		writers.Go(func() { versions[w] = writeUntilStopped(ctx, t, fs, log, l, w) })
 	}
 	for range *faultStops {
 		l.awaitLines(t, 2) // however slow the machine is
@@ -153,14 +158,9 @@ func TestPostgresStops(t *testing.T) {
 
 func contentVersion(w, v int) []byte { return pattern(uint64(w*1000000+v), []int{300, 40 << 10}[v%2]) }
 
-// writeUntilStopped appends lines and replaces a file until ctx ends. It returns the version of
-// the file that was acknowledged last.
-func writeUntilStopped(ctx context.Context, t *testing.T, f *vole.FS, l *ackLog, w int) int {
-	h, err := f.Open(ctx, "log", vole.OpenOptions{Append: true, Create: true})
-	if err != nil {
-		t.Error(err)
-		return 0
-	}
+// writeUntilStopped appends lines to h, which it closes, and replaces a file until ctx ends. It
+// returns the version of the file that was acknowledged last.
+func writeUntilStopped(ctx context.Context, t *testing.T, f *vole.FS, h *vole.File, l *ackLog, w int) int {
 	defer func() {
 		if err := h.Close(); err != nil {
 			t.Error(err)
